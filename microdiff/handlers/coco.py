@@ -1,0 +1,132 @@
+"""MS-COCO 2014: photographs of everyday scenes, each with five or more captions written by people.
+
+Source: http://images.cocodataset.org (plain HTTP; the host's certificate does not fit its name). Home: cocodataset.org.
+Licence: annotations CC BY 4.0; every photograph keeps its Flickr licence, listed in the annotations and kept in `meta`.
+Size: validation 40,504 pictures, val2014.zip 6,645,013,297 bytes; no registration.
+Layout: zips/<split>.zip holds <split>/COCO_<split>_<12-digit id>.jpg; annotations/annotations_trainval2014.zip holds
+annotations/captions_<split>.json with images (id, file_name, license, URLs), licenses, annotations (image_id, caption).
+Checksums: https://github.com/tensorflow/datasets, url_infos of coco.
+Known defects: annotations are in no order; captions have trailing blanks, line breaks and irregular capitals; some
+pictures are grey, some smaller than 256 pixels; one of train2014 is a damaged JPEG.
+
+A record is an image of `images`, an image id that only annotations name, or a picture in the zip that no entry names.
+The published pipeline uses the first caption in file order, so captions keep that order.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from microdiff.archives import BadMember, LargeMember, open_zip, read_member
+from microdiff.errors import SourceError
+from microdiff.handlers import Handler, Partition, Rejection, Sample
+from microdiff.ledger import Reason
+from microdiff.settings import Problems
+from microdiff.sources import Source
+
+_ANNOTATIONS = "annotations/annotations_trainval2014.zip"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coco(Handler):
+    """One split of COCO 2014.
+
+    Attributes:
+        split: Which split.
+        images_per_partition: The zip is cut into slices of so many pictures.
+        sha256: Checksums of source files by path; others are identified by what the server says.
+    """
+
+    split: Literal["val2014", "train2014"]
+    images_per_partition: int
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+    def problems(self) -> Problems:
+        """Yield settings out of range."""
+        if self.images_per_partition < 1:
+            yield "images_per_partition", f"expected at least 1, got {self.images_per_partition}"
+        for path in self.sha256.keys() - {self._images, _ANNOTATIONS}:
+            yield f"sha256.{path}", f"is not read; expected {self._images} or {_ANNOTATIONS}"
+
+    @property
+    def _images(self) -> str:
+        return f"zips/{self.split}.zip"
+
+    def partitions(self, source: Source) -> Sequence[Partition]:
+        """Cut the pictures that the annotations list, sorted by key, into slices."""
+        files = tuple(source.stat(path, self.sha256.get(path)) for path in (self._images, _ANNOTATIONS))
+        keys = sorted({_key(image["file_name"]) for image in self._annotations(source.fetch(files[1]))["images"]})
+        starts = keys[:: self.images_per_partition]
+        return [
+            Partition(
+                name=f"{number:04d}",
+                number=number,
+                files=files,
+                first_key=start if number else None,  # the first slice also takes whatever sorts before
+                end_key=starts[number + 1] if number + 1 < len(starts) else None,
+                num_records=min(self.images_per_partition, len(keys) - number * self.images_per_partition),
+            )
+            for number, start in enumerate(starts)
+        ]
+
+    def read(self, partition: Partition, files: Mapping[str, Path]) -> Iterator[Sample | Rejection]:
+        """Yield the slice's records sorted by key, entries of one picture by image id."""
+        document = self._annotations(files[_ANNOTATIONS])
+        captions: dict[int, list[str]] = defaultdict(list)
+        for annotation in document["annotations"]:
+            captions[annotation["image_id"]].append(str(annotation["caption"]))
+        licences = {licence["id"]: licence.get("url", "") for licence in document.get("licenses", [])}
+
+        with open_zip(files[self._images]) as archive:
+            members = {_key(name): name for name in archive.namelist() if not name.endswith("/")}
+            listed = {_key(image["file_name"]) for image in document["images"]}
+            records: list[tuple[str, int, Mapping[str, Any]]] = [
+                (_key(image["file_name"]), image["id"], image) for image in document["images"]
+            ]
+            records += [(key, 0, {}) for key in members.keys() - listed]
+            known = {image["id"] for image in document["images"]}
+            records += [(f"annotation_{image_id:012d}", image_id, {}) for image_id in captions.keys() - known]
+            for key, image_id, image in sorted(records, key=lambda record: record[:2]):
+                if (partition.first_key or "") <= key and (partition.end_key is None or key < partition.end_key):
+                    member = members.get(key)
+                    facts: dict[str, Any] = {
+                        "key": key,
+                        "captions": tuple(captions.get(image_id, ())),
+                        "source": f"{self._images}/{member}" if member else f"{_ANNOTATIONS}#{image_id}",
+                        "meta": {
+                            "image_id": image_id,
+                            "licence": licences.get(image.get("license"), ""),
+                            "flickr_url": image.get("flickr_url", ""),
+                        },
+                    }
+                    if member is None:
+                        yield Rejection(reason=Reason.MISSING_IMAGE, **facts)
+                        continue
+                    try:
+                        yield Sample(image=read_member(archive, member), **facts)
+                    except BadMember:
+                        yield Rejection(reason=Reason.UNDECODABLE, **facts)
+                    except LargeMember:
+                        yield Rejection(reason=Reason.TOO_LARGE, **facts)
+
+    def _annotations(self, path: Path) -> dict[str, Any]:
+        """Read the split's captions file."""
+        member = f"annotations/captions_{self.split}.json"
+        with open_zip(path) as archive:
+            try:
+                document: dict[str, Any] = json.loads(read_member(archive, member, 2**31))
+                if all(isinstance(document[name], list) for name in ("images", "annotations")):
+                    return document
+            except (KeyError, TypeError, ValueError, BadMember) as error:
+                raise SourceError(f"{path}: {member}: not COCO annotations ({error!r})") from error
+        raise SourceError(f"{path}: {member}: expected lists 'images' and 'annotations'")
+
+
+def _key(file_name: str) -> str:
+    return PurePosixPath(file_name).stem
+
+
+HANDLER = Coco

@@ -1,0 +1,110 @@
+"""An artifact folder and its `manifest.json`: what is in it, what it was made from, and by which code and settings."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from microdiff.errors import SchemaError
+from microdiff.ledger import Counts
+from microdiff.publish import link_or_copy, read_json, replace_folder, sync, write_json
+from microdiff.store import Stored
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` in an artifact folder says.
+
+    Attributes:
+        folder: The artifact folder.
+        source_records: Number of records the source holds in the selected partitions.
+        counts: The step's ledger over all partitions.
+        partitions: By name, in order: fingerprints, counts, and files with `bytes` and `sha256`.
+        facts: What else the step says: its name, settings, code version, encoders.
+    """
+
+    folder: Path
+    source_records: int
+    counts: Counts
+    partitions: Mapping[str, Mapping[str, Any]]
+    facts: Mapping[str, Any]
+
+    def digests(self, partition: str, *suffixes: str) -> dict[str, str]:
+        """Return the sha256 of a partition's files by name, of those that end in one of `suffixes`."""
+        files: Mapping[str, Mapping[str, Any]] = self.partitions[partition]["files"]
+        return {name: facts["sha256"] for name, facts in sorted(files.items()) if name.endswith(suffixes)}
+
+    def kept(self) -> dict[str, int]:
+        """Return the number of kept samples by partition."""
+        return {name: partition["counts"]["kept"] for name, partition in self.partitions.items()}
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check an artifact folder's manifest.
+
+    Raises:
+        SchemaError: The folder or its manifest is missing or damaged, or a file is missing or has another size.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise SchemaError(f"{folder}: no {MANIFEST} there. Build it with dvc repro, or fetch it with dvc pull.")
+    try:
+        value = read_json(path)
+        version, records, counts = value.pop("format"), value.pop("source_records"), value.pop("counts")
+        manifest = Manifest(folder, records, counts, value.pop("partitions"), value)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SchemaError(f"{path}: not a manifest ({error!r}). Rebuild the folder with dvc repro -f.") from error
+    if version != FORMAT:
+        raise SchemaError(
+            f"{path}: format {version}, this version reads format {FORMAT}. Rebuild it with dvc repro -f."
+        )
+    for partition in manifest.partitions.values():
+        for name, facts in partition["files"].items():
+            file = folder / name
+            size = file.stat().st_size if file.is_file() else None
+            if size != facts["bytes"]:
+                found = "it is missing" if size is None else f"it has {size}"
+                raise SchemaError(f"{file}: expected {facts['bytes']} bytes, {found}. Restore it with dvc checkout.")
+    return manifest
+
+
+def assemble(
+    folder: Path,
+    stored: Sequence[Stored],
+    source_records: int,
+    counts: Counts,
+    facts: Mapping[str, Any],
+    extra: Mapping[str, Any],
+) -> None:
+    """Publish finished partitions as one artifact folder: their files by hard links, and the manifest.
+
+    The folder appears whole, in place of whatever was there.
+
+    Args:
+        folder: The artifact folder.
+        stored: Its partitions.
+        source_records: As in `Manifest`.
+        counts: As in `Manifest`.
+        facts: As in `Manifest`.
+        extra: JSON files to write beside them, by path.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    partitions = {}
+    for item in sorted(stored, key=lambda item: item.name):
+        for name, path in item.paths.items():
+            target = partial / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(path, target)
+        partitions[item.name] = {"fingerprints": item.fingerprints, "counts": item.counts, "files": item.files}
+    for name, value in extra.items():
+        write_json(partial / name, value)
+    summary = {"format": FORMAT, "source_records": source_records, "counts": counts, "partitions": partitions}
+    write_json(partial / MANIFEST, {**facts, **summary})
+    sync(partial)
+    replace_folder(partial, folder)

@@ -1,0 +1,51 @@
+"""Decoded pictures: to RGB, reduced, and cut square."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decode a stored picture to RGB.
+
+    Raises:
+        OSError: The bytes are damaged.
+    """
+    image: Image.Image = Image.open(io.BytesIO(data))
+    image.load()
+    return image if image.mode == "RGB" else flatten(image)
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """Return an RGB picture; transparent parts become white, 16-bit grey is scaled to 8 bits."""
+    if image.mode.startswith("I") or image.mode == "F":
+        levels = np.asarray(image, dtype=np.float64)
+        scale = 1.0 if levels.max() <= 255 else 255.0 / 65535.0
+        return Image.fromarray(np.clip(levels * scale, 0, 255).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or has_transparency(image):
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(canvas, image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def reduce(image: Image.Image, short_side: int) -> Image.Image:
+    """Return the picture with its short side reduced to `short_side` (bicubic, antialiased); never enlarged."""
+    if min(image.size) <= short_side:
+        return image
+    scale = short_side / min(image.size)
+    size = (max(short_side, round(image.width * scale)), max(short_side, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def centre_crop(image: Image.Image, side: int) -> Image.Image:
+    """Reduce to a short side of `side` pixels and cut out the middle square."""
+    image = reduce(image, side)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def has_transparency(image: Image.Image) -> bool:
+    """Tell whether a picture without an alpha channel marks a colour as transparent."""
+    return "transparency" in image.info

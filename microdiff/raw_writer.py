@@ -1,0 +1,113 @@
+"""Write the raw format: per partition a WebDataset tar of kept pictures, and a table with a row per source record."""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from microdiff.handlers import Rejection, Sample
+from microdiff.images import RefusedImage, StoredImage, store_image
+from microdiff.ledger import KEPT, Ledger, Reason, Result
+from microdiff.progress import Reporter
+from microdiff.publish import digest_bytes
+from microdiff.rows import new_table
+from microdiff.settings import DownloadSettings
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("status", pa.string()),  # `kept`, or a ledger.Reason
+        ("captions", pa.list_(pa.string())),  # as in the source
+        ("width", pa.int32()),  # of the stored picture; 0 where there is none
+        ("height", pa.int32()),
+        ("original_width", pa.int32()),  # of the source's picture, upright; 0 where it is unknown
+        ("original_height", pa.int32()),
+        ("sha256", pa.string()),  # of the stored bytes; empty where there are none
+        ("source", pa.string()),
+        ("meta", pa.string()),  # JSON
+    ]
+)
+
+
+def write_raw(
+    records: Iterable[Sample | Rejection],
+    settings: DownloadSettings,
+    name: str,
+    folder: Path,
+    report: Reporter,
+) -> Result:
+    """Write one partition.
+
+    Args:
+        records: In the source's order.
+        settings: Limits and quality of pictures.
+        name: The partition's name.
+        folder: Receives `<name>.tar` and `<name>.parquet`.
+        report: Receives progress.
+
+    Returns:
+        The partition's counts.
+    """
+    ledger = Ledger()
+    keys: set[str] = set()
+    with (
+        tarfile.open(folder / f"{name}.tar", "w", format=tarfile.PAX_FORMAT) as tar,
+        new_table(folder / f"{name}.parquet", SCHEMA) as add_row,
+    ):
+        for record in records:
+            ledger.enter()
+            key, outcome = _judge(record, keys, settings)
+            row = _row(record, key, outcome)
+            if isinstance(outcome, StoredImage):
+                _add(tar, f"{key}.{outcome.extension}", outcome.data)
+            ledger.leave(row["status"])
+            add_row(row)
+            report.tick(1)
+    return Result(ledger.counts())
+
+
+def _judge(
+    record: Sample | Rejection, keys: set[str], settings: DownloadSettings
+) -> tuple[str, StoredImage | RefusedImage]:
+    """Return the record's key, made unique, and its picture or the reason against it."""
+    key, number = record.key, 1
+    while key in keys:
+        number += 1
+        key = f"{record.key}#{number}"
+    keys.add(key)
+    if number > 1:
+        return key, RefusedImage(Reason.DUPLICATE_KEY)
+    if isinstance(record, Rejection):
+        return key, RefusedImage(record.reason)
+    if not record.captions:
+        return key, RefusedImage(Reason.MISSING_CAPTION)
+    if not any(caption.strip() for caption in record.captions):
+        return key, RefusedImage(Reason.EMPTY_CAPTION)
+    return key, store_image(record.image, settings)
+
+
+def _row(record: Sample | Rejection, key: str, outcome: StoredImage | RefusedImage) -> dict[str, Any]:
+    row = {
+        "key": key,
+        "captions": [caption.encode("utf-8", "replace").decode() for caption in record.captions],
+        "original_width": outcome.original_width,
+        "original_height": outcome.original_height,
+        "source": record.source,
+        "meta": json.dumps(dict(record.meta), sort_keys=True, ensure_ascii=False),
+    }
+    if isinstance(outcome, RefusedImage):
+        return {**row, "status": outcome.reason.value, "width": 0, "height": 0, "sha256": ""}
+    sha256 = digest_bytes(outcome.data)
+    return {**row, "status": KEPT, "width": outcome.width, "height": outcome.height, "sha256": sha256}
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Add a member whose header depends on nothing but its name and size."""
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    member.mode = 0o644
+    tar.addfile(member, io.BytesIO(data))

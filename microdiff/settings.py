@@ -1,0 +1,167 @@
+"""What can be set in params.yaml, section by section. Values only: no code here decides an artifact's bytes.
+
+Each class may have `problems()`, yielding (field, what is wrong) for what types cannot say.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+Problems = Iterator[tuple[str, str]]
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadSettings:
+    """How pictures are stored, the same for all datasets.
+
+    Attributes:
+        min_side_px: Pictures with a shorter side are rejected.
+        max_side_px: Pictures with a longer short side are reduced to it.
+        jpeg_quality: Of pictures that had to change, 1 to 100, always 4:4:4.
+    """
+
+    min_side_px: int
+    max_side_px: int
+    jpeg_quality: int
+
+    def problems(self) -> Problems:
+        """Yield values out of range."""
+        if self.min_side_px < 8:
+            yield "min_side_px", f"expected at least 8, got {self.min_side_px}"
+        if self.max_side_px < self.min_side_px:
+            yield "max_side_px", f"expected at least min_side_px ({self.min_side_px}), got {self.max_side_px}"
+        if not 1 <= self.jpeg_quality <= 100:
+            yield "jpeg_quality", f"expected 1 to 100, got {self.jpeg_quality}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanSettings:
+    """Which caption of a sample is kept, and how it is cleaned.
+
+    Attributes:
+        cleaner: `deepfloyd` (the published rules), `light` (gentle, for modern text encoders), or `none` (white
+            space only).
+        caption: Which of a sample's captions: the `first`, the `longest`, or a `random` one by (seed, key).
+        min_chars: Shorter captions, counted after cleaning, are rejected as empty.
+        seed: For `random`.
+    """
+
+    cleaner: Literal["none", "deepfloyd", "light"]
+    caption: Literal["first", "longest", "random"]
+    min_chars: int
+    seed: int
+
+    def problems(self) -> Problems:
+        """Yield values out of range."""
+        if self.min_chars < 1:
+            yield "min_chars", f"expected at least 1, got {self.min_chars}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEncoderSettings:
+    """The VAE and the latents it makes.
+
+    Attributes:
+        model: A folder, or a model of the hub (`ORG/NAME`).
+        subfolder: Of the model, or null.
+        revision: Full commit of a hub model; null for a folder.
+        dtype: The model computes in.
+        latents: `sample` of the posterior with noise from (seed, key), or its `mode`.
+        resolutions: Pixels, multiples of 8. Samples whose short side is smaller do not get that resolution.
+        batch_size: Pictures per forward pass.
+        seed: For `sample`.
+    """
+
+    model: str
+    subfolder: str | None
+    revision: str | None
+    dtype: Dtype
+    latents: Literal["sample", "mode"]
+    resolutions: tuple[int, ...]
+    batch_size: int
+    seed: int
+
+    def problems(self) -> Problems:
+        """Yield values out of range."""
+        bad = [px for px in self.resolutions if px < 8 or px % 8]
+        if bad or not self.resolutions or len(set(self.resolutions)) < len(self.resolutions):
+            yield "resolutions", f"expected distinct multiples of 8, got {list(self.resolutions)}"
+        if self.batch_size < 1:
+            yield "batch_size", f"expected at least 1, got {self.batch_size}"
+        yield from _revision_problems(self.model, self.revision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncoderSettings:
+    """The text encoder.
+
+    Attributes:
+        model: A folder or hub model that transformers' CLIPTextModel reads, or `openclip:` and an open_clip name.
+        subfolder: Of the model, or null.
+        revision: Full commit of a hub model; null for a folder.
+        dtype: The model computes in.
+        batch_size: Captions per forward pass.
+    """
+
+    model: str
+    subfolder: str | None
+    revision: str | None
+    dtype: Dtype
+    batch_size: int
+
+    def problems(self) -> Problems:
+        """Yield values out of range."""
+        if self.batch_size < 1:
+            yield "batch_size", f"expected at least 1, got {self.batch_size}"
+        yield from _revision_problems(self.model, self.revision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeSettings:
+    """The encoders, the same for all datasets, so that their shards can be mixed."""
+
+    image: ImageEncoderSettings
+    text: TextEncoderSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSettings:
+    """How samples are laid out in shards.
+
+    Attributes:
+        shard_bytes: Largest size of one shard file.
+        order: `shuffled` across partitions by (seed, key), or `source` order.
+        seed: For `shuffled`.
+    """
+
+    shard_bytes: int
+    order: Literal["shuffled", "source"]
+    seed: int
+
+    def problems(self) -> Problems:
+        """Yield values out of range."""
+        if not 2**16 <= self.shard_bytes < 2**32:
+            yield "shard_bytes", f"expected 65536 (64 KiB) to 4294967295 (4 GiB), got {self.shard_bytes}"
+
+
+def model_path(model: str) -> str:
+    """Return a model's name without the prefixes that say which library reads it."""
+    return model.removeprefix("openclip:").removeprefix("hf-hub:")
+
+
+def is_folder(model: str) -> bool:
+    """Tell whether a model name means a local folder rather than a hub repository (`ORG/NAME`)."""
+    path = model_path(model)
+    return path.startswith((".", "/")) or path.count("/") != 1 or Path(path).is_dir()
+
+
+def _revision_problems(model: str, revision: str | None) -> Problems:
+    if is_folder(model):
+        if revision is not None:
+            yield "revision", f"expected null for a local folder (its bytes are hashed), got {revision!r}"
+    elif revision is None or not COMMIT.fullmatch(revision):
+        yield "revision", f"expected the full 40-digit commit of {model}, got {revision!r}"

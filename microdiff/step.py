@@ -1,0 +1,179 @@
+"""Run one step of one dataset: compute its partitions in the store, check the ledger, publish the artifact folder."""
+
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from microdiff.errors import StepError
+from microdiff.executor import Outcome, num_workers, workers_asked_for
+from microdiff.ledger import Counts, add_up, check_balance, check_rejected_share, metrics, rejections
+from microdiff.manifest import assemble
+from microdiff.progress import Progress
+from microdiff.publish import write_json
+from microdiff.store import Store, Stored, Unit
+
+log = logging.getLogger("microdiff")
+
+_SAMPLES_PER_WORKER = 256  # starting a process costs seconds, more with torch
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where a run reads and writes: the repository's root, unless a test says otherwise."""
+
+    root: Path = field(default_factory=Path)
+
+    def store(self) -> Store:
+        """Return the partition store."""
+        work = os.environ.get("MICRODIFF_WORK")
+        return Store(Path(work) if work else self.root / ".work")
+
+    def artifact(self, dataset: str, kind: str) -> Path:
+        """Return an artifact folder: kind is raw, captions, latents or shards."""
+        return self.root / "data" / dataset / kind
+
+    def metrics(self, step: str, dataset: str) -> Path:
+        """Return a step's metrics file."""
+        return self.root / "metrics" / step / f"{dataset}.json"
+
+    def run_facts(self, step: str, dataset: str) -> Path:
+        """Return the file with a run's timings."""
+        return self.root / "reports" / "runs" / step / f"{dataset}.json"
+
+
+class Run:
+    """One run of one step of one dataset: progress, timings, and the ledger over all its parts."""
+
+    def __init__(self, step: str, dataset: str, workspace: Workspace) -> None:
+        self.step = step
+        self.dataset = dataset
+        self.workspace = workspace
+        self.store = workspace.store()
+        self.workers = num_workers()
+        self._started = time.monotonic()
+        self._computed = self._reused = self._samples = 0
+
+    def compute(
+        self, units: Sequence[Unit], total: int | None, on_done: Callable[[Stored], None] | None = None
+    ) -> list[Stored]:
+        """Return every unit's result in the order of `units`, computing those that the store lacks.
+
+        Args:
+            units: The units.
+            total: Number of samples in them, if known.
+            on_done: Receives each result as it is there.
+
+        Raises:
+            StepError: Some failed, after all the others have finished.
+        """
+        done: dict[tuple[str, str], Stored] = {}
+        missing: list[Unit] = []
+        for unit in units:
+            stored = self.store.find(unit)
+            if stored is None:
+                missing.append(unit)
+            else:
+                done[unit.step, unit.name] = stored
+                if on_done is not None:
+                    on_done(stored)
+        workers = self._workers(missing, total)
+        self._computed += len(missing)
+        self._reused += len(done)
+        if missing:
+            label = f"{self.step} {self.dataset}"
+            log.info("%s: %d of %d partitions to compute, %d worker(s)", label, len(missing), len(units), workers)
+        failed: list[Outcome] = []
+        with Progress(f"{self.step} {self.dataset}", total if len(missing) == len(units) else None) as progress:
+            for item in self.store.compute(missing, workers, progress):
+                if isinstance(item, Outcome):
+                    failed.append(item)
+                    continue
+                done[item.step, item.name] = item
+                if on_done is not None:
+                    on_done(item)
+            self._samples += progress.done
+        if failed:
+            raise StepError(self._failure(failed, len(units)))
+        return [done[unit.step, unit.name] for unit in units]
+
+    def _workers(self, missing: Sequence[Unit], total: int | None) -> int:
+        """Return how many processes are worth starting: as many as asked for, else one per core and share of work."""
+        if workers_asked_for() is not None or total is None:
+            return min(self.workers, len(missing))
+        return min(self.workers, len(missing), max(1, total // _SAMPLES_PER_WORKER))
+
+    def _failure(self, failed: Sequence[Outcome], total: int) -> str:
+        for outcome in failed:
+            if outcome.details:
+                log.debug("%s:\n%s", outcome.name, outcome.details)
+        lines = [f"  {outcome.name}: {outcome.error}" for outcome in sorted(failed, key=lambda item: item.name)]
+        head = f"{self.step} {self.dataset}: {len(failed)} of {total} partitions failed; the others are kept."
+        return "\n".join([head, *lines, "Run it again: only the failed ones are computed."])
+
+    def publish(
+        self,
+        folder: Path,
+        stored: Sequence[Stored],
+        expected_in: Mapping[str, int] | None,
+        source_records: int | None,
+        max_rejected_share: float,
+        facts: Mapping[str, Any],
+        extra: Mapping[str, Any] | None = None,
+    ) -> Counts:
+        """Check the ledger and publish the artifact folder, metrics and run facts.
+
+        Args:
+            folder: The artifact folder.
+            stored: Its partitions.
+            expected_in: What the step before kept, by partition; None for the first step.
+            source_records: Records in the source; None for the first step, whose own `in` it is.
+            max_rejected_share: The dataset's limit.
+            facts: For the manifest.
+            extra: JSON files to put into the folder, by path.
+
+        Returns:
+            The counts of the step.
+
+        Raises:
+            StepError: The ledger does not add up.
+            RejectionError: Too many records are rejected.
+        """
+        for item in stored:
+            before = None if expected_in is None else expected_in[item.name]
+            check_balance(item.counts, before, f"{self.step} {self.dataset}, partition {item.name}")
+        counts = add_up(item.counts for item in stored)
+        check_balance(counts, None if expected_in is None else sum(expected_in.values()), f"{self.step} {self.dataset}")
+        records = counts["in"] if source_records is None else source_records
+        check_rejected_share(self.dataset, self.step, records, counts, max_rejected_share)
+        assemble(folder, stored, records, counts, facts, extra or {})
+        self._write_reports(counts)
+        return counts
+
+    def _write_reports(self, counts: Counts) -> None:
+        wall_s = time.monotonic() - self._started
+        write_json(self.workspace.metrics(self.step, self.dataset), metrics(counts))
+        facts = {
+            "step": self.step,
+            "dataset": self.dataset,
+            "wall_s": round(wall_s, 3),
+            "partitions_computed": self._computed,
+            "partitions_reused": self._reused,
+            "samples_computed": self._samples,
+            "samples_per_s": round(self._samples / wall_s, 2),
+            "workers": self.workers,
+            "host": platform.node(),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        write_json(self.workspace.run_facts(self.step, self.dataset), facts)
+        lost = ", ".join(f"{name} {n}" for name, n in rejections(counts).items())
+        log.info(
+            "%s %s: %d in, %d kept, %d rejected%s, %.1f s",
+            *(self.step, self.dataset, counts["in"], counts["kept"], counts["in"] - counts["kept"]),
+            f" ({lost})" if lost else "",
+            wall_s,
+        )

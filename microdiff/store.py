@@ -1,0 +1,209 @@
+"""The partition store: finished partitions under `.work/<step>/<fingerprint>/`, written whole or not at all.
+
+A partition's fingerprint covers all that determines its bytes: the step, the partition's inputs, the settings, and
+the code. So a finished partition is found again after a crash, after other partitions joined, or on the way back to
+earlier settings, and one that no longer applies is not found. The folder is written under a temporary name, synced,
+and renamed; its presence means that it is complete.
+"""
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from microdiff.errors import SchemaError, StepError
+from microdiff.executor import Outcome, run_units
+from microdiff.ledger import Counts, Result
+from microdiff.progress import Reporter
+from microdiff.publish import digest_file, digest_json, read_json, scratch_folder, sweep, sync, write_json
+
+RECORD = "partition.json"
+_FINGERPRINT_DIGITS = 32
+_ALREADY_THERE = (errno.ENOTEMPTY, errno.EEXIST)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One partition's computation in one step.
+
+    Attributes:
+        step: The store's name for this kind of partition, such as `download`.
+        name: The partition's name.
+        determined_by: JSON value: everything that determines the bytes, besides the step and the name.
+        compute: Writes the partition's files into the folder given. Picklable.
+    """
+
+    step: str
+    name: str
+    determined_by: Mapping[str, Any]
+    compute: Callable[[Path, Reporter], Result]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A finished partition.
+
+    Attributes:
+        step: Which kind it is.
+        name: The partition's name.
+        fingerprints: The store's folders it consists of.
+        result: What its computation said.
+        files: `bytes` and `sha256` by path in the artifact.
+        paths: Where the store has them.
+    """
+
+    step: str
+    name: str
+    fingerprints: tuple[str, ...]
+    result: Result
+    files: Mapping[str, Mapping[str, Any]]
+    paths: Mapping[str, Path]
+
+    @property
+    def counts(self) -> Counts:
+        """The partition's ledger."""
+        return self.result.counts
+
+    def joined_with(self, *others: "Stored") -> "Stored":
+        """Return one partition with the files of all and the result of this one."""
+        parts = (self, *others)
+        return Stored(
+            self.step,
+            self.name,
+            tuple(fingerprint for part in parts for fingerprint in part.fingerprints),
+            self.result,
+            {name: facts for part in parts for name, facts in part.files.items()},
+            {name: path for part in parts for name, path in part.paths.items()},
+        )
+
+
+class Store:
+    """Finished partitions of all steps below one folder.
+
+    Args:
+        root: The store's folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, unit: Unit) -> Path:
+        """Return where a unit's result is kept once it is there: a fingerprint of 32 hexadecimal digits."""
+        covered = {"step": unit.step, "name": unit.name, "determined_by": unit.determined_by}
+        return self.root / unit.step / digest_json(covered)[:_FINGERPRINT_DIGITS]
+
+    def find(self, unit: Unit) -> Stored | None:
+        """Return a unit's result if it is in the store.
+
+        A result whose files are gone or have another size is dropped and counts as not found.
+        """
+        folder = self.folder(unit)
+        if not folder.is_dir():
+            return None
+        try:
+            return _load(folder)
+        except SchemaError:
+            _discard(folder)
+            return None
+
+    def compute(self, units: Sequence[Unit], workers: int, report: Reporter) -> Iterator[Stored | Outcome]:
+        """Compute units, yielding each one's result, or how it failed, as it ends.
+
+        Args:
+            units: Those that are not in the store.
+            workers: Number of processes.
+            report: Receives progress.
+        """
+        for step in {unit.step for unit in units}:
+            sweep(self.root / step)
+        work = [(f"{unit.step} {unit.name}", partial(_compute, unit, self.folder(unit))) for unit in units]
+        for outcome in run_units(work, workers, report):
+            yield outcome if outcome.error is not None else outcome.result
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep `prune` away while a step runs; any number of steps may run at once."""
+        with self._lock(fcntl.LOCK_SH):
+            yield
+
+    def prune(self, referenced: Iterable[str]) -> tuple[int, int]:
+        """Remove partitions whose fingerprint is not referenced, fetched files, and what dead runs left.
+
+        Returns:
+            Number of folders removed, and the bytes of files that no hard link elsewhere keeps alive.
+
+        Raises:
+            StepError: A step is running.
+        """
+        keep = set(referenced)
+        removed = freed = 0
+        with self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
+            for step in sorted(path for path in self.root.glob("*") if path.is_dir()):
+                removed += sweep(step)
+                for folder in sorted(path for path in step.iterdir() if _is_entry(path) and path.name not in keep):
+                    stats = [path.stat() for path in folder.rglob("*") if path.is_file()]
+                    freed += sum(stat.st_size for stat in stats if stat.st_nlink == 1)
+                    _discard(folder)
+                    removed += 1
+        return removed, freed
+
+    @contextmanager
+    def _lock(self, mode: int) -> Iterator[None]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, mode)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise StepError(f"{self.root}: a step is running. Try again when it has finished.") from None
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _is_entry(path: Path) -> bool:
+    return path.is_dir() and len(path.name) == _FINGERPRINT_DIGITS
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder by way of a rename, so that a kill leaves nothing half-removed under its name."""
+    with scratch_folder(folder.parent) as scratch:
+        folder.rename(scratch / folder.name)
+
+
+def _load(folder: Path) -> Stored:
+    record = read_json(folder / RECORD)
+    paths = {name: folder / name for name in record["files"]}
+    for name, path in paths.items():
+        size = path.stat().st_size if path.is_file() else None
+        if size != record["files"][name]["bytes"]:
+            raise SchemaError(f"{path}: expected {record['files'][name]['bytes']} bytes, found {size}")
+    result = Result(record["counts"], record["facts"])
+    return Stored(folder.parent.name, record["name"], (folder.name,), result, record["files"], paths)
+
+
+def _compute(unit: Unit, target: Path, report: Reporter) -> Stored:
+    """Compute one unit into a scratch folder and publish it under its fingerprint. Runs in a worker."""
+    with scratch_folder(target.parent) as folder:
+        result = unit.compute(folder, report)
+        files = {}
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            sync(path)
+            facts = {"bytes": path.stat().st_size, "sha256": digest_file(path)}
+            files[path.relative_to(folder).as_posix()] = facts
+        record = {"name": unit.name, "counts": result.counts, "facts": dict(result.facts), "files": files}
+        write_json(folder / RECORD, record)
+        try:
+            folder.rename(target)
+        except OSError as error:
+            if error.errno not in _ALREADY_THERE:
+                raise
+            # Another process finished the same unit first: same fingerprint, same bytes.
+        sync(target.parent)
+    return _load(target)

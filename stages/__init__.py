@@ -1,0 +1,1 @@
+"""Stage scripts: parse, one library call, metrics. DVC runs them; so can you."""
