@@ -1,0 +1,53 @@
+"""The clean step: each kept sample gets one chosen, clean caption."""
+
+from functools import partial
+
+from microdiff.choose import write_captions
+from microdiff.code import code_digest
+from microdiff.ledger import KEPT, Counts
+from microdiff.manifest import read_manifest
+from microdiff.params import Params, as_values
+from microdiff.step import Run, Workspace
+from microdiff.store import Unit
+
+
+def clean(dataset: str, params: Params, workspace: Workspace) -> Counts:
+    """Clean a dataset's captions.
+
+    Args:
+        dataset: The dataset's name.
+        params: All settings.
+        workspace: Where to read and write.
+
+    Returns:
+        The step's counts.
+
+    Raises:
+        SchemaError: The raw artifact is missing or damaged.
+        StepError: Partitions failed.
+        RejectionError: Too many records were rejected.
+    """
+    entry = params.dataset(dataset)
+    run = Run("clean", dataset, workspace)
+    with run.store.in_use():
+        raw = read_manifest(workspace.artifact(dataset, "raw"))
+        code = code_digest(["microdiff.choose"])
+        settings = as_values(entry.clean)
+        units = [
+            Unit(
+                step="clean",
+                name=name,
+                determined_by={"code": code, "settings": settings, "raw": raw.digests(name, ".parquet")},
+                compute=partial(write_captions, raw.folder, name, entry.clean),
+            )
+            for name in raw.partitions
+        ]
+        stored = run.compute(units, raw.counts[KEPT])
+        return run.publish(
+            workspace.artifact(dataset, "captions"),
+            stored,
+            expected_in=raw.kept(),
+            source_records=raw.source_records,
+            max_rejected_share=entry.max_rejected_share,
+            facts={"step": "clean", "dataset": dataset, "code": code, "settings": settings},
+        )

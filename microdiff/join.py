@@ -1,0 +1,66 @@
+"""Join one partition's image and caption latents: `<partition>.parquet` says what became of every sample.
+
+It has a row per sample whose caption was kept, in that order, and all that shards hold besides latents.
+"""
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from microdiff.latents import LatentsFile
+from microdiff.ledger import KEPT, Ledger, Reason, Result
+from microdiff.progress import Reporter
+from microdiff.rows import new_table, read_kept
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("status", pa.string()),  # `kept`, or a ledger.Reason
+        ("caption", pa.string()),
+        ("width", pa.int32()),  # of the stored picture
+        ("height", pa.int32()),
+    ]
+)
+
+
+def write_joined(
+    captions: Path,
+    name: str,
+    image_file: Path,
+    text_file: Path,
+    resolutions: tuple[int, ...],
+    folder: Path,
+    _: Reporter,
+) -> Result:
+    """Decide which samples have all latents they need: of their caption, and of the smallest resolution.
+
+    Args:
+        captions: The captions artifact's folder.
+        name: The partition.
+        image_file: Its image latents.
+        text_file: Its caption latents.
+        resolutions: Pixels.
+        folder: Receives `<name>.parquet`.
+
+    Returns:
+        The partition's counts, `with_<px>` counts for every resolution, and both encoders' descriptions.
+    """
+    image, text = LatentsFile(image_file), LatentsFile(text_file)
+    have = {px: set(image.keys(f"latents_{px}")) for px in resolutions}
+    smallest = have[min(resolutions)]
+    ledger = Ledger()
+    with_px = dict.fromkeys(resolutions, 0)
+    columns = ["key", "caption", "width", "height"]
+    with new_table(folder / f"{name}.parquet", SCHEMA) as add_row:
+        for row in read_kept(captions / f"{name}.parquet", columns):
+            ledger.enter()
+            key = row["key"]
+            status = (
+                image.rejected.get(key) or text.rejected.get(key) or (KEPT if key in smallest else Reason.TOO_SMALL)
+            )
+            ledger.leave(status)
+            for px in resolutions:
+                with_px[px] += status == KEPT and key in have[px]
+            add_row({**row, "status": str(status)})
+    counts = {**ledger.counts(), **{f"with_{px}": n for px, n in with_px.items()}}
+    return Result(counts, {"encoders": {"image": image.encoder, "text": text.encoder}})
