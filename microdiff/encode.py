@@ -73,7 +73,7 @@ def _image_units(raw: Manifest, settings: EncodeSettings) -> list[Unit]:
     made_by = {
         "code": code_digest(["microdiff.image_latents"]),
         "settings": as_values(settings.image),
-        "model": model_digest(settings.image.model, settings.image.subfolder),
+        "model": model_digest(settings.image),
     }
     return [
         Unit(
@@ -90,7 +90,7 @@ def _text_units(captions: Manifest, settings: EncodeSettings) -> list[Unit]:
     made_by = {
         "code": code_digest(["microdiff.caption_latents"]),
         "settings": as_values(settings.text),
-        "model": model_digest(settings.text.model, settings.text.subfolder),
+        "model": model_digest(settings.text),
     }
     return [
         Unit(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from microdiff.device import device
-from microdiff.model_files import model_digest, public_name
+from microdiff.model_files import hub_revision, model_digest, public_name
 from microdiff.publish import digest_json
 from microdiff.settings import ImageEncoderSettings
 
@@ -31,7 +31,7 @@ class ImageEncoder:
         dtype = getattr(torch, settings.dtype)
         vae = AutoencoderKL.from_pretrained(
             settings.model,
-            revision=settings.revision,
+            revision=hub_revision(settings),
             torch_dtype=dtype,
             low_cpu_mem_usage=False,  # True needs the accelerate package
             **({} if settings.subfolder is None else {"subfolder": settings.subfolder}),
@@ -42,8 +42,7 @@ class ImageEncoder:
         self.description = {
             "model": public_name(settings.model),
             "subfolder": settings.subfolder,
-            "revision": settings.revision,
-            "digest": model_digest(settings.model, settings.subfolder),
+            "revision": model_digest(settings) or settings.revision,
             "dtype": settings.dtype,
             "latents": settings.latents,
             "seed": settings.seed if settings.latents == "sample" else None,

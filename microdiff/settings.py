@@ -12,6 +12,7 @@ from typing import Literal
 Dtype = Literal["float32", "float16", "bfloat16"]
 Problems = Iterator[tuple[str, str]]
 COMMIT = re.compile(r"[0-9a-f]{40}")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ class ImageEncoderSettings:
     Attributes:
         model: A folder, or a model of the hub (`ORG/NAME`).
         subfolder: Of the model, or null.
-        revision: Full commit of a hub model; null for a folder.
+        revision: Full commit of a hub model. Of a folder: the digest its files must have, or null.
         dtype: The model computes in.
         latents: `sample` of the posterior with noise from (seed, key), or its `mode`.
         resolutions: Pixels, multiples of 8. Samples whose short side is smaller do not get that resolution.
@@ -102,7 +103,7 @@ class TextEncoderSettings:
     Attributes:
         model: A folder or hub model that transformers' CLIPTextModel reads, or `openclip:` and an open_clip name.
         subfolder: Of the model, or null.
-        revision: Full commit of a hub model; null for a folder.
+        revision: Full commit of a hub model. Of a folder: the digest its files must have, or null.
         dtype: The model computes in.
         batch_size: Captions per forward pass.
     """
@@ -161,7 +162,7 @@ def is_folder(model: str) -> bool:
 
 def _revision_problems(model: str, revision: str | None) -> Problems:
     if is_folder(model):
-        if revision is not None:
-            yield "revision", f"expected null for a local folder (its bytes are hashed), got {revision!r}"
+        if revision is not None and not DIGEST.fullmatch(revision):
+            yield "revision", f"expected null or sha256:<64 digits> for a local folder, got {revision!r}"
     elif revision is None or not COMMIT.fullmatch(revision):
         yield "revision", f"expected the full 40-digit commit of {model}, got {revision!r}"

@@ -12,7 +12,7 @@ from typing import Any
 from microdiff.errors import StepError
 from microdiff.executor import Outcome, num_workers, workers_asked_for
 from microdiff.ledger import Counts, add_up, check_balance, check_rejected_share, metrics, rejections
-from microdiff.manifest import assemble
+from microdiff.manifest import MANIFEST, assemble, read_manifest
 from microdiff.progress import Progress
 from microdiff.publish import write_json
 from microdiff.store import Store, Stored, Unit
@@ -44,6 +44,15 @@ class Workspace:
     def run_facts(self, step: str, dataset: str) -> Path:
         """Return the file with a run's timings."""
         return self.root / "reports" / "runs" / step / f"{dataset}.json"
+
+    def fingerprints(self) -> list[str]:
+        """Return the store's partitions that artifacts refer to.
+
+        Raises:
+            SchemaError: An artifact is damaged.
+        """
+        manifests = [read_manifest(path.parent) for path in sorted(self.root.glob(f"data/*/*/{MANIFEST}"))]
+        return [name for each in manifests for part in each.partitions.values() for name in part["fingerprints"]]
 
 
 class Run:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from microdiff.device import device
-from microdiff.model_files import model_digest, public_name
+from microdiff.model_files import hub_revision, model_digest, public_name
 from microdiff.settings import TextEncoderSettings, is_folder, model_path
 
 _OPENCLIP = "openclip:"
@@ -33,8 +33,7 @@ class TextEncoder:
         self.description = {
             "model": public_name(settings.model),
             "subfolder": settings.subfolder,
-            "revision": settings.revision,
-            "digest": model_digest(settings.model, settings.subfolder),
+            "revision": model_digest(settings) or settings.revision,
             "dtype": settings.dtype,
             "tokenizer": tokenizer,
             "tokens": int(tokens),
@@ -61,7 +60,10 @@ def _load_clip(settings: TextEncoderSettings, place: torch.device) -> tuple[Any,
     """Load transformers' CLIP text tower and its tokenizer from one folder or repository."""
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    which = {"revision": settings.revision, **({} if settings.subfolder is None else {"subfolder": settings.subfolder})}
+    which = {
+        "revision": hub_revision(settings),
+        **({} if settings.subfolder is None else {"subfolder": settings.subfolder}),
+    }
     model = CLIPTextModel.from_pretrained(settings.model, dtype=getattr(torch, settings.dtype), **which)
     model = model.to(place).eval().requires_grad_(requires_grad=False)
     tokenizer = CLIPTokenizer.from_pretrained(settings.model, **which)
@@ -85,7 +87,7 @@ def _load_openclip(settings: TextEncoderSettings, place: torch.device) -> tuple[
     from huggingface_hub import snapshot_download
 
     name = model_path(settings.model)
-    folder = name if is_folder(name) else snapshot_download(name, revision=settings.revision)
+    folder = name if is_folder(name) else snapshot_download(name, revision=hub_revision(settings))
     model = open_clip.create_model(f"local-dir:{folder}", device=place).eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     return tokenizer, open_clip_text_tower(model, getattr(torch, settings.dtype)), type(tokenizer).__name__

@@ -1,0 +1,72 @@
+# Everything a user runs. Targets install what they need; only Python 3.11 or 3.12 and make must be there.
+PYTHON ?= python3
+UV := 0.13.9
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+DATASETS := $(basename $(notdir $(filter-out %/__init__.py,$(wildcard microdiff/handlers/*.py))))
+REPRO := dvc --wait-for-lock repro --allow-missing
+# Where a DVC remote is configured, what it has is pulled instead of computed.
+PULL = $(if $(shell dvc config core.remote 2>/dev/null),--pull)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench report preset all $(DATASETS) pull push clean-work
+
+help: ## List the targets
+	@sed -n 's/^\([^:#\t]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | sed 's/$$(DATASETS)/$(DATASETS)/' | \
+		awk -F '|' '{printf "  make %-34s %s\n", $$1, $$2}'
+
+setup: $(VENV)/installed ## Create .venv with the locked packages (about a minute); does nothing afterwards
+
+$(VENV)/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 13) or sys.exit( \
+		f"Python {v[0]}.{v[1]} is too old or too new: run make PYTHON=python3.11 (or python3.12)")'
+	$(PYTHON) -m venv $(VENV)
+	pip install --quiet --disable-pip-version-check uv==$(UV)
+	uv pip sync --quiet requirements.lock
+	uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup ## Build all sample shards from samples/, then show the ledger and the loader's first batch
+	@dvc repro
+	@python -m stages.report --first-batch
+
+test: setup ## Run the tests
+	pytest
+
+check: setup ## Run the linters and the type checker
+	ruff check
+	ruff format --check
+	codespell
+	mypy
+
+format: setup ## Format the code
+	ruff check --fix
+	ruff format
+
+bench: setup ## Run the benchmarks
+	@for script in bench/*.py; do echo "== $$script"; python $$script || exit 1; done
+
+report: setup ## Write reports/index.html and print the ledger
+	@python -m stages.report
+
+preset: setup ## Switch params.yaml to PRESET=sample, small or full
+	@test -f presets/$(PRESET).yaml || { echo "make preset PRESET=sample|small|full"; exit 1; }
+	cp presets/$(PRESET).yaml params.yaml
+
+all: setup ## Build the shards of all datasets
+	@$(REPRO) $(PULL)
+
+$(DATASETS): setup ## Build the shards of one dataset
+	@$(REPRO) $(PULL) shard@$@
+
+pull-%: setup ## Fetch one dataset's shards from the DVC remote (pull-coco)
+	dvc pull shard@$*
+
+pull: setup ## Fetch all shards from the DVC remote
+	dvc pull shard
+
+push: setup ## Send all artifacts to the DVC remote
+	dvc push
+
+clean-work: setup ## Remove finished partitions that no artifact refers to
+	@python -m stages.clean_work

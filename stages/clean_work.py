@@ -1,0 +1,23 @@
+"""Remove finished partitions that no artifact refers to."""
+
+from pathlib import Path
+
+import typer
+
+from microdiff.cli import RootOption, errors_in_words
+from microdiff.step import Workspace
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(help=__doc__)
+def main(root: RootOption = Path()) -> None:
+    """Prune the partition store."""
+    with errors_in_words():
+        workspace = Workspace(root)
+        removed, freed = workspace.store().prune(workspace.fingerprints())
+        typer.echo(f"removed {removed} folders, freed {freed / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    app()

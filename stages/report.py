@@ -1,0 +1,31 @@
+"""Print what went in, what was kept and why the rest was not, and write reports/index.html."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from microdiff.cli import ParamsOption, RootOption, errors_in_words
+from microdiff.params import load_params
+from microdiff.report import describe_batch, ledger_lines, write_html
+from microdiff.step import Workspace
+
+app = typer.Typer(add_completion=False)
+FirstBatch = Annotated[bool, typer.Option("--first-batch", help="Also load a batch of all shards and describe it.")]
+
+
+@app.command(help=__doc__)
+def main(
+    params: ParamsOption = Path("params.yaml"), root: RootOption = Path(), *, first_batch: FirstBatch = False
+) -> None:
+    """Summarise the pipeline's state."""
+    with errors_in_words():
+        names, workspace = list(load_params(params).datasets), Workspace(root)
+        if first_batch:
+            typer.echo("\n".join(describe_batch(names, workspace)))
+        typer.echo("\n".join(ledger_lines(names, workspace)))
+        typer.echo(f"report: {write_html(names, workspace)}")
+
+
+if __name__ == "__main__":
+    app()
