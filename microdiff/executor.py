@@ -180,10 +180,10 @@ class _Pool:
     def _autopsy(self, worker: _Worker) -> Outcome:
         worker.process.join()
         code = worker.process.exitcode or 0
-        cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
         name = self._units[worker.unit][0] if worker.unit is not None else ""
-        return Outcome(name, error=f"the worker process was {cause}{hint}")
+        return Outcome(name, error=f"the worker process {cause}{hint}")
 
 
 class _PipeReporter:

@@ -63,6 +63,8 @@ class Progress:
 
     def tick(self, samples: int = 0, num_bytes: int = 0) -> None:
         """Count finished samples and received bytes."""
+        if not self.done and not self.num_bytes:
+            self._started = time.monotonic()  # what came before, such as loading a model, is not the rate
         self.done += samples
         self.num_bytes += num_bytes
         if self._bar is not None:

@@ -74,10 +74,11 @@ def _judge(
     record: Sample | Rejection, keys: set[str], settings: DownloadSettings
 ) -> tuple[str, StoredImage | RefusedImage]:
     """Return the record's key, made unique, and its picture or the reason against it."""
-    key, number = record.key, 1
+    key = first = _text(record.key)
+    number = 1
     while key in keys:
         number += 1
-        key = f"{record.key}#{number}"
+        key = f"{first}#{number}"
     keys.add(key)
     if number > 1:
         return key, RefusedImage(Reason.DUPLICATE_KEY)
@@ -93,16 +94,21 @@ def _judge(
 def _row(record: Sample | Rejection, key: str, outcome: StoredImage | RefusedImage) -> dict[str, Any]:
     row = {
         "key": key,
-        "captions": [caption.encode("utf-8", "replace").decode() for caption in record.captions],
+        "captions": [_text(caption) for caption in record.captions],
         "original_width": outcome.original_width,
         "original_height": outcome.original_height,
-        "source": record.source,
-        "meta": json.dumps(dict(record.meta), sort_keys=True, ensure_ascii=False),
+        "source": _text(record.source),
+        "meta": _text(json.dumps(dict(record.meta), sort_keys=True, ensure_ascii=False)),
     }
     if isinstance(outcome, RefusedImage):
         return {**row, "status": outcome.reason.value, "width": 0, "height": 0, "sha256": ""}
     sha256 = digest_bytes(outcome.data)
     return {**row, "status": KEPT, "width": outcome.width, "height": outcome.height, "sha256": sha256}
+
+
+def _text(text: str) -> str:
+    """Return the text with `?` for what UTF-8 cannot hold: halves of surrogate pairs, which JSON may contain."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

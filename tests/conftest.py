@@ -1,0 +1,64 @@
+"""Fixtures that several test modules share."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from microdiff.params import Params, load_params
+from microdiff.step import Workspace
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MICRODIFF_WORKERS", "MICRODIFF_EXECUTOR", "MICRODIFF_WORK", "MICRODIFF_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(REPO)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "workspace")
+
+
+@pytest.fixture
+def make_params(tmp_path: Path) -> Callable[..., Params]:
+    """Return a function that loads the sample preset with changes given as dotted names."""
+
+    def make(changes: dict[str, Any] | None = None, into: Path = tmp_path / "params.yaml") -> Params:
+        into.write_text(yaml.safe_dump(changed(sample_preset(), changes or {})), encoding="utf-8")
+        return load_params(into)
+
+    return make
+
+
+def sample_preset() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((REPO / "presets" / "sample.yaml").read_text(encoding="utf-8"))
+    return document
+
+
+def changed(document: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy with dotted names set, or removed where the value is `...`."""
+    document = copy.deepcopy(document)
+    for name, value in changes.items():
+        *path, last = name.split("/") if "/" in name else name.split(".")
+        section = document
+        for part in path:
+            section = section[part]
+        if value is ...:
+            del section[last]
+        else:
+            section[last] = value
+    return document
+
+
+def tree_bytes(folder: Path) -> dict[str, bytes]:
+    """Return every file's bytes by path, for comparing artifacts."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }

@@ -1,0 +1,80 @@
+import ast
+
+import pytest
+
+from microdiff.code import EXEMPT, code_digest, import_closure, module_path, tree_digest
+
+
+def digest(source: str) -> str:
+    return tree_digest(ast.parse(source))
+
+
+BASE = '"""Doc."""\nimport os\n\ndef f(a, b=1):\n    """Doc."""\n    return f"{a!r:>{b}}" + os.sep\n'
+
+
+@pytest.mark.parametrize(
+    ("edited", "why"),
+    [
+        (BASE.replace('"""Doc."""', '"""Another text."""'), "docstrings"),
+        (BASE.replace('    """Doc."""\n', ""), "a function's docstring removed"),
+        (BASE + "# a comment\n", "comments"),
+        (BASE.replace("import os\n\n", "import os\n\n\n\n"), "blank lines"),
+        (BASE.replace("(a, b=1)", "(\n    a,\n    b=1,\n)"), "layout"),
+        (BASE.replace('f"{a!r:>{b}}"', "f'{a!r:>{b}}'"), "the kind of quotes"),
+    ],
+)
+def test_what_computes_nothing_keeps_the_digest(edited: str, why: str) -> None:
+    assert digest(edited) == digest(BASE), why
+
+
+@pytest.mark.parametrize(
+    ("edited", "why"),
+    [
+        (BASE.replace("b=1", "b=2"), "a default"),
+        (BASE.replace("b=1", "b=True"), "a constant of another type that compares equal"),
+        (BASE.replace("os.sep", "os.linesep"), "a name"),
+        (BASE.replace("+", "*"), "an operator"),
+        (BASE.replace("!r", "!s"), "a conversion"),
+        (BASE + "x = 'text'\n", "a statement"),
+        (BASE.replace("    return", "    if a:\n        return"), "nesting"),
+    ],
+)
+def test_what_computes_something_else_changes_the_digest(edited: str, why: str) -> None:
+    assert digest(edited) != digest(BASE), why
+
+
+def test_a_text_that_is_no_docstring_counts() -> None:
+    assert digest("def f():\n    x = 1\n    'text'\n") != digest("def f():\n    x = 1\n    'other'\n")
+
+
+def test_closure_follows_imports_inside_functions_and_packages() -> None:
+    closure = import_closure(["microdiff.image_latents"])
+    assert "microdiff.image_encoder" in closure  # imported inside a function
+    assert "microdiff" in closure  # the package itself is imported too
+    assert "microdiff.text_encoder" not in closure  # so that a change there costs no VAE pass
+    assert "microdiff.handlers" in import_closure(["microdiff.handlers.coco"])
+
+
+@pytest.mark.parametrize(
+    ("root", "never"),
+    [
+        ("microdiff.image_latents", {"microdiff.captions", "microdiff.choose", "microdiff.store", "microdiff.images"}),
+        ("microdiff.caption_latents", {"microdiff.captions", "microdiff.image_encoder", "microdiff.pixels"}),
+        ("microdiff.raw_writer", {"microdiff.store", "microdiff.step", "microdiff.params", "microdiff.executor"}),
+        ("microdiff.shards", {"microdiff.store", "microdiff.image_encoder", "microdiff.loader"}),
+    ],
+)
+def test_computations_do_not_depend_on_what_cannot_change_their_bytes(root: str, never: set[str]) -> None:
+    closure = set(import_closure([root])) - EXEMPT.keys()
+    assert not {name for name in closure if any(name == each or name.startswith(f"{each}.") for each in never)}
+
+
+def test_exempt_modules_exist_and_have_reasons() -> None:
+    for module, reason in EXEMPT.items():
+        assert module_path(module) is not None, module
+        assert len(reason) > 10
+
+
+def test_digest_differs_between_computations() -> None:
+    roots = ["microdiff.raw_writer", "microdiff.choose", "microdiff.image_latents", "microdiff.shards"]
+    assert len({code_digest([root]) for root in roots}) == len(roots)

@@ -1,0 +1,177 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from conftest import REPO
+from microdiff.errors import ParamsError, SourceError
+from microdiff.executor import Outcome, num_workers, run_units
+from microdiff.progress import Reporter
+
+
+class Heard:
+    """Remembers what was reported."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.num_bytes = 0
+        self.said: list[str] = []
+
+    def tick(self, samples: int = 0, num_bytes: int = 0) -> None:
+        self.samples += samples
+        self.num_bytes += num_bytes
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def square(value: int, report: Reporter) -> int:
+    report.tick(value, 10 * value)
+    return value * value
+
+
+def fail_until(marker: Path, error: type[Exception], report: Reporter) -> str:
+    """Fail the first time, work afterwards."""
+    if not marker.exists():
+        marker.touch()
+        raise error("not yet")
+    report.say("worked")
+    return "done"
+
+
+def always(error: type[Exception], report: Reporter) -> None:
+    raise error("never")
+
+
+def die(number: int, report: Reporter) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(30)
+
+
+def leave(code: int, report: Reporter) -> None:
+    os._exit(code)
+
+
+def run(units: list[tuple[str, Callable[[Reporter], object]]], workers: int) -> tuple[dict[str, Outcome], Heard]:
+    heard = Heard()
+    return {outcome.name: outcome for outcome in run_units(units, workers, heard)}, heard
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_every_unit_ends_once_and_progress_arrives(workers: int) -> None:
+    outcomes, heard = run([(str(n), partial(square, n)) for n in range(7)], workers)
+    assert {name: outcome.result for name, outcome in outcomes.items()} == {str(n): n * n for n in range(7)}
+    assert (heard.samples, heard.num_bytes) == (21, 210)
+
+
+def test_no_units_is_nothing_to_do() -> None:
+    assert run([], 4)[0] == {}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_failure_is_tried_once_more_and_said(tmp_path: Path, workers: int) -> None:
+    units = [
+        (name, partial(fail_until, tmp_path / name, error))
+        for name, error in (("source", SourceError), ("system", OSError))
+    ]
+    outcomes, heard = run(units, workers)
+    assert {outcome.result for outcome in outcomes.values()} == {"done"}
+    assert sorted(line for line in heard.said if "trying once more" in line) == [
+        "source failed, trying once more: not yet",
+        "system failed, trying once more: OSError: not yet",
+    ]
+    assert heard.said.count("worked") == 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_failures_stay_with_their_unit(workers: int) -> None:
+    units = [("good", partial(square, 3)), ("bad", partial(always, SourceError)), ("bug", partial(always, KeyError))]
+    outcomes, _ = run(units, workers)
+    assert outcomes["good"].result == 9
+    assert outcomes["bad"].error == "never"
+    assert outcomes["bad"].details == ""
+    assert outcomes["bug"].error == "KeyError: 'never'"
+    assert "Traceback" in outcomes["bug"].details
+
+
+def test_wrong_settings_are_not_tried_again() -> None:
+    _, heard = run([("unit", partial(always, ParamsError))], 1)
+    assert heard.said == []
+
+
+def test_a_worker_that_dies_costs_only_its_own_unit() -> None:
+    units = [*((str(n), partial(square, n)) for n in range(6)), ("killed", partial(die, signal.SIGKILL))]
+    units.insert(2, ("left", partial(leave, 3)))
+    outcomes, _ = run(units, 2)
+    assert [outcomes[str(n)].result for n in range(6)] == [n * n for n in range(6)]
+    assert outcomes["killed"].error == "the worker process was killed by SIGKILL (out of memory?)"
+    assert outcomes["left"].error == "the worker process exited with code 3"
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1", 1), ("12", 12)])
+def test_workers_from_the_environment(monkeypatch: pytest.MonkeyPatch, text: str, expected: int) -> None:
+    monkeypatch.setenv("MICRODIFF_WORKERS", text)
+    assert num_workers() == expected
+
+
+def test_one_worker_per_core_by_default() -> None:
+    assert num_workers() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("MICRODIFF_WORKERS", "0"), ("MICRODIFF_WORKERS", "two"), ("MICRODIFF_EXECUTOR", "slurm")]
+)
+def test_wrong_environment_is_an_error_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ParamsError, match=f"{name}: expected .*{value}"):
+        num_workers()
+
+
+_PARENT = """
+import sys, time
+sys.path[:0] = {path!r}
+from functools import partial
+from microdiff.executor import run_units
+from test_executor import Heard, sleep_beside
+if __name__ == "__main__":
+    list(run_units([(name, partial(sleep_beside, name)) for name in {marks!r}], 2, Heard()))
+"""
+
+
+def sleep_beside(mark: str, report: Reporter) -> None:
+    Path(mark).write_text(str(os.getpid()))
+    time.sleep(120)
+
+
+def _alive(pid: int) -> bool:
+    """Tell whether a process runs; one that is dead but not yet collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    marks = [str(tmp_path / name) for name in ("a", "b")]
+    script = tmp_path / "parent.py"
+    script.write_text(_PARENT.format(path=[str(REPO), str(REPO / "tests")], marks=marks))
+    parent = subprocess.Popen([sys.executable, str(script)])
+    _wait_for(lambda: all(Path(mark).exists() and Path(mark).read_text() for mark in marks))
+    workers = [int(Path(mark).read_text()) for mark in marks]
+    assert all(_alive(pid) for pid in workers)
+    parent.kill()
+    parent.wait()
+    _wait_for(lambda: not any(_alive(pid) for pid in workers))
+
+
+def _wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.05)

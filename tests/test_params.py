@@ -1,0 +1,111 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import REPO, changed, sample_preset
+from microdiff.errors import ParamsError
+from microdiff.params import Params, load_params
+
+PRESETS = ("sample", "small", "full")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_load(preset: str) -> None:
+    assert load_params(REPO / "presets" / f"{preset}.yaml").datasets
+
+
+def test_presets_differ_only_in_values() -> None:
+    import yaml
+
+    def names(value: Any, prefix: str = "") -> set[str]:
+        if not isinstance(value, dict):
+            return {prefix}
+        return {name for key, item in value.items() for name in names(item, f"{prefix}/{key}")}
+
+    documents = [yaml.safe_load((REPO / "presets" / f"{preset}.yaml").read_text()) for preset in PRESETS]
+    assert names(documents[0]) == names(documents[1]) == names(documents[2])
+
+
+def test_committed_params_are_the_sample_preset() -> None:
+    assert (REPO / "params.yaml").read_bytes() == (REPO / "presets" / "sample.yaml").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("shard.shard_bites", 1, "shard.shard_bites: unknown; did you mean 'shard_bytes'?"),
+        ("shard.shard_bytes", "big", "shard.shard_bytes: expected a whole number, got 'big'"),
+        ("shard.shard_bytes", True, "shard.shard_bytes: expected a whole number, got True"),
+        ("shard.shard_bytes", 10, "shard.shard_bytes: expected 65536"),
+        ("shard.order", "sideways", "shard.order: expected one of shuffled, source, got 'sideways'"),
+        ("shard", ..., "shard: missing"),
+        ("shard", None, "shard: expected a mapping, got None"),
+        ("shards", {}, "shards: unknown; did you mean 'shard'?"),
+        ("download.jpeg_quality", 0, "download.jpeg_quality: expected 1 to 100, got 0"),
+        ("download.min_side_px", 600, "download.max_side_px: expected at least min_side_px (600), got 512"),
+        ("encode.image.resolutions", [256, 100], "encode.image.resolutions: expected"),
+        ("encode.image.resolutions", 256, "encode.image.resolutions: expected a list, got 256"),
+        ("encode.image.resolutions", [256, "512"], "encode.image.resolutions[1]: expected a whole number, got '512'"),
+        ("encode.image.batch_size", 0, "encode.image.batch_size: expected at least 1, got 0"),
+        ("encode.image.model", "org/name", "encode.image.revision: expected the full 40-digit commit of org/name"),
+        ("encode.image.revision", "main", "encode.image.revision: expected null or sha256:"),
+        ("encode.text.dtype", "float8", "encode.text.dtype: expected one of float32, float16, bfloat16, got 'float8'"),
+        ("datasets", {}, "datasets: expected at least one dataset"),
+        ("datasets.imagenet", {}, "datasets.imagenet: no such dataset"),
+        ("datasets.coco.max_rejected_share", 2, "datasets.coco.max_rejected_share: expected 0 to 1, got 2.0"),
+        ("datasets.coco.max_rejected_share", "few", "datasets.coco.max_rejected_share: expected a number, got 'few'"),
+        ("datasets.coco.download.source", ..., "datasets.coco.download.source: missing"),
+        ("datasets.coco.download.split", "val2017", "datasets.coco.download.split: expected one of val2014, train2014"),
+        ("datasets.coco.download.spilt", "x", "datasets.coco.download.spilt: unknown; did you mean 'split'?"),
+        ("datasets.coco.download.images_per_partition", 0, "images_per_partition: expected at least 1, got 0"),
+        ("datasets.coco.download.partitions", "0..3", "datasets.coco.download.partitions: expected 'all'"),
+        ("datasets.coco.download.partitions", "3-1", "runs backwards"),
+        ("datasets.coco.download.sha256", {"zips/val2041.zip": "00"}, "sha256.zips/val2041.zip: is not read"),
+        ("datasets.coco.clean.min_chars", 0, "datasets.coco.clean.min_chars: expected at least 1, got 0"),
+        ("datasets.coco.clean.cleaner", "soap", "datasets.coco.clean.cleaner: expected one of none, deepfloyd"),
+    ],
+)
+def test_a_mistake_is_reported_by_name(make_params: Callable[..., Params], name: str, value: Any, message: str) -> None:
+    with pytest.raises(ParamsError) as error:
+        make_params({name: value})
+    assert message in str(error.value)
+
+
+def test_all_mistakes_are_reported_at_once(make_params: Callable[..., Params]) -> None:
+    changes = {"download.jpeg_quality": 0, "shard.sead": 1, "datasets.coco.clean.cleaner": "x", "encode.text.dtype": 1}
+    with pytest.raises(ParamsError) as error:
+        make_params(changes)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 5
+    assert "4 problem(s)" in lines[0]
+    assert [name for name in changes if any(name.split(".")[-1] in line for line in lines[1:])] == list(changes)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "", "\xff"])
+def test_what_is_no_mapping_is_an_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ParamsError, match=r"params\.yaml"):
+        load_params(path)
+
+
+def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="make preset"):
+        load_params(tmp_path / "none.yaml")
+
+
+def test_an_unknown_dataset_names_the_nearest(make_params: Callable[..., Params]) -> None:
+    with pytest.raises(ParamsError, match="unknown dataset 'cocoo'; did you mean 'coco'"):
+        make_params().dataset("cocoo")
+
+
+def test_partitions_may_be_a_number(make_params: Callable[..., Params]) -> None:
+    assert make_params({"datasets.coco.download.partitions": 0}).dataset("coco").partitions == "0"
+
+
+def test_changed_leaves_the_original_alone() -> None:
+    document = sample_preset()
+    assert changed(document, {"shard.seed": 1}) != document
+    assert document == sample_preset()

@@ -1,0 +1,243 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import REPO, tree_bytes
+from microdiff.errors import SourceError, StepError
+from microdiff.executor import Outcome
+from microdiff.ledger import Result
+from microdiff.manifest import assemble, read_manifest
+from microdiff.progress import Reporter, Silent
+from microdiff.publish import link_or_copy, scratch_folder, sweep
+from microdiff.store import RECORD, Store, Stored, Unit
+
+
+def write(text: str, log: Path, folder: Path, report: Reporter) -> Result:
+    """Write one file, and a line to the log for every computation."""
+    with log.open("a") as file:
+        file.write(f"{text}\n")
+    (folder / "part").mkdir()
+    (folder / "part" / "data.txt").write_text(text)
+    report.tick(1)
+    return Result({"in": 1, "kept": 1}, {"length": len(text)})
+
+
+def fail(folder: Path, report: Reporter) -> Result:
+    (folder / "half.txt").write_text("half")
+    raise SourceError("the archive is truncated")
+
+
+def unit(name: str, text: str, log: Path, determined_by: Mapping[str, Any] | None = None) -> Unit:
+    return Unit("step", name, determined_by or {"text": text}, partial(write, text, log))
+
+
+def compute(store: Store, units: list[Unit], workers: int = 1) -> list[Stored | Outcome]:
+    missing = [each for each in units if store.find(each) is None]
+    return list(store.compute(missing, workers, Silent()))
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "work")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_unit_is_computed_once(store: Store, log: Path, workers: int) -> None:
+    units = [unit(name, f"text {name}", log) for name in ("a", "b", "c")]
+    first = compute(store, units, workers)
+    assert all(isinstance(item, Stored) for item in first)
+    assert compute(store, units, workers) == []
+    assert sorted(log.read_text().split("\n")) == ["", "text a", "text b", "text c"]
+    found = store.find(units[1])
+    assert found is not None
+    assert found.paths["part/data.txt"].read_text() == "text b"
+    assert found.files["part/data.txt"]["bytes"] == 6
+    assert found.result.facts == {"length": 6}
+
+
+def test_the_fingerprint_covers_step_name_and_all_that_determines(store: Store, log: Path) -> None:
+    base = {"code": "1", "settings": {"a": 1, "b": [1, 2]}}
+    units = [
+        Unit("step", "a", base, partial(write, "", log)),
+        Unit("other", "a", base, partial(write, "", log)),
+        Unit("step", "b", base, partial(write, "", log)),
+        Unit("step", "a", {**base, "code": "2"}, partial(write, "", log)),
+        Unit("step", "a", {**base, "settings": {"a": 1, "b": [2, 1]}}, partial(write, "", log)),
+        Unit("step", "a", {**base, "settings": {"a": 1.0, "b": [1, 2]}}, partial(write, "", log)),
+    ]
+    assert len({store.folder(each) for each in units}) == len(units)
+    same = Unit("step", "a", {"settings": {"b": [1, 2], "a": 1}, "code": "1"}, partial(write, "other", log))
+    assert store.folder(same) == store.folder(units[0])
+
+
+def test_a_failing_unit_beside_good_ones(store: Store, log: Path) -> None:
+    units = [unit("a", "x", log), Unit("step", "bad", {}, fail), unit("c", "z", log)]
+    items = compute(store, units)
+    assert [item.name for item in items if isinstance(item, Stored)] == ["a", "c"]
+    (failed,) = [item for item in items if isinstance(item, Outcome)]
+    assert (failed.name, failed.error) == ("step bad", "the archive is truncated")
+    assert store.find(units[1]) is None
+    assert list(store.root.glob("step/tmp-*")) == []
+    assert [item.name for item in compute(store, units) if isinstance(item, Stored)] == []
+
+
+def test_a_longer_list_computes_only_what_is_new(store: Store, log: Path) -> None:
+    compute(store, [unit(str(n), str(n), log) for n in range(2)])
+    log.unlink()
+    compute(store, [unit(str(n), str(n), log) for n in range(10)])
+    assert log.read_text().split() == [str(n) for n in range(2, 10)]
+
+
+def test_going_back_to_earlier_settings_computes_nothing(store: Store, log: Path) -> None:
+    for quality in (75, 95):
+        compute(store, [unit("a", "x", log, {"quality": quality})])
+    log.unlink()
+    assert compute(store, [unit("a", "x", log, {"quality": 75})]) == []
+    assert not log.exists()
+
+
+@pytest.mark.parametrize("damage", ["truncate", "delete"])
+def test_a_damaged_result_is_computed_again(store: Store, log: Path, damage: str) -> None:
+    one = unit("a", "text", log)
+    (stored,) = compute(store, [one])
+    assert isinstance(stored, Stored)
+    path = stored.paths["part/data.txt"]
+    path.unlink()
+    if damage == "truncate":
+        path.write_text("te")
+    assert store.find(one) is None
+    compute(store, [one])
+    found = store.find(one)
+    assert found is not None
+    assert found.paths["part/data.txt"].read_text() == "text"
+
+
+def test_two_runs_at_once_give_one_result(store: Store, log: Path) -> None:
+    one = unit("a", "text", log)
+
+    def first_another_then(folder: Path, report: Reporter) -> Result:
+        compute(store, [one])  # another run finishes meanwhile
+        return write("text", log, folder, report)
+
+    (stored,) = store.compute([Unit("step", "a", {"text": "text"}, first_another_then)], 1, Silent())
+    assert isinstance(stored, Stored)
+    assert stored.paths["part/data.txt"].read_text() == "text"
+    assert [path.name for path in (store.root / "step").iterdir()] == [store.folder(one).name]
+
+
+_VICTIM = """
+import os, signal, sys
+sys.path[:0] = {path!r}
+from pathlib import Path
+from microdiff.progress import Silent
+from microdiff.store import Store, Unit
+from test_store import unit
+def stop(folder, report):
+    (folder / "half.txt").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+store = Store(Path({root!r}))
+units = [unit("a", "x", Path({log!r})), Unit("step", "b", {{"text": "y"}}, stop)]
+list(store.compute(units, 1, Silent()))
+"""
+
+
+def test_a_kill_leaves_finished_partitions_and_nothing_half_done(store: Store, log: Path, tmp_path: Path) -> None:
+    script = _VICTIM.format(path=[str(REPO), str(REPO / "tests")], root=str(store.root), log=str(log))
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+    leftovers = list(store.root.glob("step/tmp-*"))
+    assert len(leftovers) == 1
+    assert (leftovers[0] / "half.txt").exists()
+    log.unlink()
+    units = [unit("a", "x", log), unit("b", "y", log)]
+    compute(store, units)
+    assert log.read_text() == "y\n"  # a was found, b computed
+    assert list(store.root.glob("step/tmp-*")) == []  # the dead run's folder is swept
+    undisturbed = Store(tmp_path / "other")
+    compute(undisturbed, units)
+    assert tree_bytes(store.root) == tree_bytes(undisturbed.root)
+
+
+def test_sweeping_spares_the_living(tmp_path: Path) -> None:
+    dead = tmp_path / "tmp-dead"
+    dead.mkdir()
+    with scratch_folder(tmp_path) as alive:
+        assert sweep(tmp_path) == 1
+        assert alive.is_dir()
+        assert not dead.exists()
+    assert not alive.exists()
+
+
+def test_pruning_removes_what_nothing_refers_to(store: Store, log: Path) -> None:
+    kept, dropped = unit("a", "x", log), unit("b", "yyyy", log)
+    compute(store, [kept, dropped])
+    (store.root / "step" / "tmp-dead").mkdir()
+    removed, freed = store.prune([store.folder(kept).name])
+    assert removed == 2
+    assert freed >= 4
+    assert store.find(kept) is not None
+    assert store.find(dropped) is None
+
+
+def test_pruning_waits_for_running_steps(store: Store, log: Path) -> None:
+    compute(store, [unit("a", "x", log)])
+    with store.in_use(), store.in_use(), pytest.raises(StepError, match="a step is running"):
+        store.prune([])
+    assert store.prune([])[0] == 1
+
+
+def test_assembling_links_and_replaces_whole_folders(store: Store, log: Path, tmp_path: Path) -> None:
+    def stored(name: str, text: str) -> Stored:
+        one = Unit("step", name, {"text": text}, partial(write, text, log))
+        compute(store, [one])
+        found = store.find(one)
+        assert found is not None
+        return Stored(found.step, name, found.fingerprints, found.result, found.files, found.paths)
+
+    folder = tmp_path / "data" / "coco" / "raw"
+    first = stored("a", "x")
+    assemble(folder, [first], 1, {"in": 1, "kept": 1}, {"step": "step"}, {"extra.json": [1]})
+    (folder / "stray.txt").write_text("left by somebody")
+    second = stored("b", "yy")
+    assemble(folder, [second], 1, {"in": 1, "kept": 1}, {"step": "step"}, {})
+    assert sorted(tree_bytes(folder)) == ["manifest.json", "part/data.txt"]
+    assert (folder / "part/data.txt").samefile(second.paths["part/data.txt"])
+    manifest = read_manifest(folder)
+    assert manifest.kept() == {"b": 1}
+    assert manifest.partitions["b"]["fingerprints"] == list(second.fingerprints)
+    assert manifest.facts["step"] == "step"
+    assert [path.name for path in folder.parent.iterdir()] == ["raw"]
+
+
+def test_copies_where_links_are_impossible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "another file system")
+
+    monkeypatch.setattr(os, "link", refuse)
+    source, target = tmp_path / "a", tmp_path / "b"
+    source.write_text("bytes")
+    link_or_copy(source, target)
+    assert target.read_text() == "bytes"
+    assert not source.samefile(target)
+
+
+def test_a_record_holds_nothing_of_its_machine(store: Store, log: Path) -> None:
+    (stored,) = compute(store, [unit("a", "x", log)])
+    assert isinstance(stored, Stored)
+    record = json.loads((stored.paths["part/data.txt"].parent.parent / RECORD).read_text())
+    assert record.keys() == {"name", "counts", "facts", "files"}
+    assert str(store.root) not in json.dumps(record)
