@@ -1,0 +1,127 @@
+"""The whole graph in a fresh clone, by DVC, offline, from the committed samples."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import REPO
+from microdiff.publish import read_json
+
+ARTIFACTS = {"download": "raw", "clean": "captions", "encode": "latents", "shard": "shards"}
+
+
+class Clone:
+    """A clone of the committed and the uncommitted tree, with DVC on its path."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=REPO,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for name in filter(None, listed.split("\0")):
+            if (REPO / name).is_file():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(REPO / name, root / name)
+        (root / "dvc.lock").unlink(missing_ok=True)
+        subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+
+    def run(self, *command: str) -> str:
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(self.root),
+            "HF_HUB_OFFLINE": "1",
+        }
+        done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def repro(self, *options: str) -> list[str]:
+        """Run dvc repro and return the nodes that ran."""
+        return [
+            line.split("'")[1] for line in self.run("dvc", "repro", *options).splitlines() if "Running stage" in line
+        ]
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        path = self.root / name
+        text = path.read_text(encoding="utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    clone = Clone(tmp_path_factory.mktemp("clone"))
+    datasets = yaml.safe_load((clone.root / "params.yaml").read_text(encoding="utf-8"))["datasets"]
+    ran = clone.repro()
+    assert sorted(ran) == sorted(f"{step}@{name}" for step in ARTIFACTS for name in datasets)
+    return clone
+
+
+def test_every_node_leaves_an_artifact_and_metrics(clone: Clone) -> None:
+    for metrics in (clone.root / "metrics").glob("*/*.json"):
+        folder = clone.root / "data" / metrics.stem / ARTIFACTS[metrics.parent.name]
+        assert (folder / "manifest.json").is_file()
+        assert read_json(metrics)["kept"] == read_json(folder / "manifest.json")["counts"]["kept"] > 0
+    assert len(list((clone.root / "metrics").glob("*/*.json"))) == 4 * len(list((clone.root / "data").glob("*/raw")))
+
+
+def test_a_second_run_says_that_nothing_changed(clone: Clone) -> None:
+    output = clone.run("dvc", "repro")
+    assert "Data and pipelines are up to date." in output
+    assert "Running stage" not in output
+
+
+def test_the_report_shows_the_ledger_and_the_first_batch(clone: Clone) -> None:
+    output = clone.run("python", "-m", "stages.report", "--first-batch")
+    assert "image_latents      float16  (8, 4, 32, 32)" in output
+    assert "caption_latents    float16  (8, 1, 77, 64)" in output
+    assert "drop_caption_mask  float64  (8,)" in output
+    assert "coco     download  38  28    10" in output
+    assert (clone.root / "reports" / "index.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "nodes"),
+    [
+        ("params.yaml", "order: shuffled", "order: source", "shard@*"),
+        (
+            "microdiff/mds.py",
+            '"""MDS shards',
+            '"""Shards',
+            "shard@*",
+        ),  # a docstring: the node runs, nothing is computed
+        ("microdiff/handlers/coco.py", '"""MS-COCO 2014', '"""COCO 2014', "download@coco"),
+        ("params.yaml", "images_per_partition: 10", "images_per_partition: 10  # ten", ""),
+    ],
+)
+def test_an_edit_runs_the_nodes_that_depend_on_it(clone: Clone, name: str, old: str, new: str, nodes: str) -> None:
+    datasets = [path.parent.name for path in (clone.root / "data").glob("*/raw")]
+    expected = [nodes.replace("*", dataset) for dataset in datasets] if "*" in nodes else [nodes] if nodes else []
+    clone.edit(name, old, new)
+    try:
+        assert sorted(clone.repro()) == sorted(expected)
+    finally:
+        clone.edit(name, new, old)
+        clone.repro()
+
+
+def test_each_byte_is_held_once(clone: Clone) -> None:
+    shard = next(clone.root.glob("data/coco/shards/512/*.mds"))
+    assert shard.stat().st_nlink == 3  # the work store, DVC's cache and the workspace
+    assert not os.access(shard, os.W_OK) or os.geteuid() == 0
+
+
+def test_pruning_keeps_a_second_run_free_of_work(clone: Clone) -> None:
+    assert "removed" in clone.run("python", "-m", "stages.clean_work")
+    clone.run("dvc", "repro", "-f", "-s", "shard@coco")
+    assert read_json(clone.root / "reports/runs/shard/coco.json")["partitions_computed"] == 0
