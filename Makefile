@@ -4,8 +4,8 @@ UV := 0.13.9
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 DATASETS := $(basename $(notdir $(filter-out %/__init__.py,$(wildcard microdiff/handlers/*.py))))
-REPRO := dvc --wait-for-lock repro --allow-missing
-# Where a DVC remote is configured, what it has is pulled instead of computed.
+# Where a DVC remote is configured, what it has is pulled instead of computed. Where the shards are there and current,
+# nothing is done even if what they were made from is not there (--allow-missing).
 PULL = $(if $(shell dvc config core.remote 2>/dev/null),--pull)
 
 .DEFAULT_GOAL := help
@@ -53,11 +53,10 @@ preset: setup ## Switch params.yaml to PRESET=sample, small or full
 	@test -f presets/$(PRESET).yaml || { echo "make preset PRESET=sample|small|full"; exit 1; }
 	cp presets/$(PRESET).yaml params.yaml
 
-all: setup ## Build the shards of all datasets
-	@$(REPRO) $(PULL)
+all: $(DATASETS) ## Build the shards of all datasets
 
 $(DATASETS): setup ## Build the shards of one dataset
-	@$(REPRO) $(PULL) shard@$@
+	@dvc --wait-for-lock repro $(PULL) $(if $(wildcard data/$@/shards),--allow-missing) shard@$@
 
 pull-%: setup ## Fetch one dataset's shards from the DVC remote (pull-coco)
 	dvc pull shard@$*

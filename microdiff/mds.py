@@ -110,7 +110,7 @@ def write_shard(
         num_samples: Their number, at least 1; the table of offsets that precedes them needs it.
 
     Returns:
-        The shard's entry for `write_index`.
+        The shard's entry for `index_document`.
 
     Raises:
         SchemaError: A sample does not fit its columns, there are more or fewer than stated, or the file would
@@ -166,10 +166,9 @@ def nest_entry(entry: Mapping[str, Any], folder: str) -> dict[str, Any]:
     return {**entry, "raw_data": raw_data}
 
 
-def write_index(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Write a shard set's `index.json`, after its shards; equal entries give equal bytes."""
-    with _whole_file(path) as file:
-        file.write(json.dumps({"version": _VERSION, "shards": list(entries)}, sort_keys=True).encode("utf-8"))
+def index_document(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a shard set's `index.json` holds; it is written after its shards."""
+    return {"version": _VERSION, "shards": list(entries)}
 
 
 def read_index(path: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from microdiff.errors import StepError
 from microdiff.latents import LatentsFile
 from microdiff.ledger import KEPT, Counts
 from microdiff.manifest import Manifest, read_manifest
-from microdiff.mds import nest_entry
+from microdiff.mds import index_document, nest_entry
 from microdiff.params import Params, as_values
 from microdiff.publish import digest_json
 from microdiff.rows import read_kept
@@ -22,7 +22,6 @@ from microdiff.shards import CAPTION_LATENTS, Row, columns_of, row_bytes, write_
 from microdiff.step import Run, Workspace
 from microdiff.store import Stored, Unit
 
-_INDEX_VERSION = 2
 _HEADER_BYTES = 4096  # room for a shard's own header
 
 
@@ -145,4 +144,4 @@ def _indexes(stored: Sequence[Stored]) -> dict[str, Any]:
         groups.setdefault(item.name.partition("/")[0], []).append(item.result.facts["entry"])
     every = [nest_entry(entry, group) for group, entries in groups.items() for entry in entries]
     listed = {"index.json": every, **{f"{group}/index.json": entries for group, entries in groups.items()}}
-    return {path: {"version": _INDEX_VERSION, "shards": entries} for path, entries in listed.items()}
+    return {path: index_document(entries) for path, entries in listed.items()}

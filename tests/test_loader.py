@@ -12,7 +12,8 @@ import pytest
 from microdiff import build_streaming_latents_dataloader
 from microdiff.errors import ParamsError, SchemaError
 from microdiff.loader import STREAMING_SEED
-from microdiff.mds import Column, nest_entry, write_index, write_shard
+from microdiff.mds import Column, index_document, nest_entry, write_shard
+from microdiff.publish import write_json
 
 pytestmark = [
     # Python 3.12 warns whenever a process with threads forks; streaming keeps threads from earlier epochs.
@@ -63,9 +64,9 @@ def write_shard_set(
             path = folder / group / f"shard.{shard:05}.mds"
             entries.append(write_shard(path, columns | changes, made, len(made)))
             samples.update({sample["key"]: sample for sample in made})
-        write_index(folder / group / "index.json", entries)
+        write_json(folder / group / "index.json", index_document(entries))
         nested += [nest_entry(entry, group) for entry in entries]
-    write_index(folder / "index.json", nested)
+    write_json(folder / "index.json", index_document(nested))
     (folder / "manifest.json").write_text(json.dumps({"encoders": encoders}))
     return samples
 
@@ -420,7 +421,7 @@ DAMAGE: dict[str, tuple[Any, Any, str]] = {
         {"image_size": 512},
         "3 of 5 shards have no latents_512",
     ),
-    "no samples": (lambda folder: write_index(folder / "index.json", []), {}, "has no samples"),
+    "no samples": (lambda folder: write_json(folder / "index.json", index_document([])), {}, "has no samples"),
     "no manifest json": (lambda folder: (folder / "manifest.json").write_text("{"), {}, "manifest.json: expected JSON"),
     "no encoders": (lambda folder: (folder / "manifest.json").write_text("{}"), {}, "expected 'encoders'"),
 }

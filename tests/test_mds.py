@@ -12,7 +12,8 @@ import pytest
 
 from microdiff import mds
 from microdiff.errors import SchemaError
-from microdiff.mds import nest_entry, read_index, read_sample, write_index, write_shard
+from microdiff.mds import index_document, nest_entry, read_index, read_sample, write_shard
+from microdiff.publish import write_json
 
 COLUMNS = {
     "key": "str",
@@ -54,14 +55,13 @@ def write_with_streaming(folder: Path, samples: list[dict[str, Any]]) -> dict[st
     return index
 
 
-def test_shard_and_index_are_the_bytes_streaming_writes(tmp_path: Path) -> None:
+def test_a_shard_is_the_bytes_streaming_writes_and_the_index_its_entry(tmp_path: Path) -> None:
     index = write_with_streaming(tmp_path / "theirs", make_samples())
     (tmp_path / "ours").mkdir()
-    entry = write(tmp_path / "ours/shard.00000.mds", make_samples())
-    write_index(tmp_path / "ours/index.json", [entry])
-    assert [entry] == index["shards"]
-    for name in ("shard.00000.mds", "index.json"):
-        assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes()
+    name = "shard.00000.mds"
+    entry = write(tmp_path / "ours" / name, make_samples())
+    assert index_document([entry]) == index
+    assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes()
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # merge_index never closes them
@@ -73,7 +73,7 @@ def test_merged_index_is_what_merge_index_makes(tmp_path: Path) -> None:
     for name, samples in groups.items():
         (tmp_path / name).mkdir()
         entry = write(tmp_path / name / "shard.00000.mds", samples)
-        write_index(tmp_path / name / "index.json", [entry])
+        write_json(tmp_path / name / "index.json", index_document([entry]))
         nested.append(nest_entry(entry, name))
         assert entry["raw_data"]["basename"] == "shard.00000.mds"
     merge_index([str(tmp_path / name / "index.json") for name in groups], str(tmp_path))
@@ -205,7 +205,7 @@ def test_unreadable_index_is_refused(tmp_path: Path, content: bytes | None, mess
 
 def test_index_entry_must_describe_all_its_columns(tmp_path: Path) -> None:
     entry = write(tmp_path / "shard.mds", make_samples())
-    write_index(tmp_path / "index.json", [entry | {"column_sizes": [4]}])
+    write_json(tmp_path / "index.json", index_document([entry | {"column_sizes": [4]}]))
     with pytest.raises(SchemaError, match="expected shard 0 to be an MDS entry"):
         read_index(tmp_path / "index.json")
 

@@ -32,6 +32,7 @@ class Clone:
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(REPO / name, root / name)
         (root / "dvc.lock").unlink(missing_ok=True)
+        shutil.copy2(REPO / "presets" / "sample.yaml", root / "params.yaml")
         subprocess.run(["git", "init", "-q"], cwd=root, check=True)
 
     def run(self, *command: str) -> str:
