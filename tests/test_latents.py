@@ -1,0 +1,101 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from microdiff.errors import SchemaError
+from microdiff.latents import LatentsFile, Spool, Tensor, write_latents
+
+
+def rows(count: int, shape: tuple[int, ...], dtype: str = "float16") -> np.ndarray:
+    return np.random.default_rng(count).standard_normal((count, *shape)).astype(dtype)
+
+
+def write(path: Path, rejected: dict[str, str] | None = None) -> dict[str, np.ndarray]:
+    small, large = rows(5, (4, 32, 32)), rows(2, (4, 64, 64))
+    with Spool(path.with_name("a.rows")) as a, Spool(path.with_name("b.rows")) as b:
+        for row in small:
+            a.append(row)
+        for row in large:
+            b.append(row)
+        tensors = {"latents_256": Tensor(list("abcde"), a), "latents_512": Tensor(["b", "d"], b)}
+        write_latents(path, tensors, {"model": "tiny", "scaling_factor": 0.13}, rejected or {})
+    return {"latents_256": small, "latents_512": large}
+
+
+def test_the_safetensors_library_reads_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "0000.image.safetensors"
+    expected = write(path)
+    found = load_file(path)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) and found[name].dtype == np.float16 for name in found)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]  # spools are gone
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "0000.image.safetensors"
+    expected = write(path, {"c": "non_finite", "ключ": "undecodable"})
+    file = LatentsFile(path)
+    assert file.names == ["latents_256", "latents_512"]
+    assert file.keys("latents_512") == ["b", "d"]
+    assert file.keys("latents_1024") == []
+    assert np.array_equal(file.rows("latents_512"), expected["latents_512"])
+    assert file.encoder == {"model": "tiny", "scaling_factor": 0.13}
+    assert file.rejected == {"c": "non_finite", "ключ": "undecodable"}
+
+
+def test_rows_may_be_repeated_and_reordered(tmp_path: Path) -> None:
+    path = tmp_path / "0000.text.safetensors"
+    states = rows(3, (7, 8))
+    with Spool(tmp_path / "rows") as spool:
+        for row in states:
+            spool.append(row)
+        write_latents(path, {"caption_latents": Tensor(list("wxyz"), spool, [2, 0, 2, 1])}, {}, {})
+    assert np.array_equal(LatentsFile(path).rows("caption_latents"), states[[2, 0, 2, 1]])
+
+
+def test_a_partition_without_samples_is_a_file_without_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "0000.image.safetensors"
+    with Spool(tmp_path / "rows") as spool:
+        write_latents(path, {"latents_256": Tensor([], spool)}, {"model": "tiny"}, {"a": "undecodable"})
+    file = LatentsFile(path)
+    assert (file.names, file.keys("latents_256"), file.rejected) == ([], [], {"a": "undecodable"})
+    assert load_file(path) == {}
+
+
+def test_equal_content_is_equal_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "x.safetensors")
+    assert (tmp_path / "a/x.safetensors").read_bytes() == (tmp_path / "b/x.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("row", [rows(1, (4, 32, 33))[0], rows(1, (4, 32, 32), "float32")[0]])
+def test_a_row_of_another_form_is_refused(tmp_path: Path, row: np.ndarray) -> None:
+    with Spool(tmp_path / "rows") as spool:
+        spool.append(rows(1, (4, 32, 32))[0])
+        with pytest.raises(ValueError, match=r"expected float16 \(4, 32, 32\)"):
+            spool.append(row)
+
+
+@pytest.mark.parametrize(
+    ("cut", "why"),
+    [(0, "empty"), (5, "in the length"), (40, "in the header"), (-1, "one byte short"), (-9000, "in data")],
+)
+def test_a_shortened_file_is_an_error_that_names_it(tmp_path: Path, cut: int, why: str) -> None:
+    path = tmp_path / "0000.image.safetensors"
+    write(path)
+    data = path.read_bytes()
+    path.write_bytes(data[:cut])
+    with pytest.raises(SchemaError, match=r"0000\.image\.safetensors"):
+        LatentsFile(path)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "0000.image.safetensors"
+    with pytest.raises(SchemaError, match="no such file"):
+        LatentsFile(path)
+    path.write_bytes(b"\xff" * 4096)
+    with pytest.raises(SchemaError, match="not a latents file"):
+        LatentsFile(path)
