@@ -2,8 +2,10 @@
 
 from functools import partial
 
+from microdiff.caption_stats import summarise
 from microdiff.choose import write_captions
 from microdiff.code import code_digest
+from microdiff.duplicates import find_duplicates, share_unique
 from microdiff.ledger import KEPT, Counts
 from microdiff.manifest import read_manifest
 from microdiff.params import Params, as_values
@@ -33,21 +35,32 @@ def clean(dataset: str, params: Params, workspace: Workspace) -> Counts:
         raw = read_manifest(workspace.artifact(dataset, "raw"))
         code = code_digest(["microdiff.choose"])
         settings = as_values(entry.clean)
+        duplicates = find_duplicates(raw.folder, raw.partitions, entry.clean) if entry.clean.drop_duplicates else {}
         units = [
             Unit(
                 step="clean",
                 name=name,
-                determined_by={"code": code, "settings": settings, "raw": raw.digests(name, ".parquet")},
-                compute=partial(write_captions, raw.folder, name, entry.clean),
+                determined_by={
+                    "code": code,
+                    "settings": settings,
+                    "raw": raw.digests(name, ".parquet"),
+                    "duplicates": sorted(duplicates.get(name, ())),
+                },
+                compute=partial(write_captions, raw.folder, name, entry.clean, duplicates.get(name, frozenset())),
             )
             for name in raw.partitions
         ]
         stored = run.compute(units, raw.counts[KEPT])
+        folder = workspace.artifact(dataset, "captions")
         return run.publish(
-            workspace.artifact(dataset, "captions"),
+            folder,
             stored,
             expected_in=raw.kept(),
             source_records=raw.source_records,
             max_rejected_share=entry.max_rejected_share,
             facts={"step": "clean", "dataset": dataset, "code": code, "settings": settings},
+            measures=lambda: {
+                **summarise(item.result.facts["stats"] for item in stored),
+                "share_unique": share_unique(folder, raw.partitions),
+            },
         )

@@ -55,7 +55,7 @@ def encode(dataset: str, params: Params, workspace: Workspace) -> Counts:
             workspace.artifact(dataset, "latents"),
             stored,
             expected_in=captions.kept(),
-            source_records=raw.source_records,
+            source_records=captions.source_records,
             max_rejected_share=entry.max_rejected_share,
             facts={
                 "step": "encode",

@@ -17,6 +17,7 @@ SCHEMA = pa.schema(
         ("key", pa.string()),
         ("status", pa.string()),  # `kept`, or a ledger.Reason
         ("caption", pa.string()),
+        ("image_key", pa.string()),  # under which its image latents are
         ("width", pa.int32()),  # of the stored picture
         ("height", pa.int32()),
     ]
@@ -50,17 +51,16 @@ def write_joined(
     smallest = have[min(resolutions)]
     ledger = Ledger()
     with_px = dict.fromkeys(resolutions, 0)
-    columns = ["key", "caption", "width", "height"]
+    columns = ["key", "caption", "image_key", "width", "height"]
     with new_table(folder / f"{name}.parquet", SCHEMA) as add_row:
         for row in read_kept(captions / f"{name}.parquet", columns):
             ledger.enter()
-            key = row["key"]
-            status = (
-                image.rejected.get(key) or text.rejected.get(key) or (KEPT if key in smallest else Reason.TOO_SMALL)
-            )
+            key, image_key = row["key"], row["image_key"]
+            refused = image.rejected.get(image_key) or text.rejected.get(key)
+            status = refused or (KEPT if image_key in smallest else Reason.TOO_SMALL)
             ledger.leave(status)
             for px in resolutions:
-                with_px[px] += status == KEPT and key in have[px]
+                with_px[px] += status == KEPT and image_key in have[px]
             add_row({**row, "status": str(status)})
     counts = {**ledger.counts(), **{f"with_{px}": n for px, n in with_px.items()}}
     return Result(counts, {"encoders": {"image": image.encoder, "text": text.encoder}})

@@ -27,10 +27,12 @@ class Reason(StrEnum):
     NSFW = "nsfw"  # above the dataset's thresholds
     FAILED_DOWNLOAD = "failed_download"  # the source lists it and did not deliver it
     DUPLICATE_KEY = "duplicate_key"  # an earlier record has the same key
+    DUPLICATE = "duplicate"  # same picture and caption as an earlier sample
     NON_FINITE = "non_finite"  # its latents hold NaN or infinity, or exceed float16
 
 
 KEPT = "kept"
+EXPANDED = "expanded"  # counts samples that a step made out of others: all captions of a picture instead of one
 _REASONS = tuple(reason.value for reason in Reason)
 
 
@@ -86,7 +88,7 @@ def check_balance(counts: Mapping[str, int], expected_in: int | None, where: str
     """Check that records in equal kept plus rejected, and equal what the step before kept.
 
     Args:
-        counts: A partition's or a step's counts.
+        counts: A partition's or a step's counts; those it `expanded` did not come from the step before.
         expected_in: What the step before kept, or None where there is no step before.
         where: Names the step, dataset and partition in the message.
 
@@ -99,9 +101,10 @@ def check_balance(counts: Mapping[str, int], expected_in: int | None, where: str
             f"{where}: the ledger does not add up: {counts['in']} in, but {counts[KEPT]} kept + {rejected} "
             f"rejected = {counts[KEPT] + rejected}. This is a defect in the step; its output was not published."
         )
-    if expected_in is not None and counts["in"] != expected_in:
+    came_in = counts["in"] - counts.get(EXPANDED, 0)
+    if expected_in is not None and came_in != expected_in:
         raise StepError(
-            f"{where}: {counts['in']} records came in, but the step before kept {expected_in}. "
+            f"{where}: {came_in} records came in, but the step before kept {expected_in}. "
             "Rebuild the step before (dvc repro), its output does not fit its manifest."
         )
 

@@ -4,7 +4,7 @@ Each class may have `problems()`, yielding (field, what is wrong) for what types
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -41,19 +41,27 @@ class DownloadSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CleanSettings:
-    """Which caption of a sample is kept, and how it is cleaned.
+    """Which caption of a sample is kept, how it is cleaned, and which samples are not wanted.
 
     Attributes:
         cleaner: `deepfloyd` (the published rules), `light` (gentle, for modern text encoders), or `none` (white
             space only).
-        caption: Which of a sample's captions: the `first`, the `longest`, or a `random` one by (seed, key).
+        caption: Which of a sample's captions: the `first`, the `longest`, a `random` one by (seed, key), or `all`,
+            each as a sample of its own.
         min_chars: Shorter captions, counted after cleaning, are rejected as empty.
+        max_scores: Largest allowed value of scores in the source's `meta`, by name, such as `image_nsfw: 0.2`. A
+            sample above any of them is rejected as nsfw.
+        missing_scores: What to do with a sample that lacks such a score or whose score is not a number.
+        drop_duplicates: Whether to reject samples whose picture's bytes and clean caption equal an earlier sample's.
         seed: For `random`.
     """
 
     cleaner: Literal["none", "deepfloyd", "light"]
-    caption: Literal["first", "longest", "random"]
+    caption: Literal["first", "longest", "random", "all"]
     min_chars: int
+    max_scores: Mapping[str, float]
+    missing_scores: Literal["keep", "reject"]
+    drop_duplicates: bool
     seed: int
 
     def problems(self) -> Problems:

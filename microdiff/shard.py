@@ -104,9 +104,10 @@ def _read_groups(latents: Manifest) -> tuple[dict[str, list[Row]], dict[str, dic
         image = LatentsFile(latents.folder / f"{name}.image.safetensors")
         text_rows = {key: row for row, key in enumerate(text.keys(CAPTION_LATENTS))}
         image_rows = {tensor: {key: row for row, key in enumerate(image.keys(tensor))} for tensor in image.names}
-        for sample in read_kept(latents.folder / f"{name}.parquet", ["key", "caption", "width", "height"]):
+        for sample in read_kept(latents.folder / f"{name}.parquet", ["key", "caption", "image_key", "width", "height"]):
             key = sample["key"]
-            found = {tensor: where[key] for tensor, where in image_rows.items() if key in where}
+            image_key = sample["image_key"]
+            found = {tensor: where[image_key] for tensor, where in image_rows.items() if image_key in where}
             group = str(max(int(tensor.removeprefix("latents_")) for tensor in found))
             place = (name, text_rows[key], found)
             rows.setdefault(group, []).append(Row(key, sample["caption"], sample["width"], sample["height"], *place))

@@ -11,7 +11,7 @@ from typing import Any
 
 from microdiff.errors import StepError
 from microdiff.executor import Outcome, num_workers, workers_asked_for
-from microdiff.ledger import Counts, add_up, check_balance, check_rejected_share, metrics, rejections
+from microdiff.ledger import EXPANDED, Counts, add_up, check_balance, check_rejected_share, metrics, rejections
 from microdiff.manifest import MANIFEST, assemble, read_manifest
 from microdiff.progress import Progress
 from microdiff.publish import write_json
@@ -133,6 +133,7 @@ class Run:
         max_rejected_share: float,
         facts: Mapping[str, Any],
         extra: Mapping[str, Any] | None = None,
+        measures: Callable[[], Mapping[str, float]] = dict,
     ) -> Counts:
         """Check the ledger and publish the artifact folder, metrics and run facts.
 
@@ -144,6 +145,7 @@ class Run:
             max_rejected_share: The dataset's limit.
             facts: For the manifest.
             extra: JSON files to put into the folder, by path.
+            measures: Gives further metrics, once the folder is there.
 
         Returns:
             The counts of the step.
@@ -157,15 +159,15 @@ class Run:
             check_balance(item.counts, before, f"{self.step} {self.dataset}, partition {item.name}")
         counts = add_up(item.counts for item in stored)
         check_balance(counts, None if expected_in is None else sum(expected_in.values()), f"{self.step} {self.dataset}")
-        records = counts["in"] if source_records is None else source_records
+        records = (counts["in"] if source_records is None else source_records) + counts.get(EXPANDED, 0)
         check_rejected_share(self.dataset, self.step, records, counts, max_rejected_share)
         assemble(folder, stored, records, counts, facts, extra or {})
-        self._write_reports(counts)
+        self._write_reports(counts, measures())
         return counts
 
-    def _write_reports(self, counts: Counts) -> None:
+    def _write_reports(self, counts: Counts, measures: Mapping[str, float]) -> None:
         wall_s = time.monotonic() - self._started
-        write_json(self.workspace.metrics(self.step, self.dataset), metrics(counts))
+        write_json(self.workspace.metrics(self.step, self.dataset), {**metrics(counts), **measures})
         facts = {
             "step": self.step,
             "dataset": self.dataset,

@@ -1,0 +1,194 @@
+"""The caption policy: which caption, which samples, and what the metrics say of them."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from conftest import sample_preset
+from microdiff.caption_stats import CaptionStats, summarise
+from microdiff.choose import SCHEMA, caption_rows, is_caption, write_captions
+from microdiff.clean import clean
+from microdiff.download import download
+from microdiff.duplicates import find_duplicates, share_unique
+from microdiff.encode import encode
+from microdiff.params import Params, parse
+from microdiff.progress import Silent
+from microdiff.publish import read_json
+from microdiff.raw_writer import SCHEMA as RAW_SCHEMA
+from microdiff.rows import new_table
+from microdiff.settings import CleanSettings
+from microdiff.step import Workspace
+from microdiff.tokens import count_tokens
+
+
+def policy(**changes: Any) -> CleanSettings:
+    problems: list[str] = []
+    values = {**sample_preset()["datasets"]["coco"]["clean"], **changes}
+    settings = parse(CleanSettings, values, "clean", problems)
+    assert settings is not None, problems
+    return settings
+
+
+def raw_row(key: str = "a", *captions: str, sha256: str = "0" * 64, **meta: Any) -> dict[str, Any]:
+    row = {"key": key, "status": "kept", "captions": list(captions), "width": 300, "height": 400, "source": ""}
+    return {**row, "original_width": 300, "original_height": 400, "sha256": sha256, "meta": json.dumps(meta)}
+
+
+def write_raw(folder: Path, partitions: dict[str, list[dict[str, Any]]]) -> None:
+    for name, rows in partitions.items():
+        with new_table(folder / f"{name}.parquet", RAW_SCHEMA) as add_row:
+            for row in rows:
+                add_row(row)
+
+
+CAPTIONS = ("  ", "A Cat\n sat", "a longer Caption here", "another long one here")
+
+
+@pytest.mark.parametrize(
+    ("changes", "caption", "why"),
+    [
+        ({}, "A Cat sat", "the first that says something; white space collapsed"),
+        ({"cleaner": "deepfloyd"}, "a cat sat", "cleaned before choosing"),
+        ({"caption": "longest"}, "a longer Caption here", "the first of equally long ones"),
+        ({"min_chars": 10}, "a longer Caption here", "short ones are passed over"),
+    ],
+)
+def test_which_caption(changes: dict[str, Any], caption: str, why: str) -> None:
+    (row,) = caption_rows(raw_row("a", *CAPTIONS), policy(**changes))
+    assert (row["status"], row["caption"]) == ("kept", caption), why
+    assert row["original"] in CAPTIONS
+    assert len(row["captions"]) == len(CAPTIONS)
+
+
+def test_a_random_caption_follows_from_seed_and_key() -> None:
+    def drawn(seed: int) -> list[str]:
+        rows = [
+            next(caption_rows(raw_row(f"k{n}", *CAPTIONS), policy(caption="random", seed=seed))) for n in range(200)
+        ]
+        return [row["caption"] for row in rows]
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+    counts = [drawn(1).count(text) for text in sorted(set(drawn(1)))]
+    assert len(counts) == 3
+    assert min(counts) > 40
+
+
+def test_all_captions_are_samples_of_their_own() -> None:
+    rows = list(caption_rows(raw_row("a", *CAPTIONS), policy(caption="all")))
+    assert [row["key"] for row in rows] == ["a#1", "a#2", "a#3", "a#4"]
+    assert {row["image_key"] for row in rows} == {"a"}
+    assert [row["status"] for row in rows] == ["empty_caption", "kept", "kept", "kept"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("a", True), ("猫", True), ("7", True), ("", False), (".", False), ("--- !?", False), ("…", False), ("_", False)],
+)
+def test_punctuation_is_no_caption(text: str, kept: bool) -> None:
+    assert is_caption(text, 1) is kept
+
+
+@pytest.mark.parametrize(
+    ("score", "missing", "status", "why"),
+    [
+        (0.19, "keep", "kept", "below"),
+        (0.2, "keep", "kept", "exactly the limit"),
+        (0.2000001, "keep", "nsfw", "above"),
+        (2.0, "keep", "nsfw", "already blurred by the service"),
+        (None, "keep", "kept", "not scored, kept on request"),
+        (None, "reject", "nsfw", "not scored, rejected on request"),
+        (math.nan, "keep", "kept", "NaN is no score"),
+        (math.nan, "reject", "nsfw", "NaN is no score"),
+        ("0.9", "reject", "nsfw", "text is no score"),
+    ],
+)
+def test_scores_have_an_explicit_rule(score: Any, missing: str, status: str, why: str) -> None:
+    settings = policy(max_scores={"image_nsfw": 0.2, "prompt_nsfw": 0.2}, missing_scores=missing)
+    (row,) = caption_rows(raw_row("a", "a cat", image_nsfw=score, prompt_nsfw=0.0), settings)
+    assert row["status"] == status, why
+    if score is None:
+        (row,) = caption_rows(raw_row("a", "a cat", prompt_nsfw=0.0), settings)
+        assert row["status"] == status, "absent like null"
+
+
+def test_of_equal_pictures_with_equal_captions_the_first_stays(tmp_path: Path) -> None:
+    one, two = "1" * 64, "2" * 64
+    write_raw(
+        tmp_path,
+        {
+            "0000": [
+                raw_row("a", "A cat", sha256=one),
+                raw_row("b", "a cat", sha256=two),
+                raw_row("c", "", sha256=one),
+            ],
+            "0001": [
+                raw_row("d", "a  CAT", sha256=one),
+                raw_row("e", "a dog", sha256=one),
+                raw_row("f", "A cat", sha256=one),
+            ],
+        },
+    )
+    found = find_duplicates(tmp_path, ["0000", "0001"], policy(cleaner="deepfloyd", drop_duplicates=True))
+    assert found == {"0000": frozenset(), "0001": frozenset({"d", "f"})}
+    (tmp_path / "out").mkdir()
+    result = write_captions(tmp_path, "0001", policy(cleaner="deepfloyd"), found["0001"], tmp_path / "out", Silent())
+    assert result.counts == {"in": 3, "kept": 1, "duplicate": 2}
+    assert pq.read_table(tmp_path / "out" / "0001.parquet")["status"].to_pylist() == ["duplicate", "kept", "duplicate"]
+
+
+def test_distinct_captions_are_counted_over_partitions(tmp_path: Path) -> None:
+    for name, captions in {"0000": ["a", "b"], "0001": ["b", "b"]}.items():
+        with new_table(tmp_path / f"{name}.parquet", SCHEMA) as add_row:
+            for caption in captions:
+                add_row(dict.fromkeys(SCHEMA.names) | {"status": "kept", "caption": caption})
+            add_row(dict.fromkeys(SCHEMA.names) | {"status": "nsfw", "caption": "c"})
+    assert share_unique(tmp_path, ["0000", "0001"]) == 0.5
+    assert share_unique(tmp_path, []) == 0.0
+
+
+def test_metrics_of_captions_add_up_over_partitions() -> None:
+    parts = []
+    for texts in (["a cat", "a dog sat"], ["x " * 100]):
+        stats = CaptionStats()
+        for text in texts:
+            stats.add(text.upper() if text == "a cat" else text, text)
+        parts.append(json.loads(json.dumps(stats.as_values())))
+    found = summarise(parts)
+    assert (found["chars_mean"], found["chars_p5"], found["chars_p50"], found["chars_p99"]) == (71.33, 5, 9, 200)
+    assert (found["tokens_p5"], found["tokens_p50"], found["tokens_p99"]) == (4, 5, 102)
+    assert found["share_changed"] == pytest.approx(1 / 3, abs=1e-6)
+    assert found["share_over_77_tokens"] == pytest.approx(1 / 3, abs=1e-6)
+    assert set(summarise([]).values()) == {0}
+
+
+def test_tokens_are_counted_as_clip_counts() -> None:
+    import open_clip
+
+    texts = [
+        "a photo of a cat",
+        "It's 1999, isn't it?",
+        "",
+        "Épée naïve façade",
+        "一只猫 two cats",
+        "wow!!! ... #1 @x",
+        "日本語の文",
+    ]
+    tokenizer = open_clip.SimpleTokenizer()
+    assert count_tokens(texts) == [len(tokenizer.encode(text)) + 2 for text in texts]
+
+
+def test_all_captions_run_through_the_steps(workspace: Workspace, make_params: Callable[..., Params]) -> None:
+    where = "datasets.coco.download.partitions"
+    params = make_params({where: "2", "datasets.coco.clean.caption": "all", "datasets.coco.max_rejected_share": 0.5})
+    download("coco", params, workspace)
+    counts = clean("coco", params, workspace)
+    raw = read_json(workspace.metrics("download", "coco"))
+    assert counts["in"] == raw["kept"] + counts["expanded"]
+    assert counts["kept"] > raw["kept"]
+    assert encode("coco", params, workspace)["kept"] == counts["kept"]
