@@ -87,9 +87,11 @@ class Progress:
         return f"{self.num_bytes / 1e6:.1f} MB received, {rate / 1e6:.1f} MB/s"
 
     def _line(self) -> str:
-        rate = self.done / max(time.monotonic() - self._started, 1e-9)
-        received = f", {self._received()}" if self.num_bytes else ""
-        if not self._total:
-            return f"{self._label}: {self.done} samples, {rate:.1f}/s{received}"
-        left = f", {max(self._total - self.done, 0) / rate:.0f} s left" if rate else ""
-        return f"{self._label}: {self.done} of {self._total} samples, {rate:.1f}/s{left}{received}"
+        seconds = time.monotonic() - self._started
+        done = f"{self.done} of {self._total}" if self._total else f"{self.done}"
+        line = f"{self._label}: {done} samples"
+        if seconds > 1 and self.done:
+            line += f", {self.done / seconds:.1f}/s"
+            if self._total:
+                line += f", {max(self._total - self.done, 0) * seconds / self.done:.0f} s left"
+        return f"{line}, {self._received()}" if self.num_bytes else line
