@@ -5,16 +5,20 @@ saved once as JPEG 4:4:4. Nothing is ever enlarged.
 """
 
 import io
+import struct
 import warnings
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from microdiff.ledger import Reason
 from microdiff.pixels import flatten, has_transparency, reduce
 from microdiff.settings import DownloadSettings
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: a quarter GiB of RGB
+_MAX_JPEG_SIDE = 65_500  # libjpeg's limit
+# Pillow reads more than these: some formats start other programs (EPS), some take almost any bytes (TGA).
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
 _EXTENSIONS = {
     "JPEG": "jpg",
     "MPO": "jpg",
@@ -22,6 +26,18 @@ _EXTENSIONS = {
     "WEBP": "webp",
 }  # MPO: a JPEG with more frames behind it
 _ORIENTATION = 0x0112
+_TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow raises for damaged input besides OSError: IndexError, KeyError and TypeError in some of its plugins,
+# struct.error for short headers, RuntimeError in AVIF.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -71,38 +87,43 @@ def store_image(data: bytes, settings: DownloadSettings) -> StoredImage | Refuse
 
 def _store_image(data: bytes, settings: DownloadSettings) -> StoredImage | RefusedImage:
     try:
-        image: Image.Image = Image.open(io.BytesIO(data))
+        image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
         if image.width * image.height > MAX_PIXELS:
             return RefusedImage(Reason.TOO_LARGE, image.width, image.height)
-        orientation = image.getexif().get(_ORIENTATION, 1)
         image.load()
     except Image.DecompressionBombError:
         return RefusedImage(Reason.TOO_LARGE)
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        IndexError,
-        KeyError,
-        TypeError,
-    ):
-        # Pillow's decoders raise all of these on damaged input (IndexError and TypeError in some of its plugins).
+    except _DAMAGED:
         return RefusedImage(Reason.UNDECODABLE)
-    width, height = image.size if orientation not in (5, 6, 7, 8) else image.size[::-1]
+    to_upright = _TO_UPRIGHT.get(_orientation(image))
+    upright = image if to_upright is None else image.transpose(to_upright)
+    width, height = upright.size
     if min(width, height) < settings.min_side_px:
         return RefusedImage(Reason.TOO_SMALL, width, height)
 
     extension = _EXTENSIONS.get(image.format or "")
-    unchanged = extension and image.mode == "RGB" and orientation in (0, 1) and not _animated(image)
+    unchanged = extension and image.mode == "RGB" and to_upright is None and not _animated(image)
     if unchanged and not has_transparency(image) and min(width, height) <= settings.max_side_px:
         return StoredImage(data, extension or "", width, height, width, height)
-    image = flatten(ImageOps.exif_transpose(image))
-    image = reduce(image, settings.max_side_px)
+    reduced = reduce(flatten(upright), settings.max_side_px)
+    if max(reduced.size) > _MAX_JPEG_SIDE:
+        return RefusedImage(Reason.TOO_LARGE, width, height)
     out = io.BytesIO()
-    image.save(out, "JPEG", quality=settings.jpeg_quality, subsampling="4:4:4")
-    return StoredImage(out.getvalue(), "jpg", image.width, image.height, width, height)
+    # Pillow would copy the source's comment, and refuse one longer than a JPEG marker.
+    reduced.save(out, "JPEG", quality=settings.jpeg_quality, subsampling="4:4:4", comment=b"")
+    return StoredImage(out.getvalue(), "jpg", reduced.width, reduced.height, width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return a decoded picture's EXIF orientation, 1 (upright) if it has none that can be read.
+
+    Only after decoding: Pillow turns a TIFF upright while it decodes.
+    """
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except _DAMAGED:
+        return 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def _animated(image: Image.Image) -> bool:

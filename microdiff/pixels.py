@@ -20,8 +20,8 @@ def decode(data: bytes) -> Image.Image:
 def flatten(image: Image.Image) -> Image.Image:
     """Return an RGB picture; transparent parts become white, 16-bit grey is scaled to 8 bits."""
     if image.mode.startswith("I") or image.mode == "F":
-        levels = np.asarray(image, dtype=np.float64)
-        scale = 1.0 if levels.max() <= 255 else 255.0 / 65535.0
+        levels = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        scale = 255.0 / 65535.0 if image.mode.startswith("I;16") or levels.max() > 255 else 1.0
         return Image.fromarray(np.clip(levels * scale, 0, 255).round().astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or has_transparency(image):
         image = image.convert("RGBA")

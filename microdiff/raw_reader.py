@@ -7,6 +7,9 @@ from pathlib import Path
 
 from microdiff.errors import SchemaError
 
+_END = bytes(2 * tarfile.BLOCKSIZE)
+_REMEDY = "Restore it with dvc checkout."
+
 
 @dataclass(frozen=True)
 class RawImage:
@@ -20,15 +23,20 @@ def read_images(folder: Path, partition: str) -> Iterator[RawImage]:
     """Yield a partition's kept pictures in order.
 
     Raises:
-        SchemaError: The tar is damaged.
+        SchemaError: The tar is missing or damaged.
     """
     path = folder / f"{partition}.tar"
     try:
-        with tarfile.open(path, "r:") as tar:
+        with path.open("rb") as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
             for member in tar:
                 file = tar.extractfile(member)
                 if file is None:
                     raise SchemaError(f"{path}: {member.name} is not a file")
                 yield RawImage(member.name.partition(".")[0], file.read())
+            opened.seek(tar.offset)
+            if opened.read(len(_END)) != _END:  # tarfile takes a damaged header for the end
+                raise SchemaError(f"{path}: damaged (no end of archive after {tar.offset} bytes). {_REMEDY}")
+    except FileNotFoundError as error:
+        raise SchemaError(f"{path}: missing. {_REMEDY}") from error
     except tarfile.TarError as error:
-        raise SchemaError(f"{path}: damaged ({error}). Restore it with dvc checkout.") from error
+        raise SchemaError(f"{path}: damaged ({error}). {_REMEDY}") from error

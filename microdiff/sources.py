@@ -16,12 +16,13 @@ from typing import Protocol
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import requests
+import urllib3
 
 from microdiff.errors import SourceError
 from microdiff.progress import Reporter, Silent
 from microdiff.publish import digest_file, digest_json, read_json, sync, write_json
 
-ATTEMPTS = 6
+ATTEMPTS = 6  # in a row without a byte of progress
 TIMEOUT_S = 60.0
 _CHUNK_BYTES = 2**20
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
@@ -131,7 +132,8 @@ class LocalSource:
         return SourceFile(path, file.stat().st_size, f"sha256:{found}")
 
     def fetch(self, file: SourceFile) -> Path:
-        """Return the file itself."""
+        """Return the file itself, after checking that it is still the one described."""
+        self.stat(file.path, file.sha256)
         return Path(self.root) / file.path
 
     def forget(self, file: SourceFile) -> None:
@@ -159,7 +161,7 @@ class LocalSource:
 class WebSource:
     """A root on a web server. Fetches resume with Range, and are verified before they get their final name."""
 
-    root: str
+    root: str = field(repr=False)  # may hold a password
     fetched: Path
     report: Reporter = field(default_factory=Silent, compare=False)
 
@@ -200,7 +202,10 @@ class WebSource:
 
     def forget(self, file: SourceFile) -> None:
         """Remove the downloaded copy."""
-        shutil.rmtree(self._folder(file), ignore_errors=True)
+        folder = self._folder(file)
+        if folder.is_dir():
+            with _locked(folder):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _folder(self, file: SourceFile) -> Path:
         return self.fetched / digest_json([self.name, file.path, file.num_bytes, file.identity])[:32]
@@ -210,51 +215,58 @@ class WebSource:
         where = f"{self.name}/{file.path}"
         if _size(part) > file.num_bytes:
             part.unlink()
-        for attempt in range(ATTEMPTS):
-            try:
-                if _size(part) < file.num_bytes or not part.exists():
-                    self._append(file, part)
-            except (
-                requests.ConnectionError,
-                requests.Timeout,
-                requests.exceptions.ChunkedEncodingError,
-            ) as error:
-                self.report.say(f"{where}: {type(error).__name__} after {_size(part)} bytes, continuing")
-                _pause(attempt, None)
-                continue
+        most, failures = _size(part), 0
+        while _size(part) < file.num_bytes or not part.exists():
+            problem = self._append(file, part)
             if _size(part) == file.num_bytes:
                 break
-            self.report.say(f"{where}: the server closed after {_size(part)} of {file.num_bytes} bytes, continuing")
-            _pause(attempt, None)
-        if _size(part) != file.num_bytes:
-            raise SourceError(
-                f"{where}: got {_size(part)} of {file.num_bytes} bytes in {ATTEMPTS} attempts. "
-                "Run again later: it continues from there."
-            )
+            failures = 0 if _size(part) > most else failures + 1
+            most = max(most, _size(part))
+            if failures == ATTEMPTS:
+                raise SourceError(
+                    f"{where}: {problem} after {_size(part)} of {file.num_bytes} bytes, {ATTEMPTS} times in a row. "
+                    "Run again later: it continues from there."
+                )
+            self.report.say(f"{where}: {problem} after {_size(part)} of {file.num_bytes} bytes, continuing")
+            _pause(failures, None)
         sync(part)
         if file.sha256 is not None and (found := digest_file(part)) != file.sha256:
             part.unlink()
             raise SourceError(f"{where}: expected sha256 {file.sha256}, got {found}. Nothing was kept.")
 
-    def _append(self, file: SourceFile, part: Path) -> None:
-        """Ask for the bytes that `part` lacks and add what comes."""
+    def _append(self, file: SourceFile, part: Path) -> str:
+        """Ask for the bytes that `part` lacks, add what comes, and return why it ended.
+
+        Raises:
+            SourceError: The server refuses, or has other bytes than those described.
+        """
+        where = f"{self.name}/{file.path}"
         start = _size(part)
+        etag = file.identity.removeprefix("etag:") if file.identity.startswith("etag:") else None
         headers = {"Range": f"bytes={start}-"} if start else {}
+        if start and etag:
+            headers["If-Range"] = etag
         with self._request("GET", file.path, headers) as answer:
-            if answer.status_code != 206 and start:  # the server ignores Range: from the beginning
+            if etag and answer.headers.get("ETag") != etag:
+                raise SourceError(f"{where}: changed on the server during the download. Run again.")
+            if answer.status_code == 206 and not _continues(answer, start):
+                part.unlink(missing_ok=True)
+                return f"the server sent another range than bytes {start}-"
+            if start and answer.status_code != 206:
                 part.unlink()
                 start = 0
-                self.report.say(f"{self.name}/{file.path}: the server cannot continue a download, starting over")
-            etag = answer.headers.get("ETag", "")
-            if file.identity.startswith("etag:") and etag and file.identity != f"etag:{etag}":
-                raise SourceError(f"{self.name}/{file.path}: changed on the server during the download. Run again.")
+                self.report.say(f"{where}: the server cannot continue a download, starting over")
             with part.open("ab") as out:
-                for chunk in answer.iter_content(_CHUNK_BYTES):
-                    if start + len(chunk) > file.num_bytes:
-                        raise SourceError(f"{self.name}/{file.path}: longer than the {file.num_bytes} bytes stated.")
-                    out.write(chunk)
-                    start += len(chunk)
-                    self.report.tick(num_bytes=len(chunk))
+                try:
+                    for chunk in answer.raw.stream(_CHUNK_BYTES, decode_content=False):
+                        if start + len(chunk) > file.num_bytes:
+                            raise SourceError(f"{where}: longer than the {file.num_bytes} bytes stated.")
+                        out.write(chunk)
+                        start += len(chunk)
+                        self.report.tick(num_bytes=len(chunk))
+                except urllib3.exceptions.HTTPError as error:
+                    return type(error).__name__
+        return "the server closed"
 
     @contextmanager
     def _request(self, method: str, path: str, headers: dict[str, str]) -> Iterator[requests.Response]:
@@ -263,7 +275,8 @@ class WebSource:
         Raises:
             SourceError: The server refuses, or stays unreachable.
         """
-        url, where = f"{self.root}/{quote(path)}", f"{self.name}/{path}"
+        root = urlsplit(self.root)
+        url, where = root._replace(path=f"{root.path.rstrip('/')}/{quote(path)}").geturl(), f"{self.name}/{path}"
         headers = {"Accept-Encoding": "identity", **headers}
         problem = ""
         for attempt in range(ATTEMPTS):
@@ -293,17 +306,37 @@ def _pause(attempt: int, retry_after: str | None) -> None:
     time.sleep(min(asked, 60.0))
 
 
+def _continues(answer: requests.Response, start: int) -> bool:
+    """Tell whether a partial answer's body starts where the request asked."""
+    return start > 0 and answer.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+
+
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; others wait."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Hold a folder for this process, making it if needed; others wait."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # removed between the two calls
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not _is_at(descriptor, folder):  # removed while this process waited
+                continue
+            yield
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Tell whether a path still names the open file."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

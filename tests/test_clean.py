@@ -67,9 +67,8 @@ def test_which_caption(changes: dict[str, Any], caption: str, why: str) -> None:
 
 def test_a_random_caption_follows_from_seed_and_key() -> None:
     def drawn(seed: int) -> list[str]:
-        rows = [
-            next(caption_rows(raw_row(f"k{n}", *CAPTIONS), policy(caption="random", seed=seed))) for n in range(200)
-        ]
+        settings = policy(caption="random", seed=seed)
+        rows = [next(caption_rows(raw_row(f"k{n}", *CAPTIONS), settings)) for n in range(200)]
         return [row["caption"] for row in rows]
 
     assert drawn(1) == drawn(1)

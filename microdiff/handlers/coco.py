@@ -15,10 +15,10 @@ The published pipeline uses the first caption in file order, so captions keep th
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, KeysView, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from microdiff.archives import BadMember, LargeMember, open_zip, read_member
 from microdiff.errors import SourceError
@@ -58,7 +58,8 @@ class Coco(Handler):
     def partitions(self, source: Source) -> Sequence[Partition]:
         """Cut the pictures that the annotations list, sorted by key, into slices."""
         files = tuple(source.stat(path, self.sha256.get(path)) for path in (self._images, _ANNOTATIONS))
-        keys = sorted({_key(image["file_name"]) for image in self._annotations(source.fetch(files[1]))["images"]})
+        document = self._annotations(source.fetch(files[1]))
+        keys = sorted({_key(image["file_name"]) for image in document["images"]})
         starts = keys[:: self.images_per_partition]
         return [
             Partition(
@@ -77,40 +78,48 @@ class Coco(Handler):
         document = self._annotations(files[_ANNOTATIONS])
         captions: dict[int, list[str]] = defaultdict(list)
         for annotation in document["annotations"]:
-            captions[annotation["image_id"]].append(str(annotation["caption"]))
+            captions[annotation["image_id"]].append(str(annotation.get("caption") or ""))
         licences = {licence["id"]: licence.get("url", "") for licence in document.get("licenses", [])}
 
         with open_zip(files[self._images]) as archive:
-            members = {_key(name): name for name in archive.namelist() if not name.endswith("/")}
-            listed = {_key(image["file_name"]) for image in document["images"]}
-            records: list[tuple[str, int, Mapping[str, Any]]] = [
-                (_key(image["file_name"]), image["id"], image) for image in document["images"]
-            ]
-            records += [(key, 0, {}) for key in members.keys() - listed]
-            known = {image["id"] for image in document["images"]}
-            records += [(f"annotation_{image_id:012d}", image_id, {}) for image_id in captions.keys() - known]
-            for key, image_id, image in sorted(records, key=lambda record: record[:2]):
-                if (partition.first_key or "") <= key and (partition.end_key is None or key < partition.end_key):
-                    member = members.get(key)
-                    facts: dict[str, Any] = {
-                        "key": key,
-                        "captions": tuple(captions.get(image_id, ())),
-                        "source": f"{self._images}/{member}" if member else f"{_ANNOTATIONS}#{image_id}",
-                        "meta": {
-                            "image_id": image_id,
-                            "licence": licences.get(image.get("license"), ""),
-                            "flickr_url": image.get("flickr_url", ""),
-                        },
-                    }
-                    if member is None:
-                        yield Rejection(reason=Reason.MISSING_IMAGE, **facts)
-                        continue
-                    try:
-                        yield Sample(image=read_member(archive, member), **facts)
-                    except BadMember:
-                        yield Rejection(reason=Reason.UNDECODABLE, **facts)
-                    except LargeMember:
-                        yield Rejection(reason=Reason.TOO_LARGE, **facts)
+            for record in self._records(document, captions.keys(), archive.namelist()):
+                if not _is_in(partition, record.key):
+                    continue
+                member = record.member
+                facts: dict[str, Any] = {
+                    "key": record.key,
+                    "captions": tuple(captions.get(record.image_id, ())),
+                    "source": f"{self._images}/{member}" if member else f"{_ANNOTATIONS}#{record.image_id}",
+                    "meta": {
+                        "image_id": record.image_id,
+                        "licence": licences.get(record.image.get("license"), ""),
+                        "flickr_url": record.image.get("flickr_url", ""),
+                    },
+                }
+                if member is None:
+                    yield Rejection(reason=Reason.MISSING_IMAGE, **facts)
+                    continue
+                try:
+                    yield Sample(image=read_member(archive, member), **facts)
+                except BadMember:
+                    yield Rejection(reason=Reason.UNDECODABLE, **facts)
+                except LargeMember:
+                    yield Rejection(reason=Reason.TOO_LARGE, **facts)
+
+    def _records(
+        self, document: Mapping[str, Any], captioned: KeysView[int], members: Sequence[str]
+    ) -> list["_Record"]:
+        """List the source's records sorted by key; of those with the same key, entries of `images` come first."""
+        present = set(members)
+        listed = [(f"{self.split}/{image['file_name']}", image) for image in document["images"]]
+        records = [
+            _Record(_key(path), 0, image["id"], path if path in present else None, image) for path, image in listed
+        ]
+        unnamed = present - {path for path, _ in listed}
+        records += [_Record(_key(path), 1, 0, path, {}) for path in unnamed if not path.endswith("/")]
+        unlisted = captioned - {image["id"] for image in document["images"]}
+        records += [_Record(f"annotation_{image_id:012d}", 1, image_id, None, {}) for image_id in unlisted]
+        return sorted(records, key=lambda record: (record.key, record.rank, record.image_id, record.member or ""))
 
     def _annotations(self, path: Path) -> dict[str, Any]:
         """Read the split's captions file."""
@@ -118,15 +127,45 @@ class Coco(Handler):
         with open_zip(path) as archive:
             try:
                 document: dict[str, Any] = json.loads(read_member(archive, member, 2**31))
-                if all(isinstance(document[name], list) for name in ("images", "annotations")):
-                    return document
-            except (KeyError, TypeError, ValueError, BadMember) as error:
+            except (KeyError, ValueError, BadMember, LargeMember) as error:
                 raise SourceError(f"{path}: {member}: not COCO annotations ({error!r})") from error
-        raise SourceError(f"{path}: {member}: expected lists 'images' and 'annotations'")
+        if not (
+            isinstance(document, dict)
+            and _is_list_of(document.get("images"), id=int, file_name=str)
+            and _is_list_of(document.get("annotations"), image_id=int)
+            and _is_list_of(document.get("licenses", []), id=int)
+        ):
+            raise SourceError(
+                f"{path}: {member}: not COCO annotations; expected lists images (of id, file_name), "
+                "annotations (of image_id, caption) and licenses (of id, url)"
+            )
+        if not document["images"]:
+            raise SourceError(f"{path}: {member}: lists no images")
+        return document
 
 
-def _key(file_name: str) -> str:
-    return PurePosixPath(file_name).stem
+class _Record(NamedTuple):
+    key: str
+    rank: int  # 0 for an entry of `images`
+    image_id: int
+    member: str | None
+    image: Mapping[str, Any]
+
+
+def _is_in(partition: Partition, key: str) -> bool:
+    return (partition.first_key or "") <= key and (partition.end_key is None or key < partition.end_key)
+
+
+def _is_list_of(entries: object, **fields: type) -> bool:
+    """Tell whether JSON is a list of objects that have these fields with values of these types."""
+    return isinstance(entries, list) and all(
+        isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in fields.items())
+        for entry in entries
+    )
+
+
+def _key(path: str) -> str:
+    return PurePosixPath(path).stem.replace(".", "_")
 
 
 HANDLER = Coco

@@ -1,0 +1,394 @@
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from microdiff import sources
+from microdiff.errors import SourceError
+from microdiff.progress import Silent
+from microdiff.publish import digest_file
+from microdiff.sources import LocalSource, SourceFile, WebSource, open_source
+from tests.web_server import Fault, WebServer, etag_of
+
+DATA = bytes(range(256)) * 1200  # 300 KiB: several pieces of the server, one chunk of the client
+SHA256 = hashlib.sha256(DATA).hexdigest()
+CORRUPT = DATA[:1000] + b"?" + DATA[1001:]
+NEWER = DATA[::-1]
+PATH = "zips/a #1.zip"
+
+
+class Said(Silent):
+    """A reporter that remembers."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.num_bytes = 0
+
+    def tick(self, samples: int = 0, num_bytes: int = 0) -> None:
+        self.num_bytes += num_bytes
+
+    def say(self, message: str) -> None:
+        self.messages.append(message)
+
+
+class Replaces(Silent):
+    """A reporter that puts a newer version on the server as soon as it hears of a problem."""
+
+    def __init__(self, server: WebServer) -> None:
+        self.server = server
+
+    def say(self, message: str) -> None:
+        self.server.files[PATH] = NEWER
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with WebServer({PATH: DATA}) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Replace the waits between attempts; return how long they would have been."""
+    pauses: list[float] = []
+    monkeypatch.setattr(sources, "time", SimpleNamespace(sleep=pauses.append))
+    return pauses
+
+
+@pytest.fixture
+def said() -> Said:
+    return Said()
+
+
+@pytest.fixture
+def source(server: WebServer, tmp_path: Path, said: Said) -> WebSource:
+    return WebSource(server.url, tmp_path / "fetch", said)
+
+
+def kept(source: WebSource) -> list[Path]:
+    """Return all files a source keeps."""
+    return [path for path in source.fetched.rglob("*") if path.is_file()]
+
+
+# --- roots
+
+
+@pytest.mark.parametrize(
+    ("root", "message"),
+    [
+        ("ftp://host/files", "unknown kind of source; expected http://, https:// or a local folder"),
+        ("no/such/folder", "no/such/folder: no such folder"),
+        ("pyproject.toml", "no such folder"),
+    ],
+)
+def test_a_root_that_cannot_be_read_is_an_error(root: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=message):
+        open_source(root, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("root", "name"),
+    [
+        ("http://host/files/", "http://host/files"),
+        ("https://host:8443", "https://host:8443"),
+        ("https://user:pass@host/files", "https://host/files"),
+        ("https://host/files?token=secret", "https://host/files"),
+        ("samples/coco", "samples/coco"),
+        (str(Path("samples/coco").absolute()), "coco"),
+    ],
+)
+def test_names_show_neither_secrets_nor_absolute_paths(root: str, name: str, tmp_path: Path) -> None:
+    source = open_source(root, tmp_path)
+    assert source.name == name
+    assert source.with_reporter(Said()).name == name
+    assert pickle.loads(pickle.dumps(source)) == source  # noqa: S301 - sources travel to workers
+
+
+# --- a local folder
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> LocalSource:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "a.zip").write_bytes(DATA)
+    return LocalSource(str(tmp_path / "root"), tmp_path / "digests")
+
+
+def test_a_local_file_is_used_in_place(local: LocalSource) -> None:
+    file = local.stat("a.zip", SHA256)
+    assert file == SourceFile("a.zip", len(DATA), f"sha256:{SHA256}")
+    assert local.fetch(file) == Path(local.root) / "a.zip"
+    local.forget(file)
+    assert (Path(local.root) / "a.zip").read_bytes() == DATA
+
+
+def test_a_missing_or_different_local_file_is_an_error_that_names_it(local: LocalSource) -> None:
+    with pytest.raises(SourceError, match=r"b\.zip: no such file"):
+        local.stat("b.zip")
+    with pytest.raises(SourceError, match=rf"a\.zip: expected sha256 {'0' * 64}, found {SHA256}"):
+        local.stat("a.zip", "0" * 64)
+
+
+def test_a_digest_is_remembered_until_the_file_changes(local: LocalSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(local.root) / "a.zip"
+    reads: list[Path] = []
+
+    def digest(path: Path) -> str:
+        reads.append(path)
+        return digest_file(path)
+
+    monkeypatch.setattr(sources, "digest_file", digest)
+    assert local.stat("a.zip") == local.stat("a.zip")
+    assert len(reads) == 1
+    path.write_bytes(NEWER)  # same size
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    assert local.stat("a.zip").sha256 == hashlib.sha256(NEWER).hexdigest()
+    assert len(reads) == 2
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_bytes(NEWER + b"!")], ids=["gone", "changed"])
+def test_a_local_file_that_changes_after_stat_is_not_handed_out(local: LocalSource, change: object) -> None:
+    file = local.stat("a.zip")
+    assert callable(change)
+    change(Path(local.root) / "a.zip")
+    with pytest.raises(SourceError, match=r"a\.zip"):
+        local.fetch(file)
+
+
+# --- a web server
+
+
+@pytest.mark.parametrize("sha256", [None, SHA256])
+def test_a_web_file_is_fetched_once_and_kept_until_forgotten(
+    server: WebServer, source: WebSource, said: Said, sha256: str | None
+) -> None:
+    file = source.stat(PATH, sha256)
+    assert (file.num_bytes, file.sha256) == (len(DATA), sha256)
+    assert file.identity == (f"sha256:{SHA256}" if sha256 else f"etag:{etag_of(DATA)}")
+    assert source.fetch(file).read_bytes() == DATA
+    assert source.fetch(file).read_bytes() == DATA
+    assert len(server.asked("GET")) == 1
+    assert said.num_bytes == len(DATA)
+    source.forget(file)
+    assert not kept(source)
+    source.forget(file)
+    assert source.fetch(file).read_bytes() == DATA
+
+
+def test_an_empty_web_file_is_fetched(server: WebServer, source: WebSource) -> None:
+    server.files[PATH] = b""
+    assert source.fetch(source.stat(PATH)).read_bytes() == b""
+
+
+def test_a_query_in_the_root_stays_behind_the_path(server: WebServer, tmp_path: Path) -> None:
+    source = open_source(f"{server.url}/zips?token=secret", tmp_path)
+    assert source.fetch(source.stat("a #1.zip")).read_bytes() == DATA
+
+
+# (answers to HEAD, answers to GET, where the GETs start, pauses, why)
+DROP = Fault(drop_after=100_000)
+A_DATE = {"Retry-After": "Fri, 1 Jan 2100 00:00:00 GMT"}
+RECOVERIES = [
+    ([Fault(status=429, headers={"Retry-After": "7"})], [], [0], [7.0], "busy, and says how long"),
+    ([Fault(status=429, headers={"Retry-After": "3600"})], [], [0], [60.0], "asks for more than a minute"),
+    ([Fault(status=503, headers=A_DATE)], [], [0], [0.5], "asks for a date"),
+    ([], [Fault(status=503), Fault(status=503)], [0, 0, 0], [0.5, 1.0], "busy twice"),
+    ([], [DROP], [0, 100_000], [0.5], "dropped, continued"),
+    ([], [Fault(drop_after=0)], [0, 0], [1.0], "dropped before the first byte"),
+    ([], [Fault(drop_after=100_000, headers={"Content-Length": None})], [0, 100_000], [0.5], "ends early, no length"),
+    ([], [DROP, Fault(whole=True)], [0, 100_000], [0.5], "range ignored: from the beginning"),
+    ([], [DROP, Fault(status=503)], [0, 100_000, 100_000], [0.5, 0.5], "dropped, then busy"),
+    ([], [Fault(drop_after=30_000)] * 9, list(range(0, 300_000, 30_000)), [0.5] * 9, "many drops, each with progress"),
+    ([], [DROP, Fault(headers={"Content-Range": "bytes 0-9/10"})], [0, 100_000, 0], [0.5, 1.0], "another range"),
+    ([], [Fault(pause_s=0.001)], [0], [], "slow"),
+    ([], [Fault(headers={"Content-Encoding": "gzip"})], [0], [], "named gzip: the bytes are what was stated"),
+]
+
+
+@pytest.mark.parametrize(("heads", "gets", "starts", "waits", "why"), RECOVERIES, ids=[row[-1] for row in RECOVERIES])
+def test_afterwards_the_bytes_are_right(
+    heads: list[Fault],
+    gets: list[Fault],
+    starts: list[int],
+    waits: list[float],
+    why: str,
+    server: WebServer,
+    source: WebSource,
+    said: Said,
+    pauses: list[float],
+) -> None:
+    server.on("HEAD", *heads)
+    server.on("GET", *gets)
+    assert source.fetch(source.stat(PATH)).read_bytes() == DATA, why
+    headers = [request.headers for request in server.asked("GET")]
+    assert [got.get("Range") for got in headers] == [f"bytes={start}-" if start else None for start in starts]
+    assert [got.get("If-Range") for got in headers] == [etag_of(DATA) if start else None for start in starts]
+    assert pauses == waits
+    assert bool(said.messages) == bool(waits)
+
+
+# (answers to every HEAD, to every GET, checksum known, message, why)
+REFUSALS = [
+    (Fault(status=404), None, None, "HTTP 404 Not Found. Check datasets", "absent"),
+    (Fault(status=403), None, None, "HTTP 403 Forbidden", "not allowed"),
+    (Fault(status=503), None, None, "HTTP 503 in 6 attempts", "never ready"),
+    (Fault(headers={"Content-Length": None}), None, SHA256, "does not state the file's size", "no size"),
+    (Fault(headers={"ETag": None}), None, None, "states no ETag.*download.sha256", "nothing identifies the bytes"),
+    (None, Fault(status=404), None, "HTTP 404", "gone between HEAD and GET"),
+    (None, Fault(drop_after=0), None, "after 0 of 307200 bytes, 6 times in a row", "always dropped"),
+    (None, Fault(headers={"ETag": '"other"'}), None, "changed on the server", "another version"),
+    (None, Fault(headers={"ETag": None}), None, "changed on the server", "perhaps another version"),
+    (None, Fault(body=CORRUPT), SHA256, f"expected sha256 {SHA256}, got .*Nothing was kept", "damaged on the way"),
+    (None, Fault(body=DATA + b"!"), SHA256, "longer than the 307200 bytes stated", "longer"),
+    (None, Fault(body=DATA + b"!", headers={"Content-Length": None}), None, "longer than the 307200", "longer, unsaid"),
+    (None, Fault(body=DATA[:-1], whole=True), SHA256, "server closed after 307199 of 307200", "shorter"),
+]
+
+
+@pytest.mark.parametrize(("head", "get", "sha256", "message", "why"), REFUSALS, ids=[row[-1] for row in REFUSALS])
+def test_otherwise_there_is_a_clear_error_and_no_file(
+    head: Fault | None,
+    get: Fault | None,
+    sha256: str | None,
+    message: str,
+    why: str,
+    server: WebServer,
+    source: WebSource,
+) -> None:
+    server.always = {method: fault for method, fault in {"HEAD": head, "GET": get}.items() if fault is not None}
+    with pytest.raises(SourceError, match=message) as error:
+        source.fetch(source.stat(PATH, sha256))
+    assert f"{server.url}/{PATH}" in str(error.value), why
+    assert all(path.suffix == ".part" for path in kept(source))
+    assert not [path for path in kept(source) if path.read_bytes() != DATA[: path.stat().st_size]]
+
+
+def test_a_server_that_is_not_there_is_an_error(server: WebServer, source: WebSource, pauses: list[float]) -> None:
+    gone = WebSource("http://127.0.0.1:1", source.fetched)
+    with pytest.raises(SourceError, match="ConnectionError in 6 attempts"):
+        gone.stat(PATH)
+    assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0]
+
+
+def test_a_stalled_download_is_continued(server: WebServer, source: WebSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "TIMEOUT_S", 0.2)
+    server.on("GET", Fault(pause_s=0.4))
+    assert source.fetch(source.stat(PATH)).read_bytes() == DATA
+    assert len(server.asked("GET")) == 2
+
+
+@pytest.mark.parametrize("sha256", [None, SHA256])
+def test_an_interrupted_fetch_continues_when_it_is_repeated(
+    server: WebServer, source: WebSource, monkeypatch: pytest.MonkeyPatch, sha256: str | None
+) -> None:
+    file = source.stat(PATH, sha256)
+    server.on("GET", Fault(drop_after=200_000))
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "_pause", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            source.fetch(file)
+    (part,) = kept(source)
+    assert (part.name, part.read_bytes()) == ("a #1.zip.part", DATA[:200_000])
+    again = WebSource(source.root, source.fetched)
+    assert again.fetch(file).read_bytes() == DATA
+    assert server.asked("GET")[-1].headers["Range"] == "bytes=200000-"
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("later", "why"),
+    [
+        (Fault(), "the server honours If-Range and sends the new version whole"),
+        (Fault(headers={"ETag": None}), "it does not say which version its bytes are of"),
+    ],
+)
+@pytest.mark.parametrize("sha256", [None, SHA256])
+def test_bytes_of_two_versions_are_never_mixed(
+    server: WebServer, source: WebSource, sha256: str | None, later: Fault, why: str
+) -> None:
+    file = source.stat(PATH, sha256)
+    server.on("GET", Fault(drop_after=150_000))
+    server.always["GET"] = later
+    source = WebSource(source.root, source.fetched, Replaces(server))
+    with pytest.raises(SourceError, match="changed on the server" if sha256 is None else "expected sha256"):
+        source.fetch(file)
+    assert all(path.suffix == ".part" for path in kept(source)), why
+    server.always.clear()
+    if sha256 is None:
+        assert source.fetch(source.stat(PATH)).read_bytes() == NEWER
+    server.files[PATH] = DATA
+    assert source.fetch(source.stat(PATH, sha256)).read_bytes() == DATA
+
+
+def test_files_fetched_at_once_are_downloaded_once(server: WebServer, source: WebSource) -> None:
+    server.always["GET"] = Fault(pause_s=0.002)  # 75 pieces: all have come before the first has done
+    file = source.stat(PATH)
+    program = (
+        "import sys; from pathlib import Path; from microdiff.sources import *\n"
+        "file = SourceFile(sys.argv[3], int(sys.argv[4]), sys.argv[5])\n"
+        "print(digest_file(WebSource(sys.argv[1], Path(sys.argv[2])).fetch(file)))"
+    )
+    arguments = [source.root, str(source.fetched), file.path, str(file.num_bytes), file.identity]
+    with subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True) as other:
+        while not server.asked("GET"):  # the other process has begun
+            time.sleep(0.005)
+            assert other.poll() is None
+        with ThreadPoolExecutor(3) as pool:
+            paths = list(pool.map(source.fetch, [file] * 3))
+        assert other.communicate()[0].strip() == SHA256
+    assert len(set(paths)) == 1
+    assert len(server.asked("GET")) == 1
+    assert paths[0].read_bytes() == DATA
+
+
+def test_a_file_forgotten_while_another_waits_for_it_is_downloaded_again(server: WebServer, source: WebSource) -> None:
+    file = source.stat(PATH)
+    forgetting = threading.Event()
+
+    def forget_slowly() -> None:
+        with sources._locked(folder):
+            forgetting.set()
+            time.sleep(0.1)  # the fetch below comes to the lock
+            for path in kept(source):
+                path.unlink()
+            folder.rmdir()
+
+    folder = source.fetch(file).parent
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(forget_slowly)
+        forgetting.wait()
+        assert source.fetch(file).read_bytes() == DATA
+        done.result()
+    assert len(server.asked("GET")) == 2
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(status=404), Fault(status=503), Fault(drop_after=0), Fault(body=CORRUPT), Fault(body=DATA + b"!")]
+)
+def test_credentials_are_sent_but_never_shown(server: WebServer, tmp_path: Path, said: Said, fault: Fault) -> None:
+    source = WebSource(f"http://someone:s3cret@{server.address}", tmp_path / "fetch", said)
+    file = source.stat(PATH, SHA256)
+    server.always["GET"] = fault
+    with pytest.raises(SourceError) as error:
+        source.fetch(file)
+    gone = WebSource("http://someone:s3cret@127.0.0.1:1", tmp_path / "fetch", said)
+    with pytest.raises(SourceError) as unreachable:
+        gone.stat(PATH)
+    shown = [repr(source), source.name, repr(file), *map(str, source.fetched.rglob("*")), *said.messages]
+    shown += ["".join(traceback.format_exception(info.value)) for info in (error, unreachable)]
+    assert not [text for text in shown if "s3cret" in text or "someone" in text]
+    assert all(request.headers["Authorization"].startswith("Basic ") for request in server.requests)
