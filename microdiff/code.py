@@ -57,9 +57,14 @@ def code_digest(modules: Iterable[str]) -> str:
     """Return a SHA-256 hex digest of the code in the import closure of `modules`, less the exempt modules."""
     digest = hashlib.sha256()
     for module in import_closure(modules):
-        if module not in EXEMPT:
+        if not is_exempt(module):
             digest.update(f"{module}:{_module_digest(module)}\n".encode())
     return digest.hexdigest()
+
+
+def is_exempt(module: str) -> bool:
+    """Tell whether a module, or the package it is in, is exempt."""
+    return any(module == name or (module.startswith(f"{name}.") and name != _PACKAGE) for name in EXEMPT)
 
 
 @cache

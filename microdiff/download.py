@@ -16,7 +16,8 @@ from microdiff.raw_writer import write_raw
 from microdiff.rows import read_rows
 from microdiff.selection import select
 from microdiff.settings import DownloadSettings
-from microdiff.sources import Source, open_source
+from microdiff.sources import Source
+from microdiff.sources.opening import open_source
 from microdiff.step import Run, Workspace
 from microdiff.store import Stored, Unit
 

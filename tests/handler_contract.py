@@ -31,7 +31,8 @@ from microdiff.raw_reader import read_images
 from microdiff.raw_writer import SCHEMA, write_raw
 from microdiff.rows import read_rows
 from microdiff.settings import DownloadSettings
-from microdiff.sources import Source, open_source
+from microdiff.sources import Source
+from microdiff.sources.opening import open_source
 
 REPO = Path(__file__).resolve().parent.parent
 SETTINGS = DownloadSettings(min_side_px=256, max_side_px=512, jpeg_quality=95)

@@ -21,7 +21,7 @@ from microdiff.ledger import Counts, Reason
 from microdiff.publish import digest_bytes
 from microdiff.raw_reader import read_images
 from microdiff.raw_writer import SCHEMA
-from microdiff.sources import open_source
+from microdiff.sources.opening import open_source
 from tests.handler_contract import HandlerContract, Raw, Record, records_of, write_partition
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"

@@ -13,11 +13,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from microdiff import sources
 from microdiff.errors import SourceError
 from microdiff.progress import Silent
-from microdiff.publish import digest_file
-from microdiff.sources import LocalSource, SourceFile, WebSource, open_source
+from microdiff.publish import digest_file, locked_folder
+from microdiff.sources import SourceFile, web
+from microdiff.sources import local as local_module
+from microdiff.sources.local import LocalSource
+from microdiff.sources.opening import open_source
+from microdiff.sources.web import WebSource
 from tests.web_server import Fault, WebServer, etag_of
 
 DATA = bytes(range(256)) * 1200  # 300 KiB: several pieces of the server, one chunk of the client
@@ -62,7 +65,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Replace the waits between attempts; return how long they would have been."""
     pauses: list[float] = []
-    monkeypatch.setattr(sources, "time", SimpleNamespace(sleep=pauses.append))
+    monkeypatch.setattr(web, "time", SimpleNamespace(sleep=pauses.append))
     return pauses
 
 
@@ -148,7 +151,7 @@ def test_a_digest_is_remembered_until_the_file_changes(local: LocalSource, monke
         reads.append(path)
         return digest_file(path)
 
-    monkeypatch.setattr(sources, "digest_file", digest)
+    monkeypatch.setattr(local_module, "digest_file", digest)
     assert local.stat("a.zip") == local.stat("a.zip")
     assert len(reads) == 1
     path.write_bytes(NEWER)  # same size
@@ -282,7 +285,7 @@ def test_a_server_that_is_not_there_is_an_error(server: WebServer, source: WebSo
 
 
 def test_a_stalled_download_is_continued(server: WebServer, source: WebSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(web, "TIMEOUT_S", 0.2)
     server.on("GET", Fault(pause_s=0.4))
     assert source.fetch(source.stat(PATH)).read_bytes() == DATA
     assert len(server.asked("GET")) == 2
@@ -295,7 +298,7 @@ def test_an_interrupted_fetch_continues_when_it_is_repeated(
     file = source.stat(PATH, sha256)
     server.on("GET", Fault(drop_after=200_000))
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "_pause", _interrupt)
+        patch.setattr(web, "_pause", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             source.fetch(file)
     (part,) = kept(source)
@@ -338,7 +341,7 @@ def test_files_fetched_at_once_are_downloaded_once(server: WebServer, source: We
     server.always["GET"] = Fault(pause_s=0.002)  # 75 pieces: all have come before the first has done
     file = source.stat(PATH)
     program = (
-        "import sys; from pathlib import Path; from microdiff.sources import *\n"
+        "import sys; from pathlib import Path; from microdiff.sources import *; from microdiff.sources.web import *\n"
         "file = SourceFile(sys.argv[3], int(sys.argv[4]), sys.argv[5])\n"
         "print(digest_file(WebSource(sys.argv[1], Path(sys.argv[2])).fetch(file)))"
     )
@@ -360,7 +363,7 @@ def test_a_file_forgotten_while_another_waits_for_it_is_downloaded_again(server:
     forgetting = threading.Event()
 
     def forget_slowly() -> None:
-        with sources._locked(folder):
+        with locked_folder(folder):
             forgetting.set()
             time.sleep(0.1)  # the fetch below comes to the lock
             for path in kept(source):

@@ -1,18 +1,11 @@
-"""Where a dataset comes from: a local folder, or a web server.
+"""A source that is a web server."""
 
-A source answers two questions about a path below its root: what is there (`stat`: size and a checksum or ETag, which
-identify the bytes), and the bytes themselves as a verified local file (`fetch`).
-"""
-
-import fcntl
-import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import requests
@@ -20,141 +13,13 @@ import urllib3
 
 from microdiff.errors import SourceError
 from microdiff.progress import Reporter, Silent
-from microdiff.publish import digest_file, digest_json, read_json, sync, write_json
+from microdiff.publish import digest_file, digest_json, locked_folder, sync
+from microdiff.sources import SourceFile
 
 ATTEMPTS = 6  # in a row without a byte of progress
 TIMEOUT_S = 60.0
 _CHUNK_BYTES = 2**20
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One file of a source.
-
-    Attributes:
-        path: Below the source's root, with `/`.
-        num_bytes: Size the source states.
-        identity: `sha256:...` or `etag:...`: changes when the bytes do.
-    """
-
-    path: str
-    num_bytes: int
-    identity: str
-
-    @property
-    def sha256(self) -> str | None:
-        """The content's SHA-256 in hexadecimal, if it is known."""
-        return self.identity.removeprefix("sha256:") if self.identity.startswith("sha256:") else None
-
-
-class Source(Protocol):
-    """A root below which a dataset's files are."""
-
-    @property
-    def name(self) -> str:
-        """The root as lineage shows it: no credentials, no absolute local path."""
-
-    def with_reporter(self, report: Reporter) -> "Source":
-        """Return this source, reporting bytes and retries to `report`."""
-
-    def stat(self, path: str, sha256: str | None = None) -> SourceFile:
-        """Describe a file.
-
-        Args:
-            path: Below the root.
-            sha256: What its bytes must hash to, if known.
-
-        Raises:
-            SourceError: It is not there, or is not what `sha256` says.
-        """
-
-    def fetch(self, file: SourceFile) -> Path:
-        """Return a local, verified copy of a file; safe to interrupt and to call from several processes.
-
-        Raises:
-            SourceError: It cannot be had, or its bytes are not the ones described.
-        """
-
-    def forget(self, file: SourceFile) -> None:
-        """Remove the local copy of a file, if this source made one."""
-
-
-def open_source(root: str, work: Path) -> Source:
-    """Return the source at a root: `http://`, `https://`, or a local folder.
-
-    Args:
-        root: The root.
-        work: The store's folder, for fetched files and digests.
-
-    Raises:
-        SourceError: The root's scheme is unknown, or it is a folder that does not exist.
-    """
-    scheme = urlsplit(root).scheme
-    if scheme in ("http", "https"):
-        return WebSource(root.rstrip("/"), work / "fetch")
-    if "://" in root:
-        raise SourceError(f"{root}: unknown kind of source; expected http://, https:// or a local folder")
-    if not Path(root).is_dir():
-        raise SourceError(f"{root}: no such folder. Check datasets.*.download.source in params.yaml.")
-    return LocalSource(root, work / "digests")
-
-
-@dataclass(frozen=True)
-class LocalSource:
-    """A folder on this machine. Files are used in place; digests are remembered by path, size and time."""
-
-    root: str
-    digests: Path
-    report: Reporter = field(default_factory=Silent, compare=False)
-
-    @property
-    def name(self) -> str:
-        """The folder as given if relative, else its last part."""
-        path = Path(self.root)
-        return path.name if path.is_absolute() else path.as_posix()
-
-    def with_reporter(self, report: Reporter) -> "LocalSource":
-        """Return this source with a reporter."""
-        return LocalSource(self.root, self.digests, report)
-
-    def stat(self, path: str, sha256: str | None = None) -> SourceFile:
-        """Describe a file by its size and SHA-256."""
-        file = Path(self.root) / path
-        if not file.is_file():
-            raise SourceError(f"{file}: no such file. Check datasets.*.download.source in params.yaml.")
-        found = self._digest(file)
-        if sha256 is not None and found != sha256:
-            raise SourceError(
-                f"{file}: expected sha256 {sha256}, found {found}: the file is damaged or another version.\n"
-                "Fetch it again, or correct datasets.*.download.sha256 in params.yaml."
-            )
-        return SourceFile(path, file.stat().st_size, f"sha256:{found}")
-
-    def fetch(self, file: SourceFile) -> Path:
-        """Return the file itself, after checking that it is still the one described."""
-        self.stat(file.path, file.sha256)
-        return Path(self.root) / file.path
-
-    def forget(self, file: SourceFile) -> None:
-        """Do nothing: the file is the user's own."""
-
-    def _digest(self, file: Path) -> str:
-        """Return the file's SHA-256, computed again only after its size or time changed."""
-        facts = file.stat()
-        known = {
-            "path": str(file.resolve()),
-            "bytes": facts.st_size,
-            "mtime_ns": facts.st_mtime_ns,
-            "inode": facts.st_ino,
-        }
-        record = self.digests / f"{digest_json(known)}.json"
-        if record.is_file():
-            digest: str = read_json(record)["sha256"]
-            return digest
-        digest = digest_file(file)
-        write_json(record, {"sha256": digest})
-        return digest
 
 
 @dataclass(frozen=True)
@@ -193,7 +58,7 @@ class WebSource:
         """Download a file, continuing where an earlier attempt stopped."""
         folder = self._folder(file)
         target = folder / Path(file.path).name
-        with _locked(folder):
+        with locked_folder(folder):
             if not target.is_file():
                 self._download(file, target.with_name(f"{target.name}.part"))
                 target.with_name(f"{target.name}.part").rename(target)
@@ -204,7 +69,7 @@ class WebSource:
         """Remove the downloaded copy."""
         folder = self._folder(file)
         if folder.is_dir():
-            with _locked(folder):
+            with locked_folder(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _folder(self, file: SourceFile) -> Path:
@@ -313,30 +178,3 @@ def _continues(answer: requests.Response, start: int) -> bool:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process, making it if needed; others wait."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:  # removed between the two calls
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if not _is_at(descriptor, folder):  # removed while this process waited
-                continue
-            yield
-            return
-        finally:
-            os.close(descriptor)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Tell whether a path still names the open file."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
