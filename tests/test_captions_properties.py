@@ -69,6 +69,14 @@ def test_reads_html_as_beautiful_soup_does(markup: str) -> None:
     assert read == expected
 
 
+@pytest.mark.skipif(not SAME_PARSER, reason="this Python's html.parser reads broken markup otherwise")
+@pytest.mark.parametrize("keyword", ["temp", "cdata", "ignore", "include", "rcdata", "if", "else", "endif"])
+@pytest.mark.parametrize("end", ["]>", "] ] >", "]]", ""])
+def test_reads_marked_sections_as_beautiful_soup_does(keyword: str, end: str) -> None:
+    for markup in (f"a<![{keyword}[ b{end} c", f"a<![{keyword} b {end} c"):
+        assert read_html(markup) == caption_spec.read_html(markup)
+
+
 ODD = [
     *"".join(MOJIBAKE_CATEGORIES.values()),
     *"aZ .&;\r\n\x1b[0mﬁＺ\u3000\u2019\ufeff\u0301\u0323한\u1112\u1161\u11ab<",
@@ -97,10 +105,16 @@ def test_repairs_as_ftfy_does(text: str, encoding: str) -> None:
         "a\u0301＆amp;amp;＃101;\u0301",
         "├à┬₧┬╡" * 200,
         "Ãƒ©" * 300,
+        "œ. œa Œ",
+        "√ ‚Äî ‚Äì √â",
     ],
 )
 def test_repairs_what_takes_many_rounds(text: str) -> None:
     assert unicode.repair(text) == ftfy.fix_text(text)
+
+
+def test_nested_entities_are_read_to_the_end_however_many() -> None:
+    assert unicode.repair("é ＆" + "amp;" * 20_000 + "lt;") == "é <"
 
 
 def test_long_rows_of_marks_are_composed_as_python_does() -> None:
