@@ -45,7 +45,7 @@ import numpy as np
 import skimage.data
 import torch
 from diffusers import AutoencoderKL
-from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
@@ -67,7 +67,7 @@ HELD_OUT = {
 SIDES_PX = (256, 384, 512)  # short sides at which training sees each photograph; none is enlarged
 MIN_SIDE_PX = 200  # what is smaller in the .rcc files are thumbnails
 PHASES = ((0.0, 64, 8), (0.5, 128, 3), (0.85, 256, 1))  # from this share of the run on: crop in px, batch size
-PEAK_LR, WARMUP_STEPS, EMA_DECAY = 5e-3, 50, 0.99
+PEAK_LR, WARMUP_STEPS, EMA_DECAY = 1.5e-3, 50, 0.99
 KL_WEIGHT, COLOUR_WEIGHT = 1e-6, 0.5
 SAVE_EVERY_S = 300
 
@@ -79,15 +79,56 @@ def make_vae() -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(16, 32, 64, 96),
         layers_per_block=1,
-        norm_num_groups=8,
+        norm_num_groups=2,
         latent_channels=4,
         mid_block_add_attention=False,
         sample_size=256,
     )
-    for block in vae.modules():
-        if isinstance(block, ResnetBlock2D):  # every block starts as the identity: learns faster
-            torch.nn.init.zeros_(block.conv2.weight)
+    start_from_means(vae)
     return vae
+
+
+def carry(conv: torch.nn.Conv2d, mixing: Tensor, kernel: Tensor | None = None) -> None:
+    """Make a convolution's first outputs a mixture of its first inputs, filtered by a kernel (or not)."""
+    (outputs, inputs), side = mixing.shape, conv.kernel_size[0]
+    if kernel is None:
+        kernel = torch.zeros(side, side)
+        kernel[side // 2, side // 2] = 1
+    conv.weight[:outputs], conv.bias[:outputs] = 0, 0
+    conv.weight[:outputs, :inputs] = mixing[:, :, None, None] * kernel
+
+
+@torch.no_grad()
+def start_from_means(vae: AutoencoderKL) -> None:
+    """Set the weights so that three latents begin as the mean colour of their 8x8 pixels.
+
+    From random weights training took ten times as many steps to the same PSNR, and gave up red against green
+    for detail. Six channels carry (R, G, B, -R, -G, -B) past the blocks, which add nothing yet. A group norm
+    before the last convolution would remove brightness and contrast, so two strong constants join its channels;
+    and silu(x) - silu(-x) = x undoes the activation.
+    """
+    pairs, same = torch.cat([torch.eye(3), -torch.eye(3)]), torch.eye(6)
+    mean_2x2 = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 0]]) / 4
+    smooth = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+    for block in vae.modules():
+        if isinstance(block, ResnetBlock2D):
+            block.conv2.weight.zero_()
+            if block.conv_shortcut is not None:
+                carry(block.conv_shortcut, same)
+        elif isinstance(block, Downsample2D):
+            carry(block.conv, same, mean_2x2)
+        elif isinstance(block, Upsample2D):
+            carry(block.conv, same, smooth)
+    for half, last_block in (
+        (vae.encoder, vae.encoder.mid_block.resnets[-1]),
+        (vae.decoder, vae.decoder.up_blocks[-1].resnets[-1]),
+    ):
+        carry(half.conv_in, pairs)
+        last_block.conv2.bias[:8] = torch.tensor([0.0] * 6 + [2, -2])
+        carry(half.conv_out, pairs.T)
+    carry(vae.quant_conv, torch.eye(8))
+    carry(vae.post_quant_conv, torch.eye(4))
+    vae.encoder.conv_out.weight[4:], vae.encoder.conv_out.bias[4:] = 0, -6  # the latents' log variance
 
 
 def read_photos(root: Path, patterns: tuple[str, ...]) -> Iterator[Image.Image]:
@@ -222,7 +263,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--photos", type=Path, required=True, help="folder of the unpacked packages")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("vae"))
-    parser.add_argument("--start", type=Path, help="folder of a VAE to train further")
     parser.add_argument("--minutes", type=float, default=38)
     parser.add_argument("--steps", type=int, help="in place of --minutes: independent of the machine's speed")
     parser.add_argument("--seed", type=int, default=2024)
@@ -231,8 +271,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     photos = list(read_photos(args.photos, TRAINING))
     images = [image for photo in photos for image in sizes(photo)]
-    vae = AutoencoderKL.from_pretrained(args.start) if args.start else make_vae()
-    vae.train()
+    vae = make_vae()
     print(f"{len(photos)} photographs, {len(images)} images, {vae.num_parameters():,} weights", flush=True)
     save(train(vae, images, args), images, args.out)
     report(args.out, args.photos)
