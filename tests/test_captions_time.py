@@ -74,8 +74,12 @@ def seconds(clean: Callable[[str], str], text: str) -> float:
     return best
 
 
+# Bounded by a budget instead, see docs/decisions/captions-exact-and-linear.md; their calls are counted below.
+WOVEN = {"woven mojibake", "woven escapes"}
+
+
 @pytest.mark.parametrize("clean", [clean_caption, clean_caption_light])
-@pytest.mark.parametrize("family", HOSTILE)
+@pytest.mark.parametrize("family", sorted(HOSTILE.keys() - WOVEN))
 def test_time_is_linear(family: str, clean: Callable[[str], str]) -> None:
     make = HOSTILE[family]
     # Quadratic time would grow 64 times. Below some milliseconds there is nothing to measure.
