@@ -11,7 +11,7 @@ from microdiff.errors import SchemaError
 from microdiff.handlers import Handler, Partition
 from microdiff.ledger import Counts, Result
 from microdiff.params import Params, as_values
-from microdiff.progress import Reporter
+from microdiff.progress import Progress, Reporter
 from microdiff.raw_writer import write_raw
 from microdiff.rows import read_rows
 from microdiff.selection import select
@@ -42,7 +42,9 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
     run = Run("download", dataset, workspace)
     with run.store.in_use():
         source = open_source(entry.source, run.store.root)
-        partitions = select(entry.handler.partitions(source), entry.partitions, dataset)
+        with Progress(f"list {dataset}", None) as listing:
+            available = entry.handler.partitions(source.with_reporter(listing))
+        partitions = select(available, entry.partitions, dataset)
         code = code_digest(["microdiff.raw_writer", f"microdiff.handlers.{dataset}"])
         settings = {"download": as_values(params.download), "handler": as_values(entry.handler)}
         units = [

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -301,3 +302,18 @@ def test_source_error_is_about_the_source(workspace: Workspace, make_params: Mak
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match=r"val2014\.zip: no such file"):
         download("coco", make_params({"datasets.coco.download.source": str(tmp_path / "empty")}), workspace)
+
+
+def test_retries_are_said_also_while_listing(
+    workspace: Workspace, make_params: MakeParams, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from microdiff.sources import web
+
+    monkeypatch.setattr(web, "ATTEMPTS", 2)
+    monkeypatch.setattr(web, "_pause", lambda attempt, retry_after: None)
+    with socket.socket() as unused:  # bound but not listening: connections are refused
+        unused.bind(("127.0.0.1", 0))
+        root = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(SourceError, match="ConnectionError in 2 attempts"):
+            download("coco", make_params({"datasets.coco.download.source": root}), workspace)
+    assert "zips/val2014.zip: ConnectionError, trying again" in caplog.text
