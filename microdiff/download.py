@@ -1,25 +1,32 @@
 """The download step: a dataset's source becomes its raw artifact."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from microdiff.annotations import Annotations, write_annotations
 from microdiff.code import code_digest
-from microdiff.errors import SchemaError
-from microdiff.handlers import Handler, Partition
+from microdiff.errors import SchemaError, StepError
+from microdiff.executor import Outcome
+from microdiff.handlers import Handler, Inputs, Partition
 from microdiff.ledger import Counts, Result
-from microdiff.params import Params, as_values
+from microdiff.params import Dataset, Params, as_values
 from microdiff.progress import Progress, Reporter
+from microdiff.publish import scratch_folder
 from microdiff.raw_writer import write_raw
 from microdiff.rows import read_rows
 from microdiff.selection import select
 from microdiff.settings import DownloadSettings
-from microdiff.sources import Source
+from microdiff.sources import Source, SourceFile
 from microdiff.sources.opening import open_source
 from microdiff.step import Run, Workspace
 from microdiff.store import Stored, Unit
+
+_TABLE = "annotations.sqlite"
+_QUESTIONS_AT_ONCE = 8
 
 
 def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
@@ -44,22 +51,41 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
         source = open_source(entry.source, run.store.root)
         with Progress(f"list {dataset}", None) as listing:
             available = entry.handler.partitions(source.with_reporter(listing))
-        partitions = select(available, entry.partitions, dataset)
+            partitions = select(available, entry.partitions, dataset)
+            files = _describe(
+                source.with_reporter(listing), entry.handler, [path for part in partitions for path in part.files]
+            )
+            table = _Table(entry, source, run, listing)
         code = code_digest(["microdiff.raw_writer", f"microdiff.handlers.{dataset}"])
         settings = {"download": as_values(params.download), "handler": as_values(entry.handler)}
         units = [
             Unit(
                 step="download",
-                name=partition.name,
-                determined_by={"code": code, "settings": settings, "partition": asdict(partition)},
-                compute=partial(_compute, entry.handler, partition, source, params.download),
+                name=part.name,
+                determined_by={
+                    "code": code,
+                    "settings": settings,
+                    "partition": asdict(part),
+                    "files": [asdict(files[path]) for path in part.files],
+                    "annotations": [asdict(file) for file in table.files],
+                },
+                compute=partial(
+                    _compute,
+                    entry.handler,
+                    part,
+                    source,
+                    [files[path] for path in part.files],
+                    table.path,
+                    params.download,
+                ),
             )
-            for partition in partitions
+            for part in partitions
         ]
-        hints = [partition.num_records for partition in partitions]
+        if any(run.store.find(unit) is None for unit in units):
+            table.make()
+        hints = [part.num_records for part in partitions]
         total = None if None in hints else sum(hint or 0 for hint in hints)
-        release = _Release(source, partitions)
-        stored = run.compute(units, total, release)
+        stored = run.compute(units, total, _Release(source, partitions, files))
         _check_keys(dataset, stored)
         facts = {
             "step": "download",
@@ -72,33 +98,99 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
     return counts
 
 
+def _describe(source: Source, handler: Handler, paths: Sequence[str]) -> dict[str, SourceFile]:
+    """Ask the source about files, several at once."""
+    distinct = sorted(set(paths))
+    with ThreadPoolExecutor(_QUESTIONS_AT_ONCE) as pool:
+        answers = pool.map(lambda path: source.stat(path, handler.checksum(path)), distinct)
+        return dict(zip(distinct, answers, strict=True))
+
+
 def _compute(
     handler: Handler,
     partition: Partition,
     source: Source,
+    files: Sequence[SourceFile],
+    table: Path | None,
     settings: DownloadSettings,
     folder: Path,
     report: Reporter,
 ) -> Result:
     """Fetch and write one partition. Runs in a worker."""
     source = source.with_reporter(report)
-    files = {file.path: source.fetch(file) for file in partition.files}
-    return write_raw(handler.read(partition, files), settings, partition.name, folder, report)
+    local = {file.path: source.fetch(file) for file in files}
+    with scratch_folder(folder.parent) as scratch:
+        inputs = Inputs(files=local, scratch=scratch, annotations=Annotations(table))
+        return write_raw(handler.read(partition, inputs), settings, partition.name, folder, report)
+
+
+class _Table:
+    """A dataset's table of annotations, made once in the store; a dataset without annotation files has none."""
+
+    def __init__(self, entry: Dataset, source: Source, run: Run, report: Reporter) -> None:
+        self._run = run
+        root = entry.handler.annotation_root()
+        self._source = source if root is None else open_source(root, run.store.root)
+        source = self._source.with_reporter(report)
+        described = _describe(source, entry.handler, entry.handler.annotation_files(source))
+        self.files = list(described.values())
+        modules = ["microdiff.annotations", f"microdiff.handlers.{entry.name}"]
+        self._unit = Unit(
+            step="download-annotations",
+            name=entry.name,
+            determined_by={
+                "code": code_digest(modules),
+                "handler": as_values(entry.handler),
+                "files": [asdict(file) for file in self.files],
+            },
+            compute=partial(_write_table, entry.handler, self._source, self.files),
+        )
+
+    @property
+    def path(self) -> Path | None:
+        """Where the table is once it is made."""
+        return self._run.store.folder(self._unit) / _TABLE if self.files else None
+
+    def make(self) -> None:
+        """Make the table unless it is there.
+
+        Raises:
+            StepError: It could not be made.
+        """
+        if not self.files or self._run.store.find(self._unit) is not None:
+            return
+        with Progress(f"annotations {self._unit.name}", None) as progress:
+            for item in self._run.store.compute([self._unit], 1, progress):
+                if isinstance(item, Outcome):
+                    raise StepError(f"{item.name}: {item.error}")
+        for file in self.files:
+            self._source.forget(file)
+
+
+def _write_table(
+    handler: Handler, source: Source, files: Sequence[SourceFile], folder: Path, report: Reporter
+) -> Result:
+    """Fetch the annotation files and write their table."""
+    source = source.with_reporter(report)
+    local = {file.path: source.fetch(file) for file in files}
+    num_rows = write_annotations(folder / _TABLE, handler.read_annotations(local), report)
+    return Result({"in": num_rows, "kept": num_rows})
 
 
 class _Release:
     """Gives a fetched file back as soon as the last partition that needs it is stored."""
 
-    def __init__(self, source: Source, partitions: Sequence[Partition]) -> None:
+    def __init__(self, source: Source, partitions: Sequence[Partition], files: Mapping[str, SourceFile]) -> None:
         self._source = source
-        self._files = {partition.name: partition.files for partition in partitions}
-        self._uses = Counter(file for partition in partitions for file in partition.files)
+        self._files = files
+        self._needs = {partition.name: partition.files for partition in partitions}
+        self._uses = Counter(path for partition in partitions for path in partition.files)
 
     def __call__(self, stored: Stored) -> None:
-        for file in self._files[stored.name]:
-            self._uses[file] -= 1
-            if not self._uses[file]:
-                self._source.forget(file)
+        for path in self._needs[stored.name]:
+            self._uses[path] -= 1
+            if not self._uses[path]:
+                self._source.forget(self._files[path])
 
 
 def _check_keys(dataset: str, stored: Sequence[Stored]) -> None:

@@ -25,6 +25,8 @@ class Reason(StrEnum):
     MISSING_CAPTION = "missing_caption"  # a picture without captions
     EMPTY_CAPTION = "empty_caption"  # nothing to read in any caption, or in the one chosen
     NSFW = "nsfw"  # above the dataset's thresholds
+    UNSAFE_MEMBER = "unsafe_member"  # a link, a device, or a path that leads out of its archive
+    DAMAGED_ARCHIVE = "damaged_archive"  # stands for what could not be read behind the damage
     FAILED_DOWNLOAD = "failed_download"  # the source lists it and did not deliver it
     DUPLICATE_KEY = "duplicate_key"  # an earlier record has the same key
     DUPLICATE = "duplicate"  # same picture and caption as an earlier sample

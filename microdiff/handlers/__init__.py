@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from microdiff.annotations import Annotations
 from microdiff.ledger import Reason
-from microdiff.sources import Source, SourceFile
+from microdiff.sources import Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Partition:
     Attributes:
         name: Zero-padded, so that names sort in source order.
         number: What `partitions:` in params.yaml selects by.
-        files: The source files it needs.
+        files: Paths of the source files it needs; none where all that is known of it is in the annotations.
         first_key: Where a slice starts, None for a whole archive.
         end_key: The first key after the slice, None for the source's end.
         num_records: Number of records to expect, for progress, if the source says so.
@@ -32,10 +33,25 @@ class Partition:
 
     name: str
     number: int
-    files: tuple[SourceFile, ...]
+    files: tuple[str, ...]
     first_key: str | None = None
     end_key: str | None = None
     num_records: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a handler reads a partition from.
+
+    Attributes:
+        files: Local copies of the partition's files, verified, by their path in the source.
+        scratch: An empty folder for whatever reading needs; removed afterwards.
+        annotations: What `Handler.read_annotations` gave, as a table.
+    """
+
+    files: Mapping[str, Path]
+    scratch: Path
+    annotations: Annotations = field(default_factory=Annotations)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,16 +97,41 @@ class Handler(ABC):
         """
 
     @abstractmethod
-    def read(self, partition: Partition, files: Mapping[str, Path]) -> Iterator[Sample | Rejection]:
+    def read(self, partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
         """Yield every record of a partition, in the order of keys in the source.
 
         Args:
             partition: One of `partitions`.
-            files: Local copies of `partition.files`, verified, by their path in the source.
+            inputs: Its files, and the annotations.
 
         Raises:
             SourceError: A file is not what it should be.
         """
+
+    # A dataset whose captions are in files of their own, apart from the pictures, also has:
+
+    def annotation_root(self) -> str | None:
+        """Return the root of the annotation files, or None where it is the source of the pictures."""
+        return None
+
+    def annotation_files(self, source: Source) -> Sequence[str]:
+        """Return the paths of files that `read_annotations` reads, once for all partitions."""
+        return ()
+
+    def read_annotations(self, files: Mapping[str, Path]) -> Iterator[tuple[str, Any]]:
+        """Yield keys and JSON values for the table of annotations.
+
+        Args:
+            files: Local copies of `annotation_files`, verified, by their path in the source.
+
+        Raises:
+            SourceError: A file is not what it should be.
+        """
+        yield from ()
+
+    def checksum(self, path: str) -> str | None:
+        """Return what a file must hash to, as `sha256:...` or `md5:...`, where the settings say so."""
+        return None
 
 
 def handler_class(dataset: str) -> type[Handler] | None:

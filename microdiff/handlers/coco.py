@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 from microdiff.archives import BadMember, LargeMember, open_zip, read_member
 from microdiff.errors import SourceError
-from microdiff.handlers import Handler, Partition, Rejection, Sample
+from microdiff.handlers import Handler, Inputs, Partition, Rejection, Sample
 from microdiff.ledger import Reason
 from microdiff.settings import Problems
 from microdiff.sources import Source
@@ -57,15 +57,14 @@ class Coco(Handler):
 
     def partitions(self, source: Source) -> Sequence[Partition]:
         """Cut the pictures that the annotations list, sorted by key, into slices."""
-        files = tuple(source.stat(path, self.sha256.get(path)) for path in (self._images, _ANNOTATIONS))
-        document = self._annotations(source.fetch(files[1]))
+        document = self._annotations(source.fetch(source.stat(_ANNOTATIONS, self.checksum(_ANNOTATIONS))))
         keys = sorted({_key(image["file_name"]) for image in document["images"]})
         starts = keys[:: self.images_per_partition]
         return [
             Partition(
                 name=f"{number:04d}",
                 number=number,
-                files=files,
+                files=(self._images, _ANNOTATIONS),
                 first_key=start if number else None,  # the first slice also takes whatever sorts before
                 end_key=starts[number + 1] if number + 1 < len(starts) else None,
                 num_records=min(self.images_per_partition, len(keys) - number * self.images_per_partition),
@@ -73,15 +72,19 @@ class Coco(Handler):
             for number, start in enumerate(starts)
         ]
 
-    def read(self, partition: Partition, files: Mapping[str, Path]) -> Iterator[Sample | Rejection]:
+    def checksum(self, path: str) -> str | None:
+        """Return a file's checksum from the settings."""
+        return f"sha256:{self.sha256[path]}" if path in self.sha256 else None
+
+    def read(self, partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
         """Yield the slice's records sorted by key, entries of one picture by image id."""
-        document = self._annotations(files[_ANNOTATIONS])
+        document = self._annotations(inputs.files[_ANNOTATIONS])
         captions: dict[int, list[str]] = defaultdict(list)
         for annotation in document["annotations"]:
             captions[annotation["image_id"]].append(str(annotation.get("caption") or ""))
         licences = {licence["id"]: licence.get("url", "") for licence in document.get("licenses", [])}
 
-        with open_zip(files[self._images]) as archive:
+        with open_zip(inputs.files[self._images]) as archive:
             for record in self._records(document, captions.keys(), archive.namelist()):
                 if not _is_in(partition, record.key):
                     continue

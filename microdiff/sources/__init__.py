@@ -1,10 +1,11 @@
 """Where a dataset comes from: the contract between handlers and the kinds of sources.
 
-A source answers two questions about a path below its root: what is there (`stat`: size and a checksum or ETag, which
-identify the bytes), and the bytes themselves as a verified local file (`fetch`). The kinds are modules beside this one;
-`microdiff.sources.opening` chooses by the root's form.
+A source answers three questions about what is below its root: which files there are (`list`), what one of them is
+(`stat`: size and a checksum or ETag, which identify the bytes), and its bytes as a verified local file (`fetch`). The
+kinds are modules beside this one; `microdiff.sources.opening` chooses by the root's form.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +20,8 @@ class SourceFile:
     Attributes:
         path: Below the source's root, with `/`.
         num_bytes: Size the source states.
-        identity: `sha256:...` or `etag:...`: changes when the bytes do.
+        identity: Changes when the bytes do. `sha256:...`, `md5:...` and `git:...` (SHA-1 of the git blob) are checked
+            after a fetch; `etag:...` and `name:...` say only that the source has not announced a change.
     """
 
     path: str
@@ -27,9 +29,9 @@ class SourceFile:
     identity: str
 
     @property
-    def sha256(self) -> str | None:
-        """The content's SHA-256 in hexadecimal, if it is known."""
-        return self.identity.removeprefix("sha256:") if self.identity.startswith("sha256:") else None
+    def etag(self) -> str | None:
+        """The ETag, where the file is identified by it."""
+        return self.identity.removeprefix("etag:") if self.identity.startswith("etag:") else None
 
 
 class Source(Protocol):
@@ -42,15 +44,25 @@ class Source(Protocol):
     def with_reporter(self, report: Reporter) -> "Source":
         """Return this source, reporting bytes and retries to `report`."""
 
-    def stat(self, path: str, sha256: str | None = None) -> SourceFile:
+    def list(self, folder: str) -> Sequence[str]:
+        """Return the paths of the files in a folder (not of those in folders below it), sorted; none if it is absent.
+
+        Args:
+            folder: Below the root; the root itself if empty.
+
+        Raises:
+            SourceError: This kind of source cannot tell, or is unreachable.
+        """
+
+    def stat(self, path: str, checksum: str | None = None) -> SourceFile:
         """Describe a file.
 
         Args:
             path: Below the root.
-            sha256: What its bytes must hash to, if known.
+            checksum: What its bytes must hash to, if known: `sha256:...` or `md5:...` with hexadecimal digits.
 
         Raises:
-            SourceError: It is not there, or is not what `sha256` says.
+            SourceError: It is not there, or is known to differ from `checksum`.
         """
 
     def fetch(self, file: SourceFile) -> Path:

@@ -1,12 +1,14 @@
 """A source that is a folder on this machine."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from microdiff.errors import SourceError
 from microdiff.progress import Reporter, Silent
-from microdiff.publish import digest_file, digest_json, read_json, write_json
+from microdiff.publish import digest_json, read_json, write_json
 from microdiff.sources import SourceFile
+from microdiff.sources.fetching import identity_of
 
 
 @dataclass(frozen=True)
@@ -27,40 +29,47 @@ class LocalSource:
         """Return this source with a reporter."""
         return LocalSource(self.root, self.digests, report)
 
-    def stat(self, path: str, sha256: str | None = None) -> SourceFile:
-        """Describe a file by its size and SHA-256."""
+    def list(self, folder: str) -> Sequence[str]:
+        """Return the folder's files, sorted."""
+        place = Path(self.root) / folder
+        found = [path for path in place.iterdir() if path.is_file()] if place.is_dir() else []
+        return sorted(path.relative_to(self.root).as_posix() for path in found)
+
+    def stat(self, path: str, checksum: str | None = None) -> SourceFile:
+        """Describe a file by its size and checksum: SHA-256, unless another kind is given."""
         file = Path(self.root) / path
         if not file.is_file():
             raise SourceError(f"{file}: no such file. Check datasets.*.download.source in params.yaml.")
-        found = self._digest(file)
-        if sha256 is not None and found != sha256:
+        found = self._identity(file, (checksum or "sha256:").partition(":")[0])
+        if checksum is not None and found != checksum:
             raise SourceError(
-                f"{file}: expected sha256 {sha256}, found {found}: the file is damaged or another version.\n"
-                "Fetch it again, or correct datasets.*.download.sha256 in params.yaml."
+                f"{file}: expected {checksum}, found {found}: the file is damaged or another version.\n"
+                "Fetch it again, or correct its checksum in params.yaml."
             )
-        return SourceFile(path, file.stat().st_size, f"sha256:{found}")
+        return SourceFile(path, file.stat().st_size, found)
 
     def fetch(self, file: SourceFile) -> Path:
         """Return the file itself, after checking that it is still the one described."""
-        self.stat(file.path, file.sha256)
+        self.stat(file.path, file.identity)
         return Path(self.root) / file.path
 
     def forget(self, file: SourceFile) -> None:
         """Do nothing: the file is the user's own."""
 
-    def _digest(self, file: Path) -> str:
-        """Return the file's SHA-256, computed again only after its size or time changed."""
+    def _identity(self, file: Path, kind: str) -> str:
+        """Return the file's checksum, computed again only after its size or time changed."""
         facts = file.stat()
         known = {
             "path": str(file.resolve()),
+            "kind": kind,
             "bytes": facts.st_size,
             "mtime_ns": facts.st_mtime_ns,
             "inode": facts.st_ino,
         }
         record = self.digests / f"{digest_json(known)}.json"
         if record.is_file():
-            digest: str = read_json(record)["sha256"]
-            return digest
-        digest = digest_file(file)
-        write_json(record, {"sha256": digest})
-        return digest
+            identity: str = read_json(record)["identity"]
+            return identity
+        identity = identity_of(file, kind)
+        write_json(record, {"identity": identity})
+        return identity

@@ -20,8 +20,9 @@ def open_source(root: str, work: Path) -> Source:
         SourceError: The root's scheme is unknown, or it is a folder that does not exist.
     """
     scheme = urlsplit(root).scheme
+    fetched = work / "fetch"
     if scheme in ("http", "https"):
-        return WebSource(root.rstrip("/"), work / "fetch")
+        return WebSource(root.rstrip("/"), fetched)
     if "://" in root:
         raise SourceError(f"{root}: unknown kind of source; expected http://, https:// or a local folder")
     if not Path(root).is_dir():
