@@ -6,7 +6,7 @@ from microdiff.caption_stats import summarise
 from microdiff.choose import write_captions
 from microdiff.code import code_digest
 from microdiff.duplicates import find_duplicates, share_unique
-from microdiff.ledger import KEPT, Counts
+from microdiff.ledger import Counts
 from microdiff.manifest import read_manifest
 from microdiff.params import Params, as_values
 from microdiff.step import Run, Workspace
@@ -47,10 +47,11 @@ def clean(dataset: str, params: Params, workspace: Workspace) -> Counts:
                     "duplicates": sorted(duplicates.get(name, ())),
                 },
                 compute=partial(write_captions, raw.folder, name, entry.clean, duplicates.get(name, frozenset())),
+                num_samples=num_samples,
             )
-            for name in raw.partitions
+            for name, num_samples in raw.kept().items()
         ]
-        stored = run.compute(units, raw.counts[KEPT])
+        stored = run.compute(units)
         folder = workspace.artifact(dataset, "captions")
         return run.publish(
             folder,

@@ -1,11 +1,13 @@
 """The download step: a dataset's source becomes its raw artifact."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from microdiff.annotations import Annotations, write_annotations
 from microdiff.code import code_digest
@@ -78,14 +80,14 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
                     table.path,
                     params.download,
                 ),
+                num_samples=part.num_records,
+                downloads={path: files[path].num_bytes for path in part.files},
             )
             for part in partitions
         ]
         if any(run.store.find(unit) is None for unit in units):
             table.make()
-        hints = [part.num_records for part in partitions]
-        total = None if None in hints else sum(hint or 0 for hint in hints)
-        stored = run.compute(units, total, _Release(source, partitions, files))
+        stored = run.compute(units, _Release(source, partitions, files))
         _check_keys(dataset, stored)
         facts = {
             "step": "download",
@@ -194,17 +196,25 @@ class _Release:
 
 
 def _check_keys(dataset: str, stored: Sequence[Stored]) -> None:
-    """Check that no key occurs in two partitions.
+    """Check that no key occurs in two partitions; 8 bytes of memory per key.
 
     Raises:
         SchemaError: One does.
     """
+    hashes = np.fromiter((hash(key) for item in stored for key in _keys(item)), np.int64)
+    hashes.sort()
+    suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    if not suspects:
+        return
     seen: dict[str, str] = {}
     for item in stored:
-        for row in read_rows(item.paths[f"{item.name}.parquet"], ["key"]):
-            first = seen.setdefault(row["key"], item.name)
-            if first != item.name:
+        for key in _keys(item):
+            if hash(key) in suspects and (first := seen.setdefault(key, item.name)) != item.name:
                 raise SchemaError(
-                    f"download {dataset}: the key {row['key']!r} is in partitions {first} and {item.name}. "
+                    f"download {dataset}: the key {key!r} is in partitions {first} and {item.name}. "
                     "Keys must be unique in a dataset; the handler has to make them so."
                 )
+
+
+def _keys(item: Stored) -> Iterator[str]:
+    return (row["key"] for row in read_rows(item.paths[f"{item.name}.parquet"], ["key"]))

@@ -12,7 +12,7 @@ from microdiff.code import code_digest
 from microdiff.errors import StepError
 from microdiff.image_latents import write_image_latents
 from microdiff.join import write_joined
-from microdiff.ledger import KEPT, Counts
+from microdiff.ledger import Counts
 from microdiff.manifest import Manifest, read_manifest
 from microdiff.model_files import model_digest
 from microdiff.params import Params, as_values
@@ -46,9 +46,9 @@ def encode(dataset: str, params: Params, workspace: Workspace) -> Counts:
         if raw.partitions.keys() != captions.partitions.keys():
             raise StepError(f"encode {dataset}: raw and captions have different partitions. Run dvc repro.")
         units = [*_image_units(raw, settings), *_text_units(captions, settings)]
-        encoded = run.compute(units, raw.counts[KEPT] + captions.counts[KEPT])
+        encoded = run.compute(units)
         images, texts = encoded[: len(raw.partitions)], encoded[len(raw.partitions) :]
-        joins = run.compute(_join_units(captions, images, texts, settings), 0)
+        joins = run.compute(_join_units(captions, images, texts, settings))
         stored = [join.joined_with(image, text) for join, image, text in zip(joins, images, texts, strict=True)]
         encoders = _one_description(dataset, joins)
         return run.publish(
@@ -81,8 +81,9 @@ def _image_units(raw: Manifest, settings: EncodeSettings) -> list[Unit]:
             name=name,
             determined_by={**made_by, "raw": raw.digests(name, ".tar")},
             compute=partial(write_image_latents, raw.folder, name, settings.image),
+            num_samples=num_samples,
         )
-        for name in raw.partitions
+        for name, num_samples in raw.kept().items()
     ]
 
 
@@ -98,8 +99,9 @@ def _text_units(captions: Manifest, settings: EncodeSettings) -> list[Unit]:
             name=name,
             determined_by={**made_by, "captions": captions.digests(name, ".parquet")},
             compute=partial(write_caption_latents, captions.folder, name, settings.text),
+            num_samples=num_samples,
         )
-        for name in captions.partitions
+        for name, num_samples in captions.kept().items()
     ]
 
 
@@ -116,7 +118,9 @@ def _join_units(captions: Manifest, images: list[Stored], texts: list[Stored], s
         }
         paths = image.paths[image_name], text.paths[text_name]
         compute = partial(write_joined, captions.folder, name, *paths, settings.image.resolutions)
-        units.append(Unit(step="encode-join", name=name, determined_by={**made_by, **inputs}, compute=compute))
+        units.append(
+            Unit(step="encode-join", name=name, determined_by={**made_by, **inputs}, compute=compute, num_samples=0)
+        )
     return units
 
 

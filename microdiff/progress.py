@@ -38,13 +38,15 @@ class Progress:
     Args:
         label: What is running, such as `download coco`.
         total: Number of samples expected, or None when the source does not say.
+        total_bytes: Bytes to receive if none of them are here yet; 0 where nothing is received.
     """
 
-    def __init__(self, label: str, total: int | None) -> None:
+    def __init__(self, label: str, total: int | None, total_bytes: int = 0) -> None:
         self.done = 0
         self.num_bytes = 0
         self._label = label
         self._total = total
+        self._total_bytes = total_bytes
         self._started = self._last_line = time.monotonic()
         self._bar: tqdm[Any] | None = None
         if sys.stderr.isatty():
@@ -84,7 +86,10 @@ class Progress:
 
     def _received(self) -> str:
         rate = self.num_bytes / max(time.monotonic() - self._started, 1e-9)
-        return f"{self.num_bytes / 1e6:.1f} MB received, {rate / 1e6:.1f} MB/s"
+        left = self._total_bytes - self.num_bytes
+        total = f" of {self._total_bytes / 1e6:.1f}" if self._total_bytes else ""
+        line = f"{self.num_bytes / 1e6:.1f}{total} MB received, {rate / 1e6:.1f} MB/s"
+        return f"{line}, {left / rate:.0f} s left" if left > 0 else line
 
     def _line(self) -> str:
         seconds = time.monotonic() - self._started

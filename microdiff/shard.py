@@ -69,10 +69,11 @@ def shard(dataset: str, params: Params, workspace: Workspace) -> Counts:
                         "latents": {partition: inputs[partition] for partition in sorted(used)},
                     },
                     compute=partial(write_rows, latents.folder, shard_rows, columns[group], name),
+                    num_samples=len(shard_rows),
                 )
                 units.append(unit)
                 expected[name] = len(shard_rows)
-        stored = run.compute(units, planned)
+        stored = run.compute(units)
         return run.publish(
             workspace.artifact(dataset, "shards"),
             stored,

@@ -67,14 +67,11 @@ class Run:
         self._started = time.monotonic()
         self._computed = self._reused = self._samples = 0
 
-    def compute(
-        self, units: Sequence[Unit], total: int | None, on_done: Callable[[Stored], None] | None = None
-    ) -> list[Stored]:
+    def compute(self, units: Sequence[Unit], on_done: Callable[[Stored], None] | None = None) -> list[Stored]:
         """Return every unit's result in the order of `units`, computing those that the store lacks.
 
         Args:
             units: The units.
-            total: Number of samples in them, if known.
             on_done: Receives each result as it is there.
 
         Raises:
@@ -90,6 +87,9 @@ class Run:
                 done[unit.step, unit.name] = stored
                 if on_done is not None:
                     on_done(stored)
+        hints = [unit.num_samples for unit in missing]
+        total = None if None in hints else sum(hint or 0 for hint in hints)
+        total_bytes = sum({path: size for unit in missing for path, size in unit.downloads.items()}.values())
         workers = self._workers(missing, total)
         self._computed += len(missing)
         self._reused += len(done)
@@ -97,7 +97,7 @@ class Run:
             label = f"{self.step} {self.dataset}"
             log.info("%s: %d of %d partitions to compute, %d worker(s)", label, len(missing), len(units), workers)
         failed: list[Outcome] = []
-        with Progress(f"{self.step} {self.dataset}", total if len(missing) == len(units) else None) as progress:
+        with Progress(f"{self.step} {self.dataset}", total, total_bytes) as progress:
             for item in self.store.compute(missing, workers, progress):
                 if isinstance(item, Outcome):
                     failed.append(item)

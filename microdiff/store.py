@@ -11,7 +11,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,16 @@ class Unit:
         name: The partition's name.
         determined_by: JSON value: everything that determines the bytes, besides the step and the name.
         compute: Writes the partition's files into the folder given. Picklable.
+        num_samples: How many it will report, if known.
+        downloads: Bytes of the files it fetches, by path; units may share files.
     """
 
     step: str
     name: str
     determined_by: Mapping[str, Any]
     compute: Callable[[Path, Reporter], Result]
+    num_samples: int | None = None
+    downloads: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

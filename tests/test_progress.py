@@ -42,3 +42,13 @@ def test_bytes_are_shown_while_no_sample_is_done(clock: Clock, caplog: pytest.Lo
             shown.tick(num_bytes=50_000_000)
             clock.now += 10
     assert caplog.records[-1].message == "download coco: 0 samples, 150.0 MB received, 7.5 MB/s"
+
+
+def test_the_bytes_to_come_give_the_time_left(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "microdiff"), Progress("download coco", 40, 300_000_000) as shown:
+        for _ in range(4):
+            clock.now += 10
+            shown.tick(num_bytes=50_000_000)
+    assert caplog.records[-1].message == (
+        "download coco: 0 of 40 samples, 200.0 of 300.0 MB received, 6.7 MB/s, 15 s left"
+    )
