@@ -10,14 +10,14 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from microdiff.progress import Reporter
 
-_ROWS_AT_ONCE = 4096
+_ROWS_PER_TICK = 4096
 _AFTER_ANY_TEXT = b"\xff"  # no UTF-8 text holds this byte
 
 
@@ -32,22 +32,27 @@ def write_annotations(path: Path, rows: Iterable[tuple[str, Any]], report: Repor
     Returns:
         Number of rows.
     """
-    num_rows, pending = 0, iter(rows)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         # The file is either finished and renamed, or thrown away: it needs no journal.
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute("CREATE TABLE annotations (key BLOB NOT NULL, value TEXT NOT NULL)")
-        while batch := list(islice(pending, _ROWS_AT_ONCE)):
-            connection.execute("BEGIN")
-            connection.executemany(
-                "INSERT INTO annotations VALUES (?, ?)", [(_encoded(key), json.dumps(value)) for key, value in batch]
-            )
-            connection.execute("COMMIT")
-            num_rows += len(batch)
-            report.tick(len(batch))
+        connection.execute("BEGIN")
+        connection.executemany("INSERT INTO annotations VALUES (?, ?)", _ticking(rows, report))
+        connection.execute("COMMIT")
+        num_rows = connection.total_changes
         connection.execute("CREATE INDEX by_key ON annotations (key)")
     return num_rows
+
+
+def _ticking(rows: Iterable[tuple[str, Any]], report: Reporter) -> Iterator[tuple[bytes, str]]:
+    """Yield rows as the table holds them, reporting every few thousand."""
+    num_rows = 0
+    for num_rows, (key, value) in enumerate(rows, 1):
+        yield _encoded(key), json.dumps(value)
+        if num_rows % _ROWS_PER_TICK == 0:
+            report.tick(_ROWS_PER_TICK)
+    report.tick(num_rows % _ROWS_PER_TICK)
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,10 @@ class Annotations:
     """
 
     path: Path | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the connection behind."""
+        return {"path": self.path}
 
     def get(self, key: str) -> Any:
         """Return the value of a key, its first one if it has several, or None."""
@@ -72,14 +81,19 @@ class Annotations:
         """Yield the rows with `first` <= key < `end` in the same order; None leaves a side open."""
         return self._rows(_encoded(first or ""), _AFTER_ANY_TEXT if end is None else _encoded(end))
 
-    def _rows(self, first: bytes, end: bytes) -> Iterator[tuple[str, Any]]:
+    @cached_property
+    def _connection(self) -> sqlite3.Connection | None:
+        """The open table: opening it for each key would take longer than finding the key."""
         if self.path is None:
+            return None
+        return sqlite3.connect(f"file:{quote(str(self.path.absolute()))}?mode=ro&immutable=1", uri=True)
+
+    def _rows(self, first: bytes, end: bytes) -> Iterator[tuple[str, Any]]:
+        if self._connection is None:
             return
-        uri = f"file:{quote(str(self.path.absolute()))}?mode=ro&immutable=1"
-        with closing(sqlite3.connect(uri, uri=True)) as connection:
-            query = "SELECT key, value FROM annotations WHERE key >= ? AND key < ? ORDER BY key, rowid"
-            for key, value in connection.execute(query, (first, end)):
-                yield key.decode("utf-8", "surrogatepass"), json.loads(value)
+        query = "SELECT key, value FROM annotations WHERE key >= ? AND key < ? ORDER BY key, rowid"
+        for key, value in self._connection.execute(query, (first, end)):
+            yield key.decode("utf-8", "surrogatepass"), json.loads(value)
 
 
 def _encoded(key: str) -> bytes:

@@ -1,31 +1,24 @@
 """Read archive members safely: never onto disk, never more bytes than a member may have."""
 
-import bz2
 import gzip
-import lzma
+import stat
 import struct
-import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, cast
 
 from microdiff.errors import SourceError
 from microdiff.ledger import Reason
+from microdiff.tar_reader import TarReader
 
 MAX_MEMBER_BYTES = 256 * 2**20
 MAX_LINE_BYTES = 16 * 2**20
-_CHUNK_BYTES = 2**20
-_TAR_END = bytes(2 * tarfile.BLOCKSIZE)
-_OPENERS: tuple[tuple[bytes, Callable[[Path], IO[bytes]]], ...] = (
-    (b"\x1f\x8b", cast("Callable[[Path], IO[bytes]]", gzip.open)),
-    (b"BZh", cast("Callable[[Path], IO[bytes]]", bz2.open)),
-    (b"\xfd7zXZ\x00", cast("Callable[[Path], IO[bytes]]", lzma.open)),
-)
-_DAMAGED = (tarfile.TarError, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, OverflowError)
+_GZIP = b"\x1f\x8b"
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile bounds what one read expands for no other
 
 
@@ -77,8 +70,26 @@ def read_member(archive: zipfile.ZipFile, name: str, max_bytes: int = MAX_MEMBER
         raise BadMember(f"{name}: {error}") from error
 
 
+def read_picture(archive: zipfile.ZipFile, name: str) -> bytes | Reason:
+    """Return a member's bytes, or why it cannot become a picture.
+
+    As in tar archives, a link or a member whose path is absolute or leads out of the archive is not followed.
+
+    Raises:
+        KeyError: There is no such member.
+    """
+    if stat.S_ISLNK(archive.getinfo(name).external_attr >> 16) or name.startswith("/") or ".." in name.split("/"):
+        return Reason.UNSAFE_MEMBER
+    try:
+        return read_member(archive, name)
+    except BadMember:
+        return Reason.UNDECODABLE
+    except LargeMember:
+        return Reason.TOO_LARGE
+
+
 class DamagedArchive(SourceError):
-    """An archive is damaged or its end is missing; what came before was read."""
+    """An archive is damaged or its end is missing; what could be read was."""
 
 
 @dataclass(frozen=True)
@@ -107,121 +118,89 @@ class TarMember:
         return self.data
 
 
-def read_tar(
-    path: Path, wanted: Callable[[str], bool], max_bytes: int = MAX_MEMBER_BYTES, folders: bool = False
-) -> Iterator[TarMember]:
-    """Yield the members of a tar archive in its order, in one pass and in bounded memory.
+def read_tar(path: Path, wanted: Callable[[str], bool], max_bytes: int = MAX_MEMBER_BYTES) -> Iterator[TarMember]:
+    """Yield the members of a tar archive that are no folders, in its order, in one pass and in bounded memory.
 
-    Compression (gzip, bzip2, xz) is recognised by content: names lie. Members that are links, devices or sparse, or
-    whose path is absolute or leads out of the archive, are never followed: they come as problems.
+    Compression by gzip is recognised by content: names lie. Members that are links, devices or sparse, or whose path
+    is absolute or leads out of the archive, are never followed: they come as problems.
 
     Args:
         path: The archive.
         wanted: Tells by name which members to yield.
         max_bytes: Largest member to read.
-        folders: Whether folders are yielded too, without data.
 
     Raises:
-        DamagedArchive: It is not a tar archive, or is damaged, after its readable members.
+        DamagedArchive: It is not a tar archive, or is damaged, after all members that can be read.
     """
+    with _open_tar(path) as tar:
+        for name, kind, num_bytes in tar.headers():
+            if kind == "folder" or not wanted(name):
+                continue
+            if kind == "other" or name.startswith("/") or ".." in name.split("/"):
+                yield TarMember(name, problem=Reason.UNSAFE_MEMBER)
+            elif num_bytes > max_bytes:
+                yield TarMember(name, problem=Reason.TOO_LARGE)
+            elif len(data := tar.read()) == num_bytes:
+                yield TarMember(name, data)
+
+
+def salvage_tar(path: Path, wanted: Callable[[str], bool]) -> Iterator[TarMember]:
+    """Yield the members of a tar archive as `read_tar` does, but make damage a member of its own.
+
+    It comes last, is named after the archive, and its problem is `DAMAGED_ARCHIVE`: what lies behind the damage is
+    counted, and does not cost what was read.
+
+    Raises:
+        SourceError: Nothing that is wanted can be read.
+    """
+    found = False
     try:
-        with _decompressed(path) as stream, tarfile.open(fileobj=cast("IO[bytes]", _Bounded(stream)), mode="r:") as tar:
-            for member in _members(tar):
-                if wanted(member.name) and (folders or not member.isdir()):
-                    yield _read(tar, member, max_bytes)
-            _check_end(stream, tar.offset)
-    except _DAMAGED as error:
-        raise DamagedArchive(f"{path}: not a complete tar archive ({error})") from error
+        for member in read_tar(path, wanted):
+            found = True
+            yield member
+    except DamagedArchive:
+        if not found:
+            raise
+        yield TarMember(f"{path.name.partition('.')[0]}_damaged", problem=Reason.DAMAGED_ARCHIVE)
+    if not found:
+        raise SourceError(f"{path}: holds none of the files expected")
 
 
 def read_tar_lines(path: Path, suffix: str) -> Iterator[bytes]:
-    """Yield the lines of the first member of a tar archive whose name ends in `suffix`.
+    """Yield the lines of the first file in a tar archive whose name ends in `suffix`.
+
+    A line of more than `MAX_LINE_BYTES` is cut off there.
 
     Raises:
-        DamagedArchive: The archive is damaged.
-        SourceError: It has no such member, or one with a line of more than `MAX_LINE_BYTES`.
+        DamagedArchive: The archive is damaged; after the lines that can be read.
+        SourceError: It has no such file.
     """
-    try:
-        with _decompressed(path) as stream, tarfile.open(fileobj=cast("IO[bytes]", _Bounded(stream)), mode="r:") as tar:
-            for member in _members(tar):
-                file = tar.extractfile(member) if member.isreg() and member.name.endswith(suffix) else None
-                if file is not None:
-                    yield from _lines(file, f"{path}: {member.name}")
-                    return
-    except _DAMAGED as error:
-        raise DamagedArchive(f"{path}: not a complete tar archive ({error})") from error
-    raise SourceError(f"{path}: has no member ending in {suffix}")
+    found = False
+    with _open_tar(path) as tar:
+        for name, kind, _ in tar.headers():
+            if not found and kind == "file" and name.endswith(suffix):
+                found = True
+                yield from tar.lines(MAX_LINE_BYTES)
+    if not found:
+        raise SourceError(f"{path}: has no file ending in {suffix}")
+
+
+def is_picture(name: str) -> bool:
+    """Tell by its name whether a member is a picture. Hidden files are not."""
+    return name.lower().endswith(_PICTURES) and stem(name) != ""
 
 
 def stem(name: str) -> str:
     """Return a member's name without folders and from its first point on, as WebDataset takes it."""
-    return PurePosixPath(name).name.partition(".")[0]
-
-
-def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    remembered: list[tarfile.TarInfo] = vars(tar)["members"]
-    while (member := tar.next()) is not None:
-        remembered.clear()  # tarfile keeps every one: gigabytes, for ten million
-        yield member
-
-
-def _lines(file: IO[bytes], where: str) -> Iterator[bytes]:
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        if len(line) > MAX_LINE_BYTES:
-            raise SourceError(f"{where}: a line of more than {MAX_LINE_BYTES} bytes")
-        yield line
-
-
-def _read(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> TarMember:
-    parts = PurePosixPath(member.name).parts
-    if member.isdir():
-        return TarMember(member.name)
-    if (
-        member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE)
-        or member.issparse()
-        or ".." in parts
-        or parts[:1] == ("/",)
-    ):
-        return TarMember(member.name, problem=Reason.UNSAFE_MEMBER)
-    if member.size > max_bytes:
-        return TarMember(member.name, problem=Reason.TOO_LARGE)
-    file = tar.extractfile(member)
-    data = b"" if file is None else file.read()
-    if len(data) != member.size:
-        raise tarfile.ReadError(f"{member.name}: {len(data)} of {member.size} bytes")
-    return TarMember(member.name, data)
+    return name.rstrip("/").rpartition("/")[2].partition(".")[0]
 
 
 @contextmanager
-def _decompressed(path: Path) -> Iterator[IO[bytes]]:
+def _open_tar(path: Path) -> Iterator[TarReader]:
     with path.open("rb") as file:
-        head = file.read(8)
-    opener = next((opener for magic, opener in _OPENERS if head.startswith(magic)), lambda path: path.open("rb"))
-    with opener(path) as stream:
-        yield stream
-
-
-class _Bounded:
-    """A stream that refuses to give very much at once: a header can ask tarfile for any size."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self.seek, self.tell = stream.seek, stream.tell
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= MAX_MEMBER_BYTES + tarfile.BLOCKSIZE:
-            raise tarfile.ReadError(f"a header of {size} bytes")
-        return self._stream.read(size)
-
-
-def _check_end(stream: IO[bytes], offset: int) -> None:
-    """Check that the archive has its end mark, and read on, so that the compression's checksum is checked too.
-
-    Raises:
-        tarfile.ReadError: It has not: tarfile takes a damaged header for the end.
-    """
-    stream.seek(offset)
-    if stream.read(len(_TAR_END)) != _TAR_END:
-        raise tarfile.ReadError(f"no end of archive after {offset} bytes")
-    while stream.read(_CHUNK_BYTES):
-        pass
+        is_gzip = file.read(len(_GZIP)) == _GZIP
+    with cast("IO[bytes]", gzip.open(path)) if is_gzip else path.open("rb") as stream:
+        tar = TarReader(stream)
+        yield tar
+        if tar.problem is not None:
+            raise DamagedArchive(f"{path}: not a complete tar archive ({tar.problem}). Remove it and run again.")

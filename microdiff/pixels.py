@@ -32,11 +32,16 @@ def flatten(image: Image.Image) -> Image.Image:
 
 def reduce(image: Image.Image, short_side: int) -> Image.Image:
     """Return the picture with its short side reduced to `short_side` (bicubic, antialiased); never enlarged."""
-    if min(image.size) <= short_side:
-        return image
-    scale = short_side / min(image.size)
-    size = (max(short_side, round(image.width * scale)), max(short_side, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.BICUBIC)
+    size = reduced_size(image.size, short_side)
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def reduced_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """Return width and height with the shorter of them reduced to `short_side`; never enlarged."""
+    if min(size) <= short_side:
+        return size
+    scale = short_side / min(size)
+    return max(short_side, round(size[0] * scale)), max(short_side, round(size[1] * scale))
 
 
 def centre_crop(image: Image.Image, side: int) -> Image.Image:

@@ -5,6 +5,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,21 @@ import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
 
+from microdiff import bicubic, images
 from microdiff.images import RefusedImage, StoredImage, store_image
+from microdiff.jpeg import decode_rgb, is_whole
 from microdiff.ledger import Reason
 from microdiff.pixels import centre_crop, decode, flatten, reduce
 from microdiff.settings import DownloadSettings
 
 SETTINGS = DownloadSettings(min_side_px=32, max_side_px=64, jpeg_quality=95)
 SIZE = (56, 40)
+
+
+@pytest.fixture(autouse=True)
+def _new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test load torch because others reduced many pictures."""
+    monkeypatch.setattr(bicubic, "RESIZER", bicubic.Resizer())
 
 
 def corners(size: tuple[int, int] = SIZE, form: str = "RGB") -> Image.Image:
@@ -343,6 +352,121 @@ def test_warnings_of_the_decoder_stay_inside() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert store_image(data, SETTINGS) == RefusedImage(Reason.TOO_LARGE, 9500, 9500)
+
+
+def test_warnings_are_ignored_while_any_thread_is_inside() -> None:
+    quiet = images._Quiet()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        quiet.__enter__()
+        quiet.__enter__()
+        quiet.__exit__()
+        warnings.warn("ignored", stacklevel=1)
+        quiet.__exit__()
+        assert warnings.filters == before
+        with pytest.raises(UserWarning):
+            warnings.warn("an error", stacklevel=1)
+
+
+def test_threads_do_what_one_does() -> None:
+    # Warns of a size, of damaged EXIF data, and not at all; kept, changed, reduced, refused.
+    work = [png(9500, 9500), encoded(corners(), "PNG", exif=b"Exif\0\0garbage"), encoded(corners((300, 200)), "JPEG")]
+    work += [data for data, _ in CHANGES.values()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expected = [store_image(data, SETTINGS) for data in work]
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(lambda data: store_image(data, SETTINGS), work * 3)) == expected * 3
+
+
+# --- the quick decoder of JPEGs
+
+
+_FRAME = Image.effect_noise((83, 61), 90).convert("RGB")
+_FRAME.paste(corners((40, 61)), (0, 0))
+JPEGS = {
+    "4:4:4": encoded(_FRAME, "JPEG", subsampling="4:4:4"),
+    "4:2:2": encoded(_FRAME, "JPEG", subsampling="4:2:2"),
+    "4:2:0": encoded(_FRAME, "JPEG", subsampling="4:2:0"),
+    "4:1:1": encoded(_FRAME, "JPEG", subsampling="4:1:1"),
+    "poor": encoded(_FRAME, "JPEG", quality=5),
+    "good": encoded(_FRAME, "JPEG", quality=100),
+    "progressive": encoded(_FRAME, "JPEG", progressive=True, subsampling="4:2:0"),
+    "with restart markers": encoded(_FRAME, "JPEG", restart_marker_rows=1),
+    "without a change of colours": encoded(_FRAME, "JPEG", keep_rgb=True),
+    "with another behind it": encoded(_FRAME, "MPO", save_all=True, append_images=[corners()]),
+    "with trailing bytes": encoded(_FRAME, "JPEG") + bytes(100),
+    "a pixel": encoded(_FRAME.resize((1, 1)), "JPEG"),
+    "a line": encoded(_FRAME.resize((200, 1)), "JPEG", subsampling="4:2:0"),
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_jpegs_are_decoded_to_pillows_pixels(kind: str) -> None:
+    image = Image.open(io.BytesIO(JPEGS[kind]))
+    assert is_whole(JPEGS[kind], image.size)
+    np.testing.assert_array_equal(decode_rgb(JPEGS[kind], image.size), np.asarray(image))
+
+
+def damaged(data: bytes, number: int, dice: random.Random) -> bytes:
+    changed = bytearray(data)
+    place = dice.randrange(len(data))
+    if number % 4 == 0:
+        del changed[place:]
+    elif number % 4 == 1:
+        del changed[place : place + dice.randrange(1, 20)]
+    elif number % 4 == 2:
+        changed[place:place] = dice.randbytes(dice.randrange(1, 5))
+    else:
+        for _ in range(dice.choice((1, 2, 8))):
+            changed[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+    return bytes(changed)
+
+
+@pytest.mark.filterwarnings("ignore")  # reading damaged EXIF data again warns
+@pytest.mark.parametrize("max_side_px", [32, 64], ids=["reduced", "kept"])
+@pytest.mark.parametrize("kind", ["4:4:4", "4:2:0", "progressive", "with restart markers"])
+def test_pillow_has_the_last_word_on_damage(kind: str, max_side_px: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = DownloadSettings(min_side_px=32, max_side_px=max_side_px, jpeg_quality=95)
+    monkeypatch.setattr(images, "MAX_PIXELS", 100_000)  # some damage announces millions, which takes long
+    dice = random.Random(kind)
+    files = [damaged(JPEGS[kind], number, dice) for number in range(200)]
+    outcomes = [store_image(data, settings) for data in files]
+    tolerated = 0
+    for data, outcome in zip(files, outcomes, strict=True):
+        if isinstance(outcome, StoredImage):
+            size = Image.open(io.BytesIO(data)).size
+            assert (decode_rgb(data, size) is not None) == is_whole(data, size)  # as strict as a full decode
+            tolerated += not is_whole(data, size)
+    assert 10 < tolerated < 150
+    monkeypatch.setattr(images, "decode_rgb", lambda data, size: None)
+    monkeypatch.setattr(images, "is_whole", lambda data, size: False)
+    assert [store_image(data, settings) for data in files] == outcomes
+
+
+@pytest.mark.parametrize("size", [(83, 60), (82, 61), (61, 83), (83, 69), (91, 61), (8, 8), (200, 200)])
+def test_other_sizes_than_announced_are_left_to_pillow(size: tuple[int, int]) -> None:
+    assert decode_rgb(JPEGS["4:2:0"], size) is None
+    if tuple(-(-side // 8) for side in size) != (11, 8):  # what an eighth of it cannot show
+        assert not is_whole(JPEGS["4:2:0"], size)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_the_quick_decoder_is_used(photo: bytes, orientation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise nothing here would be tested."""
+
+    def never(self: object) -> None:
+        raise AssertionError("Pillow decodes")
+
+    image = Image.open(io.BytesIO(photo)).convert("RGB")
+    data = encoded(image, "JPEG", exif=exif(orientation))
+    for max_side_px in (256, 4096):
+        settings = DownloadSettings(min_side_px=32, max_side_px=max_side_px, jpeg_quality=95)
+        expected = store_image(data, settings)
+        with monkeypatch.context() as patch:
+            patch.setattr(JpegImagePlugin.JpegImageFile, "load", never)
+            assert store_image(data, settings) == expected
 
 
 # --- pixels

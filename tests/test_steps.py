@@ -197,7 +197,7 @@ def run_stage(step: str, dataset: str, params: Path, root: Path) -> "subprocess.
         ({"datasets.coco.download.splitt": 1}, "coco", "datasets.coco.download.splitt: unknown; did you mean 'split'?"),
         ({"datasets.coco.max_rejected_share": 0.1}, "coco", "10 of 38 source records are rejected so far (26.32%;"),
         ({"datasets.coco.download.partitions": "0-9"}, "coco", "names 9, but the source has 4 partitions from 0 to 3"),
-        ({"datasets.coco.download.sha256/zips/val2014.zip": "0" * 64}, "coco", "expected sha256 000"),
+        ({"datasets.coco.download.sha256/zips/val2014.zip": "0" * 64}, "coco", "expected sha256:000"),
     ],
 )
 def test_bad_input_is_a_clear_message_and_exit_code_1(
@@ -307,13 +307,13 @@ def test_source_error_is_about_the_source(workspace: Workspace, make_params: Mak
 def test_retries_are_said_also_while_listing(
     workspace: Workspace, make_params: MakeParams, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from microdiff.sources import web
+    from microdiff.sources import http
 
-    monkeypatch.setattr(web, "ATTEMPTS", 2)
-    monkeypatch.setattr(web, "_pause", lambda attempt, retry_after: None)
+    monkeypatch.setattr(http, "ATTEMPTS", 2)
+    monkeypatch.setattr(http, "pause", lambda attempt, least_s: None)
     with socket.socket() as unused:  # bound but not listening: connections are refused
         unused.bind(("127.0.0.1", 0))
         root = f"http://127.0.0.1:{unused.getsockname()[1]}"
         with pytest.raises(SourceError, match="ConnectionError in 2 attempts"):
             download("coco", make_params({"datasets.coco.download.source": root}), workspace)
-    assert "zips/val2014.zip: ConnectionError, trying again" in caplog.text
+    assert "annotations/annotations_trainval2014.zip: ConnectionError, trying again" in caplog.text

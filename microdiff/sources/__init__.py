@@ -1,8 +1,8 @@
 """Where a dataset comes from: the contract between handlers and the kinds of sources.
 
 A source answers three questions about what is below its root: which files there are (`list`), what one of them is
-(`stat`: size and a checksum or ETag, which identify the bytes), and its bytes as a verified local file (`fetch`). The
-kinds are modules beside this one; `microdiff.sources.opening` chooses by the root's form.
+(`stat`: size and what identifies the bytes), and its bytes as a verified local file (`fetch`). The kinds are modules
+beside this one; `microdiff.sources.opening` chooses by the root's form.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,8 @@ class SourceFile:
         path: Below the source's root, with `/`.
         num_bytes: Size the source states.
         identity: Changes when the bytes do. `sha256:...`, `md5:...` and `git:...` (SHA-1 of the git blob) are checked
-            after a fetch; `etag:...` and `name:...` say only that the source has not announced a change.
+            after a fetch; `etag:...`, `version:...` (whatever else a storage says of a file) and `name:...` (its name,
+            where nothing else lasts) say only that the source has not announced a change.
     """
 
     path: str
@@ -29,9 +30,14 @@ class SourceFile:
     identity: str
 
     @property
+    def kind(self) -> str:
+        """The kind of identity: what stands before the colon."""
+        return self.identity.partition(":")[0]
+
+    @property
     def etag(self) -> str | None:
         """The ETag, where the file is identified by it."""
-        return self.identity.removeprefix("etag:") if self.identity.startswith("etag:") else None
+        return self.identity.removeprefix("etag:") if self.kind == "etag" else None
 
 
 class Source(Protocol):

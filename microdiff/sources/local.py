@@ -1,19 +1,19 @@
 """A source that is a folder on this machine."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from microdiff.errors import SourceError
 from microdiff.progress import Reporter, Silent
 from microdiff.publish import digest_json, read_json, write_json
 from microdiff.sources import SourceFile
-from microdiff.sources.fetching import identity_of
+from microdiff.sources.fetching import checksum_of
 
 
 @dataclass(frozen=True)
 class LocalSource:
-    """A folder on this machine. Files are used in place; digests are remembered by path, size and time."""
+    """A folder on this machine. Files are used in place; checksums are remembered by path, size and time."""
 
     root: str
     digests: Path
@@ -22,12 +22,11 @@ class LocalSource:
     @property
     def name(self) -> str:
         """The folder as given if relative, else its last part."""
-        path = Path(self.root)
-        return path.name if path.is_absolute() else path.as_posix()
+        return local_name(self.root)
 
     def with_reporter(self, report: Reporter) -> "LocalSource":
         """Return this source with a reporter."""
-        return LocalSource(self.root, self.digests, report)
+        return replace(self, report=report)
 
     def list(self, folder: str) -> Sequence[str]:
         """Return the folder's files, sorted."""
@@ -40,7 +39,7 @@ class LocalSource:
         file = Path(self.root) / path
         if not file.is_file():
             raise SourceError(f"{file}: no such file. Check datasets.*.download.source in params.yaml.")
-        found = self._identity(file, (checksum or "sha256:").partition(":")[0])
+        found = self._checksum(file, (checksum or "sha256:").partition(":")[0])
         if checksum is not None and found != checksum:
             raise SourceError(
                 f"{file}: expected {checksum}, found {found}: the file is damaged or another version.\n"
@@ -56,7 +55,7 @@ class LocalSource:
     def forget(self, file: SourceFile) -> None:
         """Do nothing: the file is the user's own."""
 
-    def _identity(self, file: Path, kind: str) -> str:
+    def _checksum(self, file: Path, kind: str) -> str:
         """Return the file's checksum, computed again only after its size or time changed."""
         facts = file.stat()
         known = {
@@ -68,8 +67,14 @@ class LocalSource:
         }
         record = self.digests / f"{digest_json(known)}.json"
         if record.is_file():
-            identity: str = read_json(record)["identity"]
-            return identity
-        identity = identity_of(file, kind)
-        write_json(record, {"identity": identity})
-        return identity
+            checksum: str = read_json(record)["identity"]
+            return checksum
+        checksum = checksum_of(file, kind)
+        write_json(record, {"identity": checksum})
+        return checksum
+
+
+def local_name(root: str) -> str:
+    """Return how lineage shows a local path: as given if relative, else its last part."""
+    path = Path(root)
+    return path.name if path.is_absolute() else path.as_posix()

@@ -1,30 +1,54 @@
 """Choose the kind of source by the form of its root."""
 
+import logging
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from microdiff.errors import SourceError
+from microdiff.progress import Silent
 from microdiff.sources import Source
+from microdiff.sources.hub import open_hub
+from microdiff.sources.links import open_links
 from microdiff.sources.local import LocalSource
+from microdiff.sources.remote import open_remote
 from microdiff.sources.web import WebSource
+
+log = logging.getLogger("microdiff")
+
+_LINK_LISTS = (".txt", ".tsv")
 
 
 def open_source(root: str, work: Path) -> Source:
-    """Return the source at a root: `http://`, `https://`, or a local folder.
+    """Return the source at a root.
 
     Args:
-        root: The root.
-        work: The store's folder, for fetched files and digests.
+        root: A local folder; `http://` or `https://` for a web server; `hf://datasets/ORG/REPO@REVISION`; `s3://` and
+            whatever else fsspec reads; or a list of links: a local file or URL that ends in `.txt` or `.tsv`.
+        work: The store's folder, for fetched files and what is remembered of sources.
 
     Raises:
-        SourceError: The root's scheme is unknown, or it is a folder that does not exist.
+        SourceError: The root is of an unknown kind, is not there, or cannot be reached.
     """
-    scheme = urlsplit(root).scheme
-    fetched = work / "fetch"
-    if scheme in ("http", "https"):
-        return WebSource(root.rstrip("/"), fetched)
+    report = _Logged()
+    parts = urlsplit(root)
+    if parts.scheme == "hf":
+        return open_hub(root, work, report)
+    if parts.scheme in ("http", "https"):
+        if parts.path.endswith(_LINK_LISTS):
+            return open_links(root, work, report)
+        return WebSource(root=root.rstrip("/"), fetched=work / "fetch", report=report)
     if "://" in root:
-        raise SourceError(f"{root}: unknown kind of source; expected http://, https:// or a local folder")
+        return open_remote(root, work, report)
+    if root.endswith(_LINK_LISTS) and Path(root).is_file():
+        return open_links(root, work, report)
     if not Path(root).is_dir():
         raise SourceError(f"{root}: no such folder. Check datasets.*.download.source in params.yaml.")
     return LocalSource(root, work / "digests")
+
+
+class _Logged(Silent):
+    """A reporter for the time before a step reports."""
+
+    def say(self, message: str) -> None:
+        """Log a message."""
+        log.warning("%s", message)

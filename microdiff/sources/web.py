@@ -4,25 +4,35 @@ import base64
 import binascii
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from urllib.parse import quote, urlsplit, urlunsplit
+from dataclasses import dataclass, field
+from urllib.parse import quote, urlsplit
 
+import requests
 from requests.structures import CaseInsensitiveDict
 
 from microdiff.errors import SourceError
-from microdiff.sources import SourceFile
-from microdiff.sources.http import HttpSource, stated_size
+from microdiff.sources import SourceFile, answers
+from microdiff.sources.http import HttpSource
+from microdiff.sources.urls import without_secrets
+
+_DIGEST_BYTES = {"sha256": 32, "md5": 16}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WebSource(HttpSource):
-    """A root on a web server. A query in the root (a signature, say) goes with every request."""
+    """A root on a web server.
+
+    Attributes:
+        root: Its URL. A user and password in it are sent to its server alone; a query (a signature, say) goes with
+            every request.
+    """
+
+    root: str = field(repr=False)
 
     @property
     def name(self) -> str:
         """The root without user, password and query."""
-        parts = urlsplit(self.root)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        return without_secrets(self.root)
 
     def url(self, path: str) -> str:
         """Return where a file is."""
@@ -37,14 +47,13 @@ class WebSource(HttpSource):
         """
         raise SourceError(
             f"{self.name}/{folder}: the files on a plain web server cannot be listed. "
-            "Use a source that can: hf://, s3://, or a local folder."
+            "Use a source that can: hf://, s3://, a list of links, or a local folder."
         )
 
     def stat(self, path: str, checksum: str | None = None) -> SourceFile:
         """Describe a file by what the server's headers say: a checksum if there is one, else the ETag."""
-        with self.request("HEAD", path) as answer:
-            size, etag = stated_size(answer), answer.headers.get("ETag")
-            identity = checksum or _published_checksum(answer.headers) or (f"etag:{etag}" if etag else None)
+        size, etag, published = self.ask("HEAD", path, _facts)
+        identity = checksum or published or (f"etag:{etag}" if etag else None)
         if size is None:
             raise SourceError(f"{self.name}/{path}: the server does not state the file's size")
         if identity is None:
@@ -53,6 +62,10 @@ class WebSource(HttpSource):
                 "Give their checksum in datasets.*.download.sha256."
             )
         return SourceFile(path, size, identity)
+
+
+def _facts(answer: requests.Response) -> tuple[int | None, str, str | None]:
+    return answers.stated_size(answer), answer.headers.get("ETag", ""), _published_checksum(answer.headers)
 
 
 def _published_checksum(headers: CaseInsensitiveDict[str]) -> str | None:
@@ -67,7 +80,9 @@ def _published_checksum(headers: CaseInsensitiveDict[str]) -> str | None:
         if found is None:
             continue
         try:
-            return f"{kind}:{base64.b64decode(found[1], validate=True).hex()}"
+            digest = base64.b64decode(found[1], validate=True)
         except binascii.Error:
             continue
+        if len(digest) == _DIGEST_BYTES[kind]:  # some servers send hexadecimal digits, which decode too
+            return f"{kind}:{digest.hex()}"
     return None

@@ -7,11 +7,11 @@ photographs and the same Pillow, it writes the same bytes.
 import argparse
 from pathlib import Path
 
-from samples.build import coco
+from samples.build import cc12m, coco, diffdb, jdb, sa1b, textcaps
 from samples.build.licences import write_licences
 from samples.build.photos import verify
 
-DATASETS = {"coco": coco}
+DATASETS = {"cc12m": cc12m, "diffdb": diffdb, "jdb": jdb, "sa1b": sa1b, "coco": coco, "textcaps": textcaps}
 SAMPLES = Path(__file__).parents[1]
 
 

@@ -1,6 +1,9 @@
 """Archives whose bytes depend on their content alone."""
 
+import gzip
 import hashlib
+import io
+import tarfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +20,20 @@ def write_zip(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
             member.create_system = 3  # Unix, on every system
             member.external_attr = (0o40755 << 16 | 0x10) if name.endswith("/") else 0o100644 << 16
             archive.writestr(member, content)
+
+
+def write_tar(path: Path, members: Sequence[tuple[str, bytes]], gzipped: bool = False) -> None:
+    """Write a tar of files, in the given order; a name ending in a slash is a folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name.removesuffix("/"))
+            member.size = len(content)
+            if name.endswith("/"):
+                member.type, member.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(member, io.BytesIO(content))
+    path.write_bytes(gzip.compress(written.getvalue(), mtime=0) if gzipped else written.getvalue())
 
 
 def write_sha256sums(folder: Path, files: Sequence[str]) -> None:

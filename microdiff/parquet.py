@@ -1,0 +1,66 @@
+"""Read parquet files that others made: in bounded memory, however they are laid out, and with errors that name them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from microdiff.errors import SourceError
+
+_BUFFER_BYTES = 2**20  # read at once of a column, whose part of a row group may be gigabytes
+
+
+def read_parquet(
+    path: Path, columns: pa.Schema, rows_at_once: int, equal: tuple[str, int] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield a file's rows in its order.
+
+    Args:
+        path: The file.
+        columns: Names and types of the columns wanted; others are not read.
+        rows_at_once: How many rows may be in memory.
+        equal: One of the columns, of integers, and the value it must have: other rows are left out. Row groups whose
+            statistics exclude the value are not read; nothing else depends on how rows are sorted or grouped.
+
+    Raises:
+        SourceError: It is not a complete parquet file, or not one of these columns.
+    """
+    try:
+        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as parquet:
+            _check_names(path, columns, parquet.schema_arrow)
+            groups = [i for i in range(parquet.num_row_groups) if equal is None or _may_hold(parquet, i, *equal)]
+            for batch in parquet.iter_batches(rows_at_once, groups, columns.names, use_threads=False):
+                yield from _select(path, batch, columns, equal).to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path}: not a complete parquet file ({error}). Remove it and run again.") from error
+
+
+def _check_names(path: Path, columns: pa.Schema, found: pa.Schema) -> None:
+    missing = [name for name in columns.names if name not in found.names]
+    if missing:
+        raise SourceError(
+            f"{path}: has no column {', '.join(missing)}, but {', '.join(found.names)}.\n"
+            "Check datasets.*.download.source: this is another file, or another version of it."
+        )
+
+
+def _select(path: Path, batch: pa.RecordBatch, columns: pa.Schema, equal: tuple[str, int] | None) -> pa.RecordBatch:
+    """Leave out the rows that are not wanted, and bring columns into their order and types."""
+    try:
+        wanted = batch if equal is None else batch.filter(pc.equal(batch.column(equal[0]).cast(pa.int64()), equal[1]))
+        return wanted.select(columns.names).cast(columns)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        raise SourceError(f"{path}: a column is not of the type expected: {error}") from error
+
+
+def _may_hold(parquet: pq.ParquetFile, group: int, column: str, value: int) -> bool:
+    """Tell by a row group's statistics, if it has any, whether a column of it may hold a value."""
+    chunks = parquet.metadata.row_group(group)
+    for i in range(chunks.num_columns):
+        found = chunks.column(i).statistics if chunks.column(i).path_in_schema == column else None
+        if found is not None and found.has_min_max and isinstance(found.min, int):
+            return bool(found.min <= value <= found.max)
+    return True
