@@ -92,7 +92,7 @@ def kept(source: WebSource) -> list[Path]:
         ("hf://datasets/ORG/REPO/folder", "expected hf://datasets/ORG/REPO@REVISION"),
         ("https://user:secret@host/links.txt", r"https://host/links\.txt"),
         ("no/such/folder", "no/such/folder: no such folder"),
-        ("no/such/links.txt", r"links\.txt: no such folder"),
+        ("no/such/links.txt", r"links\.txt: no such list of links. Check datasets"),
         ("pyproject.toml", "no such folder"),
     ],
 )

@@ -39,7 +39,7 @@ def open_source(root: str, work: Path) -> Source:
         return WebSource(root=root.rstrip("/"), fetched=work / "fetch", report=report)
     if "://" in root:
         return open_remote(root, work, report)
-    if root.endswith(_LINK_LISTS) and Path(root).is_file():
+    if root.endswith(_LINK_LISTS) and not Path(root).is_dir():
         return open_links(root, work, report)
     if not Path(root).is_dir():
         raise SourceError(f"{root}: no such folder. Check datasets.*.download.source in params.yaml.")
