@@ -48,14 +48,10 @@ def _check_names(path: Path, columns: pa.Schema, found: pa.Schema) -> None:
 
 
 def _select(path: Path, batch: pa.RecordBatch, columns: pa.Schema, equal: tuple[str, int] | None) -> pa.RecordBatch:
-    """Leave out the rows that are not wanted, and bring columns into their order and types."""
+    """Leave out the rows that are not wanted, and bring columns into their types."""
     try:
-        wanted = (
-            batch
-            if equal is None
-            else batch.filter(pc.equal(batch.column(equal[0]).cast(pa.int64()), pa.scalar(equal[1], pa.int64())))
-        )
-        return wanted.select(columns.names).cast(columns)
+        wanted = batch if equal is None else batch.filter(pc.equal(batch.column(equal[0]).cast(pa.int64()), equal[1]))
+        return wanted.cast(columns)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise SourceError(f"{path}: a column is not of the type expected: {error}") from error
 

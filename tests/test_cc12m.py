@@ -5,7 +5,7 @@ import random
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,28 +20,12 @@ from microdiff.ledger import Counts, Reason
 from microdiff.raw_reader import read_images
 from microdiff.selection import select
 from microdiff.sources.opening import open_source
+from tests.archive_order import read_members, write_members
 from tests.handler_contract import HandlerContract, Raw, Record, records_of
+from tests.hub_server import HubServer
 
 SAMPLES = REPO / "samples"
 HANDLER = CC12M(form="webdataset")
-Members = list[tuple[str, bytes]]
-
-
-def read_members(path: Path) -> Members:
-    with tarfile.open(path) as tar:
-        return [(member.name, tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]
-
-
-def write_members(path: Path, members: Members, links: Mapping[str, str] = {}) -> None:
-    with tarfile.open(path, "w") as tar:
-        for name, target in links.items():
-            link = tarfile.TarInfo(name)
-            link.type, link.linkname = tarfile.SYMTYPE, target
-            tar.addfile(link)
-        for name, data in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
 
 
 class TestCC12M(HandlerContract):
@@ -127,6 +111,16 @@ class TestCC12M(HandlerContract):
             assert gray == (row["key"] == "0000_000000007")
 
 
+def test_the_hub_gives_the_same_as_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = SAMPLES / "cc12m"
+    with HubServer({"ORG/cc12m-wds": {path.name: path.read_bytes() for path in folder.iterdir()}}, page_size=2) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        from_hub = open_source(hub.root("ORG/cc12m-wds"), tmp_path)
+        from_folder = open_source(str(folder), tmp_path)
+        assert HANDLER.partitions(from_hub) == HANDLER.partitions(from_folder)
+        assert records_of(HANDLER, from_hub) == records_of(HANDLER, from_folder)
+
+
 # --- odd sources
 
 
@@ -136,9 +130,9 @@ class Tars:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def write(self, name: str, *members: str | tuple[str, bytes], links: Mapping[str, str] = {}) -> None:
+    def write(self, name: str, *members: str | tuple[str, bytes]) -> None:
         pairs = [(member, member.encode()) if isinstance(member, str) else member for member in members]
-        write_members(self.folder / name, pairs, links)
+        write_members(self.folder / name, pairs)
 
     @property
     def source(self) -> Any:
@@ -231,9 +225,11 @@ def test_members_of_a_sample_need_not_be_neighbours(tars: Tars) -> None:
 
 
 def test_every_key_is_a_record(tars: Tars) -> None:
-    tars.write(
-        "0.tar", "1.jpg", "1.png", "2.txt", "3.cls", "4.JPG", "5.seg.png", "._6.jpg", links={"7.jpg": "/etc/passwd"}
-    )
+    tars.write("0.tar", "1.jpg", "1.png", "2.txt", "3.cls", "4.JPG", "5.seg.png", "._6.jpg")
+    with tarfile.open(tars.folder / "0.tar", "a") as tar:
+        link = tarfile.TarInfo("7.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
     assert [(record.key, record.source, getattr(record, "reason", None)) for record in tars.records()] == [
         ("0_1", "0.tar/1.jpg", None),
         ("0_1", "0.tar/1.png", None),  # becomes a duplicate_key

@@ -95,15 +95,13 @@ def test_what_tarfile_writes_is_read(form: int, packed: Callable[[bytes], bytes]
 
 
 def test_other_ways_to_write_the_same_are_read(tmp_path: Path) -> None:
-    v7 = bytearray(header("old.jpg", 3))
-    v7[156:157], v7[257:265] = b"\0", bytes(8)  # no type, no mark
-    v7[148:156] = b"%06o\0 " % (sum(v7) - sum(v7[148:156]) + 256)
     binary = bytearray(header("binary.jpg"))
     binary[124:136] = b"\x80" + (4).to_bytes(11, "big")
     binary[148:156] = b"%06o\0 " % (sum(binary) - sum(binary[148:156]) + 256)
-    pax = b"".join(b"%d %s\n" % (len(fact) + 4, fact) for fact in (b"path=odd.jpg", b"size=5" + b" " * 4))
+    pax = b"".join(b"%d %s\n" % (len(fact) + 4, fact) for fact in (b"path=odd.jpg\0.exe", b"size=5" + b" " * 4))
     data = (
-        bytes(v7)
+        unmarked("folder/", 0)
+        + unmarked("old.jpg", 3)
         + padded(b"old")
         + header("pax_global_header", 16, b"g")
         + padded(b"16 comment=none\n")
@@ -371,6 +369,22 @@ def test_a_damaged_header_costs_only_its_member(tmp_path: Path) -> None:
         )
 
 
+def unmarked(name: str, size: int) -> bytes:
+    """A header as V7 had it: no type, no mark."""
+    block = bytearray(header(name, size))
+    block[156:157], block[257:265] = b"\0", bytes(8)
+    block[148:156] = b"%06o\0 " % (sum(block) - sum(block[148:156]) + 256)
+    return bytes(block)
+
+
+def test_what_only_looks_like_a_header_is_not_taken_for_one_behind_damage(tmp_path: Path) -> None:
+    nested = unmarked("nested.jpg", 0)
+    good = tarred([("a.jpg", nested), ("b.jpg", b"b")])
+    assert [member.name for member in read_all(good, tmp_path)[0]] == ["a.jpg", "b.jpg"]
+    assert [member.name for member in read_all(patched(good, 0, b"?"), tmp_path)[0]] == ["b.jpg"]
+    assert [member.name for member in read_all(tarred([]) + nested + good, tmp_path)[0]] == ["a.jpg", "b.jpg"]
+
+
 def test_an_extended_header_does_not_reach_over_damage(tmp_path: Path) -> None:
     long = header("@", 5, b"L") + padded(b"long\0")
     data = tarred(THREE)
@@ -396,6 +410,8 @@ def test_a_damaged_extended_header_is_noticed(record: bytes, tmp_path: Path) -> 
         (bytes(3000) + b"garbage", 0),
         (tarred([("d.jpg", TEXT)]), 1),  # an archive added to another
         (padded(b"garbage" * 1000) + tarred([("d.jpg", TEXT)]), 1),
+        (padded(b"garbage" * 1000), 0),
+        (padded(b"a mark, ustar, in the wrong place" * 60) + tarred([("d.jpg", TEXT)]), 1),
     ],
 )
 @pytest.mark.parametrize("packed", [lambda data: data, gzipped], ids=["plain", "gzip"])

@@ -383,7 +383,7 @@ def test_a_picture_that_no_entry_names_is_no_record(original: Original) -> None:
 
 
 def test_pictures_may_be_anywhere_in_the_zip_but_not_outside(original: Original) -> None:
-    original.members = {"../a.jpg": b"outside", "v.jpg": b"at the root", "z/v.png": b"later", "v.txt": b"no picture"}
+    original.members = {"../a.jpg": b"outside", "v.jpg": b"at the root", "z/v.png": b"later", "n/v.txt": b"no picture"}
     first, second = original.records()
     assert isinstance(first, Rejection)
     assert first.reason == Reason.UNSAFE_MEMBER

@@ -139,7 +139,7 @@ class HubSource(HttpSource):
         if commit is None:
             raise SourceError(f"{self.name}: no commit in the hub's answer. Check HF_ENDPOINT.")
         source = replace(self, revision=commit)
-        self.report.say(f"{self.name} is a commit of today; pin it as {source.name}")
+        self.report.say(f"{self.name} may change; pin it as {source.name}")
         return source
 
     def _files(self, folder: str) -> Mapping[str, SourceFile]:
