@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from microdiff import archives
 from microdiff.archives import read_member
 from microdiff.errors import SourceError
-from microdiff.handlers import Handler, Inputs, Partition, Rejection, Sample, coco
+from microdiff.handlers import Handler, Inputs, Partition, Rejection, Sample
 from microdiff.handlers.coco import Coco
 from microdiff.ledger import Counts, Reason
 from microdiff.publish import digest_bytes
@@ -272,7 +273,7 @@ def test_a_damaged_member_costs_only_itself(mini: Miniature) -> None:
 
 def test_a_member_that_is_too_large_is_not_read(mini: Miniature, monkeypatch: pytest.MonkeyPatch) -> None:
     mini.pictures["val2014/b.jpg"] = bytes(2000)
-    monkeypatch.setattr(coco, "read_member", lambda archive, name, limit=1000: read_member(archive, name, limit))
+    monkeypatch.setattr(archives, "read_member", lambda archive, name: read_member(archive, name, 1000))
     assert [record.reason for record in mini.records() if isinstance(record, Rejection)] == [Reason.TOO_LARGE]
 
 

@@ -20,11 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
-from microdiff.archives import BadMember, LargeMember, open_zip, read_member
+from microdiff.archives import BadMember, LargeMember, open_zip, read_member, read_picture
 from microdiff.errors import SourceError
 from microdiff.handlers import Handler, Inputs, Partition, Rejection, Sample
 from microdiff.ledger import Reason
 from microdiff.settings import Problems
+from microdiff.slices import cut
 from microdiff.sources import Source
 
 _ANNOTATIONS = "annotations/annotations_trainval2014.zip"
@@ -59,18 +60,7 @@ class Coco(Handler):
         """Cut the pictures that the annotations list, sorted by key, into slices."""
         document = self._annotations(source.fetch(source.stat(_ANNOTATIONS, self.checksum(_ANNOTATIONS))))
         keys = sorted({_key(image["file_name"]) for image in document["images"]})
-        starts = keys[:: self.images_per_partition]
-        return [
-            Partition(
-                name=f"{number:04d}",
-                number=number,
-                files=(self._images, _ANNOTATIONS),
-                first_key=start if number else None,  # the first slice also takes whatever sorts before
-                end_key=starts[number + 1] if number + 1 < len(starts) else None,
-                num_records=min(self.images_per_partition, len(keys) - number * self.images_per_partition),
-            )
-            for number, start in enumerate(starts)
-        ]
+        return cut(keys, self.images_per_partition, (self._images, _ANNOTATIONS))
 
     def checksum(self, path: str) -> str | None:
         """Return a file's checksum from the settings."""
@@ -99,15 +89,11 @@ class Coco(Handler):
                         "flickr_url": record.image.get("flickr_url", ""),
                     },
                 }
-                if member is None:
-                    yield Rejection(reason=Reason.MISSING_IMAGE, **facts)
-                    continue
-                try:
-                    yield Sample(image=read_member(archive, member), **facts)
-                except BadMember:
-                    yield Rejection(reason=Reason.UNDECODABLE, **facts)
-                except LargeMember:
-                    yield Rejection(reason=Reason.TOO_LARGE, **facts)
+                found = Reason.MISSING_IMAGE if member is None else read_picture(archive, member)
+                if isinstance(found, Reason):
+                    yield Rejection(reason=found, **facts)
+                else:
+                    yield Sample(image=found, **facts)
 
     def _records(
         self, document: Mapping[str, Any], captioned: KeysView[int], members: Sequence[str]
