@@ -122,7 +122,7 @@ def _compute(
     source = source.with_reporter(report)
     local = {file.path: source.fetch(file) for file in files}
     with scratch_folder(folder.parent) as scratch:
-        inputs = Inputs(files=local, scratch=scratch, annotations=Annotations(table))
+        inputs = Inputs(files=local, scratch=scratch, annotations=Annotations(table), report=report)
         return write_raw(handler.read(partition, inputs), settings, partition.name, folder, report)
 
 

@@ -5,6 +5,7 @@ is not given the list itself: its reader takes the first line for a header, and 
 gets URLs only, in a process of its own (`microdiff.url_fetcher`).
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -24,11 +25,14 @@ from microdiff.archives import MAX_LINE_BYTES
 from microdiff.errors import SourceError
 from microdiff.handlers import Inputs, Partition, Rejection, Sample
 from microdiff.ledger import Reason
+from microdiff.progress import Reporter, Silent
 from microdiff.sources import Source
 
 _CHUNK_BYTES = 4 * 2**20
 _MAX_CAUSE_CHARS = 200
 _LOG = "img2dataset.log"
+_PICTURES = "00000"  # the folder that img2dataset puts them into
+_LOOK_EVERY_S = 2.0  # at what has arrived
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +101,7 @@ def read_slice(
     """
     (name,) = part.files
     pairs = _read_pairs(inputs.files[name], part.first_byte, part.num_records)
-    fetched = fetch_urls([url for url, _ in pairs], inputs.scratch, timeout_s, retries)
+    fetched = fetch_urls([url for url, _ in pairs], inputs.scratch, timeout_s, retries, inputs.report)
     num_urls = sum(bool(url) for url, _ in pairs)
     causes = Counter(each.cause for (url, _), each in zip(pairs, fetched, strict=True) if url and each.path is None)
     if causes.total() > max_failed_share * num_urls:
@@ -143,7 +147,9 @@ class Fetched(NamedTuple):
     cause: str = ""
 
 
-def fetch_urls(urls: Sequence[str], folder: Path, timeout_s: float, retries: int) -> list[Fetched]:
+def fetch_urls(
+    urls: Sequence[str], folder: Path, timeout_s: float, retries: int, report: Reporter | None = None
+) -> list[Fetched]:
     """Fetch pictures.
 
     Args:
@@ -151,6 +157,7 @@ def fetch_urls(urls: Sequence[str], folder: Path, timeout_s: float, retries: int
         folder: Empty; receives the pictures.
         timeout_s: Longest wait for a connection, and for more of an answer.
         retries: Further attempts for a URL that failed.
+        report: Hears of bytes as pictures arrive.
 
     Returns:
         An outcome for each URL.
@@ -165,17 +172,17 @@ def fetch_urls(urls: Sequence[str], folder: Path, timeout_s: float, retries: int
     table = pa.table({"url": pa.array([urls[place] for place in places], pa.string())})
     with pa.OSFile(str(folder / url_fetcher.REQUEST), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
-    _run(folder, timeout_s, retries)
+    _run(folder, timeout_s, retries, report or Silent())
     for place in places:
         outcomes[place] = Fetched(None, "lost by img2dataset")  # of a row that fails in unforeseen ways nothing is left
     for row in pq.read_table(folder / "00000.parquet", columns=["key", "status", "error_message"]).to_pylist():
-        path = folder / "00000" / f"{row['key']}.jpg"  # whatever it holds
+        path = folder / _PICTURES / f"{row['key']}.jpg"  # whatever it holds
         cause = (row["error_message"] or row["status"])[:_MAX_CAUSE_CHARS]
         outcomes[places[int(row["key"])]] = Fetched(path) if path.is_file() else Fetched(None, cause)
     return outcomes
 
 
-def _run(folder: Path, timeout_s: float, retries: int) -> None:
+def _run(folder: Path, timeout_s: float, retries: int, report: Reporter) -> None:
     """Run `microdiff.url_fetcher`, which ends when its standard input does: with this process, however that ends."""
     command = [sys.executable, "-m", url_fetcher.__name__, str(folder), str(timeout_s), str(retries)]
     environment = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}  # or importing it asks the network for a new version
@@ -185,7 +192,22 @@ def _run(folder: Path, timeout_s: float, retries: int) -> None:
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
         ) as process,
     ):
-        code = process.wait()
+        code, num_bytes = None, 0
+        while code is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = process.wait(_LOOK_EVERY_S)
+            arrived = _bytes_in(folder / _PICTURES)
+            report.tick(num_bytes=arrived - num_bytes)
+            num_bytes = arrived
     if code:
         said = (folder / _LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         raise SourceError(f"img2dataset ended with code {code}: {said[-1] if said else 'without a word'}. Run again.")
+
+
+def _bytes_in(folder: Path) -> int:
+    """Return how many bytes the files of a folder have, 0 if there is none."""
+    try:
+        with os.scandir(folder) as entries:
+            return sum(entry.stat().st_size for entry in entries)
+    except FileNotFoundError:
+        return 0

@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import urllib.error
@@ -33,6 +34,7 @@ from microdiff.handlers import Inputs, Rejection, Sample
 from microdiff.handlers.cc12m import CC12M
 from microdiff.ledger import Reason
 from microdiff.params import Params
+from microdiff.progress import Silent
 from microdiff.publish import read_json
 from microdiff.raw_writer import SCHEMA
 from microdiff.rows import read_rows
@@ -303,6 +305,49 @@ def test_what_img2dataset_loses_is_a_failure_too(tmp_path: Path, monkeypatch: py
     ]
 
 
+def test_bytes_are_reported_as_pictures_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fetcher is img2dataset's in name only, and goes on when what it wrote has been reported."""
+    package = tmp_path / "img2dataset"
+    package.mkdir()
+    for name, text in {
+        "__init__": "",
+        "resizer": "def Resizer(**_): pass",
+        "writer": "FilesSampleWriter = None",
+        "downloader": """
+            import pathlib, time
+            import pyarrow as pa, pyarrow.parquet as pq
+            class Downloader:
+                def __init__(self, output_folder, **_): self.folder = pathlib.Path(output_folder)
+                def __call__(self, _):
+                    (self.folder / "00000").mkdir()
+                    for number in (0, 1):
+                        (self.folder / "00000" / f"000{number}.jpg").write_bytes(bytes(1000 + number))
+                        deadline = time.monotonic() + 30
+                        while not (self.folder / f"seen{number}").exists() and time.monotonic() < deadline:
+                            time.sleep(0.01)
+                    rows = [{"key": f"000{number}", "status": "success", "error_message": None} for number in (0, 1)]
+                    pq.write_table(pa.Table.from_pylist(rows), self.folder / "00000.parquet")
+                    return True, None
+        """,
+    }.items():
+        (package / f"{name}.py").write_text(textwrap.dedent(text))
+
+    class Told(Silent):
+        def tick(self, samples: int = 0, num_bytes: int = 0) -> None:
+            if num_bytes:
+                told.append(num_bytes)
+                (folder / f"seen{num_bytes - 1000}").touch()
+
+    told: list[int] = []
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{REPO}")
+    monkeypatch.setattr(url_list, "_LOOK_EVERY_S", 0.05)
+    fetched = fetch_urls(["http://a", "http://b"], folder, 1.0, 0, Told())
+    assert [each.path is not None for each in fetched] == [True, True]
+    assert told == [1000, 1001]
+
+
 def test_a_fetcher_that_fails_is_an_error_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "img2dataset"
     broken.mkdir()
@@ -320,14 +365,15 @@ def test_the_fetcher_ends_with_whoever_asked(tmp_path: Path, how: str) -> None:
     (stuck / "__init__.py").write_text(
         "import os, pathlib, time; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(600)"
     )
-    script = (
+    script = (  # a shell in the background leaves SIGINT ignored to all it starts
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path; from microdiff.url_list import fetch_urls; fetch_urls(['http://a'], Path(), 1.0, 0)"
     )
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{REPO}"}
     parent = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
     pid = wait_for(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text())
     parent.send_signal(getattr(signal, how))
-    parent.wait()
+    parent.wait(60)
     wait_for(lambda: not is_running(int(pid)))
 
 

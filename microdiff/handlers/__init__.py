@@ -15,6 +15,7 @@ from typing import Any
 
 from microdiff.annotations import Annotations
 from microdiff.ledger import Reason
+from microdiff.progress import Reporter, Silent
 from microdiff.sources import Source
 
 
@@ -47,11 +48,13 @@ class Inputs:
         files: Local copies of the partition's files, verified, by their path in the source.
         scratch: An empty folder for whatever reading needs; removed afterwards.
         annotations: What `Handler.read_annotations` gave, as a table.
+        report: Hears of bytes that reading itself receives, where a handler fetches more than the source's files.
     """
 
     files: Mapping[str, Path]
     scratch: Path
     annotations: Annotations = field(default_factory=Annotations)
+    report: Reporter = field(default_factory=Silent, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
