@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import copy
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from microdiff.params import Params, load_params
 from microdiff.step import Workspace
 
 REPO = Path(__file__).resolve().parent.parent
+
+# A shell leaves SIGINT ignored to what it starts in the background, and tests that interrupt would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -365,8 +365,7 @@ def test_the_fetcher_ends_with_whoever_asked(tmp_path: Path, how: str) -> None:
     (stuck / "__init__.py").write_text(
         "import os, pathlib, time; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(600)"
     )
-    script = (  # a shell in the background leaves SIGINT ignored to all it starts
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    script = (
         "from pathlib import Path; from microdiff.url_list import fetch_urls; fetch_urls(['http://a'], Path(), 1.0, 0)"
     )
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{REPO}"}
