@@ -43,25 +43,25 @@ class LocatedTextEncoder(TextEncoderSettings):
 
 @overload
 def located(
-    settings: ImageEncoderSettings, work: Path | None = None, where: str = "encode.image"
+    settings: ImageEncoderSettings, work: Path | None = None, where: str | None = None
 ) -> LocatedImageEncoder: ...
 
 
 @overload
 def located(
-    settings: TextEncoderSettings, work: Path | None = None, where: str = "encode.text"
+    settings: TextEncoderSettings, work: Path | None = None, where: str | None = None
 ) -> LocatedTextEncoder: ...
 
 
 def located(
-    settings: ImageEncoderSettings | TextEncoderSettings, work: Path | None = None, where: str = "encode"
+    settings: ImageEncoderSettings | TextEncoderSettings, work: Path | None = None, where: str | None = None
 ) -> LocatedImageEncoder | LocatedTextEncoder:
     """Return the settings with the folder of the model's files, fetching and checking them first.
 
     Args:
         settings: Of an encoder; returned as they are if they have a folder.
         work: The store's folder; None for where it is by default.
-        where: The section in params.yaml, for messages.
+        where: The section in params.yaml, for messages; None for what the kind of settings says.
 
     Raises:
         ParamsError: The model is not there, or is not the one that `revision` pins.
@@ -69,6 +69,7 @@ def located(
     """
     if isinstance(settings, LocatedImageEncoder | LocatedTextEncoder):
         return settings
+    where = where or ("encode.image" if isinstance(settings, ImageEncoderSettings) else "encode.text")
     place = model_place(settings.model, settings.subfolder, settings.revision)
     if place.kind == "folder":
         folder = Path(place.root, place.folder)
