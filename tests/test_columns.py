@@ -49,7 +49,7 @@ def test_a_sample_that_any_encoder_refused_is_rejected(tmp_path: Path) -> None:
     blank = {"captions": [], "original": "", "caption": "x", "status": "kept", "width": 1, "height": 1}
     with new_table(tmp_path / "0000.parquet", SCHEMA) as add_row:
         for key in "abcd":
-            add_row({**blank, "key": key})
+            add_row({**blank, "key": key, "image_key": key})
     image = write_file(tmp_path / "image", "moments_256", "abc", {"d": "undecodable"})
     texts = {
         "caption_latents": write_file(tmp_path / "text", "caption_latents", "acd", {"b": "non_finite"}),
