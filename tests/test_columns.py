@@ -53,7 +53,7 @@ def test_a_sample_that_any_encoder_refused_is_rejected(tmp_path: Path) -> None:
     image = write_file(tmp_path / "image", "moments_256", "abc", {"d": "undecodable"})
     texts = {
         "caption_latents": write_file(tmp_path / "text", "caption_latents", "acd", {"b": "non_finite"}),
-        "caption_latents_t5": write_file(tmp_path / "t5", "caption_latents_t5", "abd", {"c": "non_finite"}),
+        "caption_latents_t5": write_file(tmp_path / "t5", "caption_latents_t5", "bda", {"c": "non_finite"}),
     }
     (tmp_path / "out").mkdir()
     result = write_joined(tmp_path, "0000", image, texts, {256: "moments_256"}, tmp_path / "out", Silent())
