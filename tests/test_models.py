@@ -1,5 +1,6 @@
 """Every family of encoders against its own library's forward pass, with small random weights."""
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -120,6 +121,30 @@ def test_t5_gives_what_transformers_gives_and_its_mask(tmp_path: Path, max_token
     assert (states - model(input_ids=tokens.input_ids).last_hidden_state).abs().max() > 1e-3  # the mask matters
     shape = [encoder.description[name] for name in ("tokens", "width", "mask", "tokenizer")]
     assert shape == [length, 32, True, "T5TokenizerFast"]
+
+
+def test_a_t5_tokenizer_may_be_a_sentencepiece_file_alone(tmp_path: Path) -> None:
+    """As in google/t5-v1_1-xxl: no tokenizer.json."""
+    import sentencepiece
+
+    tiny_models.save_t5(tmp_path)
+    for path in tmp_path.glob("tokenizer*"):
+        path.unlink()
+    (tmp_path / "text").write_text("\n".join(f"a cat and {number} dogs" for number in range(50)))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text"), model_prefix=str(tmp_path / "spiece"), vocab_size=26, minloglevel=2,
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+    )  # fmt: skip
+    (tmp_path / "text").unlink()
+    (tmp_path / "spiece.vocab").unlink()
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
+    text = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "model_max_length": 16}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(text))
+    tokens = TextEncoder(text_settings(tmp_path)).tokenize(["a cat"])
+    expected = [*pieces.encode("a cat"), 1]
+    assert tokens.ids_BT[0].tolist() == expected + [0] * (16 - len(expected))
+    assert tokens.mask_BT is not None
+    assert tokens.mask_BT[0].tolist() == [1] * len(expected) + [0] * (16 - len(expected))
 
 
 def test_padding_does_not_reach_the_tokens_of_a_t5_caption(tmp_path: Path) -> None:
