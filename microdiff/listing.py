@@ -117,17 +117,19 @@ def write_listing(latents: Path, name: str, files: Sequence[str], folder: Path, 
     """
     columns = _open_columns(latents, files)
     records: list[tuple[Any, ...]] = []
-    groups: dict[str, list[_Column]] = {}
+    groups: dict[str, list[str]] = {}
     offset = 0
     with (folder / TEXTS).open("wb") as texts:
         for sample in read_kept(latents / f"{name}.parquet", ["key", "caption", "image_key", "width", "height"]):
             rows = [column.find(sample) for column in columns]
             present = [column for column, row in zip(columns, rows, strict=True) if row >= 0]
+            names = [column.name for column in present]
             group = max((_pixels(column.name) for column in present if column.is_image), default=0)
-            if present != groups.setdefault(str(group), present) or not group:
+            expected = groups.setdefault(str(group), names)
+            if names != expected or not group:
                 raise SchemaError(
-                    f"{latents}: sample {sample['key']} of partition {name} has no more than "
-                    f"{[column.name for column in present]}. Restore the latents with dvc checkout."
+                    f"{latents}: sample {sample['key']} of partition {name} has {names}, expected latents of a picture "
+                    f"and {expected}. Restore the latents with dvc checkout."
                 )
             key, caption = sample["key"].encode(), sample["caption"].encode()
             texts.write(key + caption)
@@ -146,11 +148,11 @@ def write_listing(latents: Path, name: str, files: Sequence[str], folder: Path, 
             report.tick(1)
     np.array(records, record_type(len(columns))).tofile(folder / RECORDS)
     write_json(folder / LISTING, {column.name: asdict(column.place) for column in columns})
-    encodings = {
-        group: {**PLAIN_COLUMNS, **{column.name: column.place.encoding for column in present}}
-        for group, present in groups.items()
+    encodings = {column.name: column.place.encoding for column in columns}
+    of_groups = {
+        group: {**PLAIN_COLUMNS, **{name: encodings[name] for name in names}} for group, names in groups.items()
     }
-    return Result({"in": len(records), KEPT: len(records)}, {"columns": encodings})
+    return Result({"in": len(records), KEPT: len(records)}, {"columns": of_groups})
 
 
 def read_places(listing: Path) -> dict[str, Place]:
@@ -179,7 +181,7 @@ def _open_columns(latents: Path, files: Sequence[str]) -> list[_Column]:
                 raise SchemaError(f"{latents}: {found[name].place.file} and {file} both hold {name}: rebuild them")
             rows = opened.rows(name)
             encoding = f"ndarray:{rows.dtype.name}:{','.join(map(str, rows.shape[1:]))}"
-            place = Place(file, rows.offset, Column.parse(name, encoding).size or 0, encoding)  # type: ignore[attr-defined]
+            place = Place(file, rows.offset, Column.parse(name, encoding).size or 0, encoding)
             row_of = {key: row for row, key in enumerate(opened.keys(name))}
             found[name] = _Column(name, place, rows, row_of, name.startswith(_IMAGE_PREFIXES))
     return [found[name] for name in sorted(found)]
