@@ -181,7 +181,7 @@ def _open_columns(latents: Path, files: Sequence[str]) -> list[_Column]:
                 raise SchemaError(f"{latents}: {found[name].place.file} and {file} both hold {name}: rebuild them")
             rows = opened.rows(name)
             encoding = f"ndarray:{rows.dtype.name}:{','.join(map(str, rows.shape[1:]))}"
-            place = Place(file, rows.offset, Column.parse(name, encoding).size or 0, encoding)
+            place = Place(file, opened.offset(name), Column.parse(name, encoding).size or 0, encoding)
             row_of = {key: row for row, key in enumerate(opened.keys(name))}
             found[name] = _Column(name, place, rows, row_of, name.startswith(_IMAGE_PREFIXES))
     return [found[name] for name in sorted(found)]
