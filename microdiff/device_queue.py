@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from microdiff.device import device
+from microdiff.device import device, new_host_tensor
 from microdiff.errors import StepError
 from microdiff.progress import Reporter
 
@@ -28,13 +28,11 @@ _Mark = torch.cuda.Event | float  # a moment on the device
 
 
 class Batch(Protocol):
-    """What is encoded together.
+    """What is encoded together."""
 
-    Attributes:
-        label: Names the kind of batch, such as `latents_512`.
-    """
-
-    label: str
+    @property
+    def label(self) -> str:
+        """Return what names the kind of batch, such as `latents_512`."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -161,19 +159,18 @@ def _to_cpu(values: Tensor) -> Tensor:
     """Return values on the CPU, or on their way there: until the moment marked next is over."""
     if values.device.type == "cpu":
         return values
-    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-    return host.copy_(values, non_blocking=True)
+    return new_host_tensor(tuple(values.shape), values.dtype).copy_(values, non_blocking=True)
 
 
 def _mark() -> _Mark:
     if device().type != "cuda":
         return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     event.record()
     return event
 
 
 def _seconds(began: _Mark, ended: _Mark) -> float:
-    if isinstance(began, torch.cuda.Event):
-        return float(began.elapsed_time(ended)) / 1000
-    return float(ended) - began
+    if isinstance(began, float) or isinstance(ended, float):
+        return float(ended) - float(began)  # type: ignore[arg-type]  # both are
+    return float(began.elapsed_time(ended)) / 1000

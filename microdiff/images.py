@@ -40,6 +40,7 @@ _TO_UPRIGHT = {
 }
 _SIDEWAYS = {_TO_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
 
+
 class _Quiet:
     """Ignores warnings while at least one thread is inside: Python's filters belong to the whole process."""
 

@@ -1,7 +1,7 @@
 """A stored picture as the squares that are encoded: one decode, every resolution it has, 8 bits all the way.
 
-The geometry is that of Pillow's `resize` and `crop` (`pixels.centre_crop`), the filter is `bicubic`. Several threads may
-do this at once; decoder and filter run without Python's lock.
+The geometry is that of Pillow's `resize` and `crop` (`pixels.centre_crop`), the filter is `bicubic`. Several threads
+may do this at once; decoder and filter run without Python's lock.
 """
 
 import io
