@@ -17,7 +17,7 @@ from microdiff.pixels import DAMAGED, flatten, reduced_size
 
 Pixels = NDArray[np.uint8]
 
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # that pictures are stored in; MPO: a JPEG with more frames behind it
+_FORMATS = ("JPEG", "PNG", "WEBP")  # that pictures are stored in
 
 
 def squares(data: bytes, resolutions: Sequence[int]) -> dict[int, Pixels] | None:
@@ -42,7 +42,7 @@ def decode_pixels(data: bytes) -> Pixels | None:
     """Return a picture as uint8 (H, W, 3), or None where it is damaged."""
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        if image.format in ("JPEG", "MPO") and image.mode == "RGB":
+        if image.format in ("JPEG", "MPO") and image.mode == "RGB":  # MPO: a JPEG with more frames behind it
             rgb = decode_rgb(data, image.size)
             if rgb is not None:
                 return rgb

@@ -76,7 +76,7 @@ def test_a_square_of_the_stored_size_is_untouched(photographs: list[Image.Image]
         ("JPEG", "RGB", {"progressive": True, "subsampling": 2}),
     ],
 )
-def test_other_forms_go_through_pillow(
+def test_every_form_that_is_stored_is_read(
     photographs: list[Image.Image], form: str, mode: str, options: dict[str, Any]
 ) -> None:
     assert largest_difference(stored(photographs[1].convert(mode), form, **options), (256,)) <= 2
