@@ -1,17 +1,18 @@
-"""Measure the encode step: images per second end to end, against what the models could do and what the published loop does.
+"""Measure the encode step: images a second end to end, against the models alone and against the published loop.
 
     python bench/encode.py [--config embedded|sdxl] [--reference PATH] [--images N] [--batch N] [--rounds N]
 
-(a) end to end (tar and parquet in, latents files out, two partitions in hand at once) over the ceiling: the same models on
-    batches of the same size that are already on the device, 256 px, 512 px and captions, one after another.
-(b) against the published precompute loop (https://github.com/SonyResearch/micro_diffusion, `prepare/jdb/precompute.py`), for
-    which `--reference` names a checkout. The loader is theirs (as in bench/input_side.py), the loop's body is written down
-    here after theirs: both VAE passes, the text tower, casts, copies to the CPU, MDSWriter. Models are the same objects'
-    libraries on both sides, the published autocast is left out on the CPU, and its `accelerate` is not needed.
-(c) where our time goes: the device's share, its waiting for input, and the rest of the wall time.
+(a) end to end (tar and parquet in, latents files out, two partitions in hand at once) over the ceiling: the same models
+    on batches of the same size that are already on the device: 256 px, 512 px and captions, one after another.
+(b) against the published precompute loop (https://github.com/SonyResearch/micro_diffusion,
+    `prepare/jdb/precompute.py`), for which `--reference` names a checkout. Dataset class, transforms and loader are
+    theirs (as in bench/input_side.py, 2 workers). The loop's body is written down here after theirs: both VAE passes,
+    the text tower, casts, copies to the CPU, MDSWriter; its autocast is left out, since the models have the dtype asked
+    for, and so is `accelerate`. The text tower and its dtype are the same on both sides.
+(c) where our time goes: the device's share of the wall time, and its waiting for input.
 
-`embedded` uses the models in samples/ on any device. `sdxl` has the configurations of the SDXL VAE and OpenCLIP's ViT-H/14
-text tower with random weights, in bfloat16, on CUDA only.
+`embedded` uses the models in samples/ on any device. `sdxl` has the configurations of the SDXL VAE and of OpenCLIP's
+ViT-H/14 text tower with random weights, in bfloat16, on CUDA only.
 """
 
 import argparse
@@ -160,8 +161,10 @@ def end_to_end(folder: Path, image: ImageEncoderSettings, text: TextEncoderSetti
             name = f"{number:04d}"
             units.append(lambda name=name: write_image_latents(folder, name, image, into(out, name), times))
         for number in range(PARTITIONS):
-            name, column = f"{number:04d}", "caption_latents"
-            units.append(lambda name=name: write_caption_latents(folder, name, column, text, into(out, name), times))
+            name = f"{number:04d}"
+            units.append(
+                lambda name=name: write_caption_latents(folder, name, "caption_latents", text, into(out, name), times)
+            )
         todo, lock = list(reversed(units)), threading.Lock()
 
         def work() -> None:
@@ -308,9 +311,7 @@ def main() -> None:
         ratio = median(a / b for a, b in zip(spent["published"], spent["ours"], strict=True))
         print(f"(b) published loop {rates['published']:.2f} images/s: ours is {ratio:.2f}x")
     busy, idle = (median(share[n] for share in shares) for n in (0, 1))
-    print(
-        f"(c) device computes {busy:.1%} of the wall time, waits for input {idle:.1%}; the rest starts and ends a run"
-    )
+    print(f"(c) device computes {busy:.1%} of the wall time, waits for input {idle:.1%}")
 
 
 if __name__ == "__main__":
