@@ -12,6 +12,7 @@ def device() -> torch.device:
 
     Beside a GPU torch gets one thread, too: what is left for it on the CPU is reducing pictures, on threads of ours.
     """
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32; matrix products have this by default
     torch.set_num_threads(1)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -21,7 +21,7 @@ from microdiff.sources.hub import open_hub
 from microdiff.sources.local import LocalSource
 from microdiff.sources.opening import open_source
 
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")  # a tokenizer has at least one
 _SMALL_FILES = (".json", ".txt", ".model")
 _WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model")
 _OPENCLIP_WEIGHTS = ("open_clip_model", "open_clip_pytorch_model", *_WEIGHTS)
@@ -43,25 +43,25 @@ class LocatedTextEncoder(TextEncoderSettings):
 
 @overload
 def located(
-    settings: ImageEncoderSettings, work: Path | None = None, where: str = "encode.image"
+    settings: ImageEncoderSettings, work: Path | None = None, where: str | None = None
 ) -> LocatedImageEncoder: ...
 
 
 @overload
 def located(
-    settings: TextEncoderSettings, work: Path | None = None, where: str = "encode.text"
+    settings: TextEncoderSettings, work: Path | None = None, where: str | None = None
 ) -> LocatedTextEncoder: ...
 
 
 def located(
-    settings: ImageEncoderSettings | TextEncoderSettings, work: Path | None = None, where: str = "encode"
+    settings: ImageEncoderSettings | TextEncoderSettings, work: Path | None = None, where: str | None = None
 ) -> LocatedImageEncoder | LocatedTextEncoder:
     """Return the settings with the folder of the model's files, fetching and checking them first.
 
     Args:
         settings: Of an encoder; returned as they are if they have a folder.
         work: The store's folder; None for where it is by default.
-        where: The section in params.yaml, for messages.
+        where: The section in params.yaml, for messages; None for what the kind of settings says.
 
     Raises:
         ParamsError: The model is not there, or is not the one that `revision` pins.
@@ -69,6 +69,7 @@ def located(
     """
     if isinstance(settings, LocatedImageEncoder | LocatedTextEncoder):
         return settings
+    where = where or ("encode.image" if isinstance(settings, ImageEncoderSettings) else "encode.text")
     place = model_place(settings.model, settings.subfolder, settings.revision)
     if place.kind == "folder":
         folder = Path(place.root, place.folder)
@@ -92,7 +93,7 @@ def tokenizer_folder(folder: Path) -> Path:
 def _sibling(folder: str, names: Sequence[str]) -> str | None:
     """Return `tokenizer_2` for a folder `text_encoder_2` that has no tokenizer, None for other folders."""
     parent, _, last = folder.rpartition("/")
-    if not last.startswith("text_encoder") or any(name in _TOKENIZER_FILES for name in names):
+    if not last.startswith("text_encoder") or any(name in TOKENIZER_FILES for name in names):
         return None
     return "/".join(filter(None, (parent, last.replace("text_encoder", "tokenizer", 1))))
 
@@ -180,7 +181,7 @@ def _paths(source: Source, place: ModelPlace, is_openclip: bool) -> list[str]:
     sibling = _sibling(place.folder, [PurePosixPath(path).name for path in paths])
     if place.kind == "hub" and paths:
         paths = needed_files(paths, _OPENCLIP_WEIGHTS if is_openclip else _WEIGHTS)
-    if sibling is not None:
+    if sibling is not None and paths:
         paths += source.list(sibling)
     return paths
 

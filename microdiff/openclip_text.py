@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from microdiff.errors import ParamsError
 from microdiff.model_files import LocatedTextEncoder
-from microdiff.model_loading import read_config
+from microdiff.model_loading import brief, read_config
 from microdiff.model_place import public_name
 from microdiff.text_model import Tokens
 
@@ -37,7 +37,9 @@ class OpenclipText:
         try:
             self._tokenizer = open_clip.get_tokenizer(f"local-dir:{settings.folder}", context_length=wanted)
         except (OSError, ValueError, ImportError) as error:
-            raise ParamsError(f"{public_name(settings.model)}: its tokenizer cannot be loaded ({error})") from error
+            raise ParamsError(
+                f"{public_name(settings.model)}: its tokenizer cannot be loaded ({brief(error)})"
+            ) from error
         self.tokenizer = type(self._tokenizer).__name__
 
     def tokenize(self, captions: Sequence[str]) -> Tokens:
@@ -52,17 +54,18 @@ class OpenclipText:
         try:
             model = open_clip.create_model(f"local-dir:{self._settings.folder}", device="cpu", require_pretrained=True)
         except (OSError, ValueError) as error:
-            raise ParamsError(f"{name}: open_clip cannot load it ({error})") from error
+            raise ParamsError(f"{name}: open_clip cannot load it ({brief(error)})") from error
         tower = text_tower(model)
         if tower is None:
-            raise ParamsError(f"{name}: its text tower is not one of open_clip's own, or appends a class token")
+            raise ParamsError(f"{name}: its text tower is not one of open_clip's plain ones")
         return tower.to(dtype)
 
 
 def text_tower(model: Any) -> "TextTower | None":
     """Return the text tower of an open_clip model, None if it is of a kind that cannot be read here."""
     tower = getattr(model, "text", model)
-    if not hasattr(tower, "ln_final") or getattr(tower, "cls_emb", None) is not None:
+    is_own = hasattr(tower, "ln_final") and hasattr(tower, "positional_embedding")
+    if not is_own or getattr(tower, "cls_emb", None) is not None or getattr(tower, "use_pad_mask", False):
         return None
     return TextTower(tower)
 
@@ -78,15 +81,11 @@ class TextTower(nn.Module):
         self.ln_final = tower.ln_final
         self.attn_mask: Tensor | None
         self.register_buffer("attn_mask", tower.attn_mask, persistent=False)
-        self._pads = tower._build_additive_mask if getattr(tower, "use_pad_mask", False) else None
 
     def forward(self, ids_BT: Tensor, _: Tensor | None = None) -> Tensor:
         """Return hidden states (B, T, D), every position."""
-        dtype, length = self.positional_embedding.dtype, ids_BT.shape[1]
+        length = ids_BT.shape[1]
         hidden_BTD = self.token_embedding(ids_BT) + self.positional_embedding[:length]
-        if self._pads is not None:
-            mask = self._pads(ids_BT, length, dtype)
-        else:
-            mask = None if self.attn_mask is None else self.attn_mask[:length, :length]
+        mask = None if self.attn_mask is None else self.attn_mask[:length, :length]
         normalised: Tensor = self.ln_final(self.transformer(hidden_BTD, attn_mask=mask))
         return normalised

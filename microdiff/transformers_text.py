@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from microdiff.errors import ParamsError
-from microdiff.model_files import LocatedTextEncoder, tokenizer_folder
-from microdiff.model_loading import load_whole, read_config
+from microdiff.model_files import TOKENIZER_FILES, LocatedTextEncoder, tokenizer_folder
+from microdiff.model_loading import brief, load_whole, read_config
 from microdiff.model_place import public_name
 from microdiff.text_model import Tokens
 
@@ -58,13 +58,13 @@ class TransformersText:
     def _load_tokenizer(self, kind: str) -> Any:
         import transformers
 
-        folder = tokenizer_folder(self._settings.folder)
+        folder, name = tokenizer_folder(self._settings.folder), public_name(self._settings.model)
+        if not any((folder / each).is_file() for each in TOKENIZER_FILES):
+            raise ParamsError(f"{name}: no tokenizer.json there, nor in the folder tokenizer beside text_encoder")
         try:
             return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, ImportError) as error:
-            raise ParamsError(
-                f"{public_name(self._settings.model)}: its tokenizer cannot be loaded ({error})"
-            ) from error
+            raise ParamsError(f"{name}: its tokenizer cannot be loaded ({brief(error)})") from error
 
     def _length(self, config: dict[str, Any]) -> int:
         """Return how many tokens a caption gets: what is asked for, or all that the model was made for."""
