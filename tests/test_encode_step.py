@@ -1,7 +1,8 @@
 """The encode step as a whole: what it does not compute, that nothing changes its bytes, and what it says of its run."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,17 @@ import torch
 from torch import Tensor
 
 from conftest import changed, sample_preset, tree_bytes
-from microdiff import image_encoder, step, text_encoder
+from microdiff import image_encoder, store, text_encoder
 from microdiff.clean import clean
 from microdiff.crew import Crew
 from microdiff.download import download
 from microdiff.encode import encode
+from microdiff.executor import Outcome, Work
 from microdiff.manifest import read_manifest
 from microdiff.params import Params
+from microdiff.progress import Reporter
 from microdiff.publish import read_json
-from microdiff.step import Run, Workspace
-from microdiff.store import Unit
+from microdiff.step import Workspace
 
 SEVERAL = {"datasets.coco.download.images_per_partition": 4, "datasets.coco.download.partitions": "0-3"}
 CLIP = sample_preset()["encode"]["text"]["caption_latents"]
@@ -104,25 +106,21 @@ def test_nothing_is_encoded_that_did_not_change(
     assert set(calls) == set(expected), why
 
 
-@pytest.mark.slow
-def test_neither_order_nor_workers_nor_units_in_hand_change_a_byte(
+def test_neither_order_nor_units_in_hand_change_a_byte(
     prepared: Workspace, make_params: MakeParams, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """Workers of their own: see test_steps. Here several units share a process, the last ones first."""
     encode("coco", make_params(SEVERAL), prepared)
     expected = tree_bytes(prepared.artifact("coco", "latents"))
     monkeypatch.setenv("MICRODIFF_WORK", str(tmp_path / "other work"))
-    two = Crew(2, 2, ({"MICRODIFF_THREADS": "3"}, {"MICRODIFF_THREADS": "1"}))
-    monkeypatch.setattr(step, "crew_for", lambda *_, on_device=False: two if on_device else Crew(1))
-    compute = Run.compute
 
-    def turned_round(self: Run, units: Sequence[Unit], *args: Any, **options: Any) -> Any:
-        return compute(self, list(reversed(units)), *args, **options)[::-1]
+    def on_threads(units: Sequence[tuple[str, Work]], _: Crew, report: Reporter) -> Iterator[Outcome]:
+        with ThreadPoolExecutor(3) as pool:
+            yield from pool.map(lambda unit: Outcome(unit[0], unit[1](report)), reversed(units))
 
-    monkeypatch.setattr(Run, "compute", turned_round)
+    monkeypatch.setattr(store, "run_units", on_threads)
     encode("coco", make_params(SEVERAL), prepared)
-    facts = read_json(prepared.run_facts("encode", "coco"))
-    assert facts["partitions_computed"] > 0
-    assert facts["workers"] == 2
+    assert read_json(prepared.run_facts("encode", "coco"))["partitions_computed"] > 0
     assert tree_bytes(prepared.artifact("coco", "latents")) == expected
 
 
