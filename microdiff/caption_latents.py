@@ -1,7 +1,10 @@
 """Encode one partition's captions: a latents file with one text column, and its mask if its encoder has one."""
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from microdiff.columns import mask_column, text_file
 from microdiff.latents import Spool, Tensor, write_latents
@@ -26,12 +29,16 @@ def write_caption_latents(
 
     Returns:
         The partition's counts of captions.
-    """
-    import torch  # only in the process that encodes
 
+    Raises:
+        StepError: The device's memory does not suffice for a single caption.
+    """
+    from microdiff.caption_batches import caption_batches
+    from microdiff.conveyor import encoded  # imports torch, as these do: only in the process that encodes
+    from microdiff.device_queue import QUEUE
     from microdiff.text_encoder import text_encoder
 
-    encoder = text_encoder(settings)
+    encoder = QUEUE.call(partial(text_encoder, settings))
     ledger = Ledger()
     samples = [(row["key"], row["caption"]) for row in read_kept(captions / f"{name}.parquet", ["key", "caption"])]
     index: dict[str, int] = {}
@@ -40,17 +47,16 @@ def write_caption_latents(
         states = stack.enter_context(Spool(folder / "states.rows", settings.store))
         masks = stack.enter_context(Spool(folder / "masks.rows", "uint8"))
         distinct = list(dict.fromkeys(caption for _, caption in samples))
-        for start in range(0, len(distinct), settings.batch_size):
-            batch = distinct[start : start + settings.batch_size]
-            tokens = encoder.tokenize(batch)
-            hidden = encoder.encode(tokens).to(getattr(torch, settings.store)).cpu()
-            for number, (caption, row) in enumerate(zip(batch, hidden, strict=True)):
-                if row.isfinite().all():
-                    stored = row.view(torch.uint16) if settings.store == "bfloat16" else row
-                    index[caption] = states.append(stored.numpy())
-                    if tokens.mask_BT is not None:
-                        masks.append(tokens.mask_BT[number].numpy())
-            report.tick(len(batch))
+        batches = caption_batches(distinct, encoder, column, settings.batch_size)
+        for rows in encoded(batches, settings.store, name, report):
+            mask_BT = rows.batch.tokens.mask_BT
+            for number in np.flatnonzero(rows.finite).tolist():
+                index[rows.batch.captions[number]] = states.append(rows.values[number])
+                if mask_BT is not None:
+                    masks.append(mask_BT[number].numpy())
+            report.tick(len(rows.batch), noun="captions")
+        report.tick(len(samples) - len(distinct), noun="captions")
+        report.batches(column, QUEUE.batch_size(column, settings.batch_size))
         kept = []
         for key, caption in samples:
             ledger.enter()

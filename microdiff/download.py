@@ -11,6 +11,7 @@ import numpy as np
 
 from microdiff.annotations import Annotations, write_annotations
 from microdiff.code import code_digest
+from microdiff.crew import Crew
 from microdiff.errors import SchemaError, StepError
 from microdiff.executor import Outcome
 from microdiff.handlers import Handler, Inputs, Partition
@@ -162,7 +163,7 @@ class _Table:
         if not self.files or self._run.store.find(self._unit) is not None:
             return
         with Progress(f"annotations {self._unit.name}", None) as progress:
-            for item in self._run.store.compute([self._unit], 1, progress):
+            for item in self._run.store.compute([self._unit], Crew(1), progress):
                 if isinstance(item, Outcome):
                     raise StepError(f"{item.name}: {item.error}")
         for file in self.files:

@@ -55,7 +55,7 @@ def encode(dataset: str, params: Params, workspace: Workspace) -> Counts:
         units = _image_units(raw, settings.image)
         for column, text_settings in settings.text.items():
             units += _text_units(captions, column, text_settings)
-        encoded = run.compute(units)
+        encoded = run.compute(units, on_device=True)
         parts = [encoded[start :: len(raw.partitions)] for start in range(len(raw.partitions))]
         joins = run.compute([_join_unit(captions, image, texts, settings) for image, *texts in parts])
         stored = [join.joined_with(*part) for join, part in zip(joins, parts, strict=True)]
@@ -99,6 +99,7 @@ def _image_units(raw: Manifest, settings: ImageEncoderSettings) -> list[Unit]:
             determined_by={**made_by, "raw": raw.digests(name, ".tar")},
             compute=partial(write_image_latents, raw.folder, name, settings),
             num_samples=num_samples,
+            noun="images",
         )
         for name, num_samples in raw.kept().items()
     ]
@@ -116,6 +117,7 @@ def _text_units(captions: Manifest, column: str, settings: TextEncoderSettings) 
             determined_by={**made_by, "captions": captions.digests(name, ".parquet")},
             compute=partial(write_caption_latents, captions.folder, name, column, settings),
             num_samples=num_samples,
+            noun="captions",
         )
         for name, num_samples in captions.kept().items()
     ]

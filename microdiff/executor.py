@@ -1,26 +1,31 @@
 """Run independent units of work on several processes; one that fails or dies never takes the others along.
 
-Each worker process has its own pipe, so a worker that is killed (out of memory, say) is charged to the unit it was
-working on, and only to that one. Workers stop by themselves when their parent dies.
+A worker may have several units in hand at once, each on a thread of its own, so that one reads its input while another
+computes. Each worker process has its own pipe, so one that is killed (out of memory, say) is charged to the unit it was
+working on, and only to that one: if there were several, each of them is run again alone, which shows whose fault it
+was. Workers stop by themselves when their parent dies.
 """
 
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from microdiff.crew import Crew
 from microdiff.errors import MicrodiffError, ParamsError
-from microdiff.progress import Reporter
+from microdiff.progress import SAMPLES, Reporter
 
 ATTEMPTS = 2
+_ENDED = "ended"
 Work = Callable[[Reporter], Any]  # picklable; returns a picklable result
 
 
@@ -34,44 +39,21 @@ class Outcome:
     details: str = ""  # traceback, for errors that are not MicrodiffErrors
 
 
-def workers_asked_for() -> int | None:
-    """Return MICRODIFF_WORKERS, or None where it is not set.
-
-    Raises:
-        ParamsError: It is not a positive integer, or MICRODIFF_EXECUTOR is unknown.
-    """
-    executor = os.environ.get("MICRODIFF_EXECUTOR", "local")
-    if executor != "local":
-        raise ParamsError(f"MICRODIFF_EXECUTOR: expected 'local', got {executor!r}")
-    text = os.environ.get("MICRODIFF_WORKERS", "")
-    if not text:
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise ParamsError(f"MICRODIFF_WORKERS: expected a positive integer, got {text!r}")
-    return int(text)
-
-
-def num_workers() -> int:
-    """Return the number of worker processes: as many as asked for, or one per available core."""
-    return workers_asked_for() or len(os.sched_getaffinity(0))
-
-
-def run_units(units: Sequence[tuple[str, Work]], workers: int, report: Reporter) -> Iterator[Outcome]:
+def run_units(units: Sequence[tuple[str, Work]], crew: Crew, report: Reporter) -> Iterator[Outcome]:
     """Run every unit and yield its outcome as it ends, in any order.
 
     Args:
-        units: Names and work. With one worker or one unit they run in this process, in order.
-        workers: Number of processes.
+        units: Names and work. With one worker that has one unit in hand they run in this process, in order.
+        crew: Who works on them.
         report: Receives progress, messages, and failed attempts that will be repeated, in this process.
 
     Yields:
         One outcome per unit; a unit is tried `ATTEMPTS` times, except after an error in the settings.
     """
-    workers = min(workers, len(units))
-    if workers <= 1:
+    if min(crew.workers, len(units)) <= 1 and min(crew.in_hand, len(units)) <= 1:
         yield from _run_here(units, report)
         return
-    pool = _Pool(units, workers, report)
+    pool = _Pool(units, crew, report)
     try:
         yield from pool.run()
     finally:
@@ -102,15 +84,19 @@ def _attempt(name: str, work: Work, report: Reporter) -> tuple[Outcome, bool]:
 
 
 class _Worker:
-    """One process, its pipe, and the unit it is busy with."""
+    """One process, its pipe, and the units it is busy with."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: int, crew: Crew) -> None:
+        self.place = place
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(target=_serve, args=(theirs,), daemon=True)
+        environment = dict(crew.environments[place]) if crew.environments else {}
+        self.process: SpawnProcess = context.Process(
+            target=_serve, args=(theirs, environment, crew.in_hand > 1), daemon=True
+        )
         self.process.start()
         theirs.close()
-        self.unit: int | None = None
+        self.units: set[int] = set()
 
     def stop(self) -> None:
         self.connection.close()
@@ -119,24 +105,24 @@ class _Worker:
 
 
 class _Pool:
-    def __init__(self, units: Sequence[tuple[str, Work]], workers: int, report: Reporter) -> None:
+    def __init__(self, units: Sequence[tuple[str, Work]], crew: Crew, report: Reporter) -> None:
         self._units = units
+        self._crew = crew
         self._report = report
         self._pending = deque(range(len(units)))
+        self._suspects: deque[int] = deque()  # were in hand when a worker died; each is run alone
+        self._alone: set[int] = set()  # the suspects that run now
         self._attempts = [0] * len(units)
-        self._workers = [_Worker() for _ in range(workers)]
+        self._workers = [_Worker(place, crew) for place in range(min(crew.workers, len(units)))]
 
     def run(self) -> Iterator[Outcome]:
         open_units = len(self._units)
         while open_units:
-            for worker in list(self._workers):
+            for worker in self._workers:
                 self._feed(worker)
-            busy: dict[Any, _Worker] = {
-                worker.connection: worker for worker in self._workers if worker.unit is not None
-            }
+            busy: dict[Any, _Worker] = {worker.connection: worker for worker in self._workers if worker.units}
             for connection in wait(list(busy)):
-                outcome = self._receive(busy[connection])
-                if outcome is not None:
+                for outcome in self._receive(busy[connection]):
                     open_units -= 1
                     yield outcome
 
@@ -145,72 +131,119 @@ class _Pool:
             worker.stop()
 
     def _feed(self, worker: _Worker) -> None:
-        if worker.unit is None and self._pending:
-            worker.unit = self._pending.popleft()
-            self._attempts[worker.unit] += 1
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died; _receive finds out
-                worker.connection.send(self._units[worker.unit])
+        if self._suspects and not worker.units:
+            unit = self._suspects.popleft()
+            self._alone.add(unit)
+            self._send(worker, unit)
+        while self._pending and len(worker.units) < self._crew.in_hand and not worker.units & self._alone:
+            self._send(worker, self._pending.popleft())
 
-    def _receive(self, worker: _Worker) -> Outcome | None:
-        """Take one message; return the outcome when its unit has ended for good."""
-        unit = worker.unit
-        if unit is None:
-            return None
+    def _send(self, worker: _Worker, unit: int) -> None:
+        worker.units.add(unit)
+        self._attempts[unit] += 1
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died; _receive finds out
+            worker.connection.send((unit, *self._units[unit]))
+
+    def _receive(self, worker: _Worker) -> Iterator[Outcome]:
+        """Take one message; yield the outcomes of units that it ends for good."""
         try:
-            kind, value = worker.connection.recv()
+            unit, kind, values = worker.connection.recv()
         except (EOFError, ConnectionResetError):
-            kind, value = "ended", (self._autopsy(worker), False)
-            self._workers.remove(worker)
-            worker.stop()
-            self._workers.append(_Worker())
-        if kind == "tick":
-            self._report.tick(*value)
-            return None
-        if kind == "say":
-            self._report.say(value)
-            return None
-        worker.unit = None
-        outcome, final = value
+            yield from self._bury(worker)
+            return
+        if kind == _ENDED:
+            yield from self._end(worker, unit, *values)
+        else:
+            getattr(self._report, kind)(*values)
+
+    def _bury(self, worker: _Worker) -> Iterator[Outcome]:
+        """Replace a worker that died, and find out whose fault it was."""
+        error = _autopsy(worker)
+        worker.stop()
+        self._workers[self._workers.index(worker)] = _Worker(worker.place, self._crew)
+        if len(worker.units) == 1:
+            (unit,) = worker.units
+            yield from self._end(worker, unit, Outcome(self._units[unit][0], error=error), False)
+            return
+        names = " and ".join(self._units[unit][0] for unit in sorted(worker.units))
+        self._report.say(f"{error} while it worked on {names}: running each of them alone")
+        for unit in sorted(worker.units):
+            self._attempts[unit] -= 1
+            self._suspects.append(unit)
+
+    def _end(self, worker: _Worker, unit: int, outcome: Outcome, final: bool) -> Iterator[Outcome]:
+        worker.units.discard(unit)
+        self._alone.discard(unit)
         if final or self._attempts[unit] >= ATTEMPTS:
-            return Outcome(self._units[unit][0], outcome.result, outcome.error, outcome.details)
+            yield Outcome(self._units[unit][0], outcome.result, outcome.error, outcome.details)
+            return
         self._report.say(_retrying(outcome))
         self._pending.append(unit)
-        return None
-
-    def _autopsy(self, worker: _Worker) -> Outcome:
-        worker.process.join()
-        code = worker.process.exitcode or 0
-        cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-        name = self._units[worker.unit][0] if worker.unit is not None else ""
-        return Outcome(name, error=f"the worker process {cause}{hint}")
 
 
-class _PipeReporter:
-    """Sends a worker's reports to the parent."""
+def _autopsy(worker: _Worker) -> str:
+    worker.process.join()
+    code = worker.process.exitcode or 0
+    cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+    hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+    return f"the worker process {cause}{hint}"
+
+
+class _Pipe:
+    """A worker's end of its pipe, for all its threads."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._lock = threading.Lock()
 
-    def tick(self, samples: int = 0, num_bytes: int = 0) -> None:
-        self._connection.send(("tick", (samples, num_bytes)))
+    def send(self, unit: int, kind: str, *values: Any) -> None:
+        with self._lock:
+            self._connection.send((unit, kind, values))
+
+
+class _PipeReporter:
+    """Sends what a unit reports to the parent, by the names of the reporter's methods."""
+
+    def __init__(self, pipe: _Pipe, unit: int) -> None:
+        self._pipe = pipe
+        self._unit = unit
+
+    def tick(self, samples: int = 0, num_bytes: int = 0, noun: str = SAMPLES) -> None:
+        self._pipe.send(self._unit, "tick", samples, num_bytes, noun)
 
     def say(self, message: str) -> None:
-        self._connection.send(("say", message))
+        self._pipe.send(self._unit, "say", message)
+
+    def device(self, busy_s: float, idle_s: float) -> None:
+        self._pipe.send(self._unit, "device", busy_s, idle_s)
+
+    def batches(self, label: str, size: int) -> None:
+        self._pipe.send(self._unit, "batches", label, size)
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, environment: Mapping[str, str], threaded: bool) -> None:
     """Work on what the parent sends until it closes the pipe or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    os.environ.update(environment)  # before anything imports torch, which looks for GPUs
+    pipe = _Pipe(connection)
 
-    report = _PipeReporter(connection)
+    def run(unit: int, name: str, work: Work) -> None:
+        outcome, final = _attempt(name, work, _PipeReporter(pipe, unit))
+        try:
+            pipe.send(unit, _ENDED, outcome, final)
+        except (pickle.PicklingError, TypeError, AttributeError) as error:  # what pickle raises
+            pipe.send(unit, _ENDED, Outcome(name, error=f"its result cannot be sent: {error}"), True)
+
     while True:
         try:
-            name, work = connection.recv()
+            job = connection.recv()
         except EOFError:
             return
-        connection.send(("ended", _attempt(name, work, report)))
+        if threaded:
+            threading.Thread(target=run, args=job, name=f"unit {job[1]}", daemon=True).start()
+        else:
+            run(*job)
 
 
 def _die_with_parent() -> None:

@@ -3,19 +3,21 @@
 With the setting `latents: moments` its tensors are `moments_<px>`.
 """
 
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
+from microdiff.ahead import ahead, num_threads
 from microdiff.columns import image_column
 from microdiff.latents import Spool, Tensor, write_latents
 from microdiff.ledger import KEPT, Ledger, Reason, Result
-from microdiff.pixels import centre_crop, decode
 from microdiff.progress import Reporter
-from microdiff.raw_reader import read_images
+from microdiff.raw_reader import RawImage, read_images
 from microdiff.settings import ImageEncoderSettings
+from microdiff.squares import Pixels, squares
+
+_DECODED_AHEAD = 4  # pictures per thread
 
 
 def write_image_latents(raw: Path, name: str, settings: ImageEncoderSettings, folder: Path, report: Reporter) -> Result:
@@ -33,52 +35,48 @@ def write_image_latents(raw: Path, name: str, settings: ImageEncoderSettings, fo
 
     Returns:
         The partition's counts of pictures.
-    """
-    import torch  # only in the process that encodes
 
+    Raises:
+        StepError: The device's memory does not suffice for a single picture.
+    """
+    from microdiff.conveyor import encoded  # imports torch, as these do: only in the process that encodes
+    from microdiff.device_queue import QUEUE
+    from microdiff.image_batches import image_batches
     from microdiff.image_encoder import image_encoder
 
-    encoder = image_encoder(settings)
-    ledger = Ledger()
-    rejected: dict[str, str] = {}
+    encoder = QUEUE.call(partial(image_encoder, settings))
     keys: list[str] = []
+    rejected: dict[str, str] = {}
+    done: dict[int, list[str]] = {px: [] for px in settings.resolutions}
+    columns = {px: image_column(settings.latents, px) for px in settings.resolutions}
+
+    def decode(picture: RawImage) -> tuple[str, Mapping[int, Pixels] | None]:
+        return picture.key, squares(picture.data, settings.resolutions)
+
+    def decoded() -> Iterator[tuple[str, Mapping[int, Pixels]]]:
+        for key, found in ahead(decode, read_images(raw, name), _DECODED_AHEAD * num_threads()):
+            keys.append(key)
+            if found is None:
+                rejected[key] = Reason.UNDECODABLE.value
+            else:
+                yield key, found
+            report.tick(1, noun="images")
+
     with ExitStack() as stack:
         spools = {px: stack.enter_context(Spool(folder / f"{px}.rows", settings.store)) for px in settings.resolutions}
-        done: dict[int, list[str]] = {px: [] for px in settings.resolutions}
-        waiting: dict[int, list[tuple[str, Image.Image]]] = {px: [] for px in settings.resolutions}
-
-        def flush(px: int) -> None:
-            batch = waiting[px]
-            if batch:
-                batch_keys = [key for key, _ in batch]
-                pixels = np.stack([np.asarray(image) for _, image in batch])
-                latents = encoder.encode(torch.from_numpy(pixels), batch_keys).to(getattr(torch, settings.store)).cpu()
-                for key, row in zip(batch_keys, latents, strict=True):
-                    if not row.isfinite().all():
-                        rejected[key] = Reason.NON_FINITE.value
-                        continue
-                    spools[px].append((row.view(torch.uint16) if settings.store == "bfloat16" else row).numpy())
+        for rows in encoded(image_batches(decoded(), encoder, settings), settings.store, name, report):
+            px = rows.batch.px
+            for key, row, finite in zip(rows.batch.keys, rows.values, rows.finite, strict=True):
+                if finite:
+                    spools[px].append(row)
                     done[px].append(key)
-                batch.clear()
-
-        for picture in read_images(raw, name):
-            keys.append(picture.key)
-            try:
-                image = decode(picture.data)
-            except OSError:
-                rejected[picture.key] = Reason.UNDECODABLE.value
-                continue
-            for px in settings.resolutions:
-                if min(image.size) >= px:
-                    waiting[px].append((picture.key, centre_crop(image, px)))
-                    if len(waiting[px]) == settings.batch_size:
-                        flush(px)
-            report.tick(1)
-        for px in settings.resolutions:
-            flush(px)
-        columns = {px: image_column(settings.latents, px) for px in settings.resolutions}
+                else:
+                    rejected[key] = Reason.NON_FINITE.value
+        for column in columns.values():
+            report.batches(column, QUEUE.batch_size(column, settings.batch_size))
         tensors = {column: Tensor(done[px], spools[px]) for px, column in columns.items()}
         write_latents(folder / f"{name}.image.safetensors", tensors, encoder.description, rejected)
+    ledger = Ledger()
     for key in keys:
         ledger.enter()
         ledger.leave(rejected.get(key, KEPT))

@@ -5,7 +5,6 @@ saved once as JPEG 4:4:4. Nothing is ever enlarged.
 """
 
 import io
-import struct
 import threading
 import warnings
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from PIL import Image
 from microdiff.bicubic import resize_rgb
 from microdiff.jpeg import decode_rgb, is_whole
 from microdiff.ledger import Reason
-from microdiff.pixels import flatten, has_transparency, reduced_size
+from microdiff.pixels import DAMAGED, flatten, has_transparency, reduced_size
 from microdiff.settings import DownloadSettings
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: a quarter GiB of RGB
@@ -40,9 +39,6 @@ _TO_UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = {_TO_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
-# What Pillow raises for damaged input besides OSError: IndexError, KeyError and TypeError in some of its plugins,
-# struct.error for short headers, RuntimeError in AVIF.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, RuntimeError)
 
 
 class _Quiet:
@@ -131,7 +127,7 @@ def _store_image(data: bytes, settings: DownloadSettings) -> StoredImage | Refus
             image.load()  # Pillow tolerates some damage
     except Image.DecompressionBombError:
         return RefusedImage(Reason.TOO_LARGE)
-    except _DAMAGED:
+    except DAMAGED:
         return RefusedImage(Reason.UNDECODABLE)
     width, height = image.size[::-1] if to_upright in _SIDEWAYS else image.size
     if min(width, height) < settings.min_side_px:
@@ -160,7 +156,7 @@ def _orientation(image: Image.Image) -> int:
     """
     try:
         orientation = image.getexif().get(_ORIENTATION)
-    except _DAMAGED:
+    except DAMAGED:
         return 1
     return orientation if isinstance(orientation, int) else 1
 

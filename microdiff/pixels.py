@@ -1,9 +1,14 @@
 """Decoded pictures: to RGB, reduced, and cut square."""
 
 import io
+import struct
 
 import numpy as np
 from PIL import Image
+
+# What Pillow raises for damaged input besides OSError: IndexError, KeyError and TypeError in some of its plugins,
+# struct.error for short headers, RuntimeError in AVIF.
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, RuntimeError)
 
 
 def decode(data: bytes) -> Image.Image:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from microdiff.crew import crew_for, num_workers
 from microdiff.errors import StepError
-from microdiff.executor import Outcome, num_workers, workers_asked_for
+from microdiff.executor import Outcome
 from microdiff.ledger import EXPANDED, Counts, add_up, check_balance, check_rejected_share, metrics, rejections
 from microdiff.manifest import MANIFEST, assemble, read_manifest
 from microdiff.progress import Progress
@@ -18,8 +19,6 @@ from microdiff.publish import write_json
 from microdiff.store import Store, Stored, Unit
 
 log = logging.getLogger("microdiff")
-
-_SAMPLES_PER_WORKER = 256  # starting a process costs seconds, more with torch
 
 
 @dataclass(frozen=True)
@@ -68,13 +67,17 @@ class Run:
         self.workers = num_workers()
         self._started = time.monotonic()
         self._computed = self._reused = self._samples = 0
+        self._device_facts: dict[str, Any] = {}
 
-    def compute(self, units: Sequence[Unit], on_done: Callable[[Stored], None] | None = None) -> list[Stored]:
+    def compute(
+        self, units: Sequence[Unit], on_done: Callable[[Stored], None] | None = None, *, on_device: bool = False
+    ) -> list[Stored]:
         """Return every unit's result in the order of `units`, computing those that the store lacks.
 
         Args:
             units: The units.
             on_done: Receives each result as it is there.
+            on_device: Whether they use a GPU, where there is one.
 
         Raises:
             StepError: Some failed, after all the others have finished.
@@ -89,18 +92,18 @@ class Run:
                 done[unit.step, unit.name] = stored
                 if on_done is not None:
                     on_done(stored)
-        hints = [unit.num_samples for unit in missing]
-        total = None if None in hints else sum(hint or 0 for hint in hints)
+        totals = _totals(missing)
+        known = None if None in totals.values() else sum(total or 0 for total in totals.values())
         total_bytes = sum({path: size for unit in missing for path, size in unit.downloads.items()}.values())
-        workers = self._workers(missing, total)
+        crew = crew_for(len(missing), known, on_device=on_device)
         self._computed += len(missing)
         self._reused += len(done)
         if missing:
             label = f"{self.step} {self.dataset}"
-            log.info("%s: %d of %d partitions to compute, %d worker(s)", label, len(missing), len(units), workers)
+            log.info("%s: %d of %d partitions to compute, %d worker(s)", label, len(missing), len(units), crew.workers)
         failed: list[Outcome] = []
-        with Progress(f"{self.step} {self.dataset}", total, total_bytes) as progress:
-            for item in self.store.compute(missing, workers, progress):
+        with Progress(f"{self.step} {self.dataset}", totals, total_bytes, crew.workers) as progress:
+            for item in self.store.compute(missing, crew, progress):
                 if isinstance(item, Outcome):
                     failed.append(item)
                     continue
@@ -108,15 +111,12 @@ class Run:
                 if on_done is not None:
                     on_done(item)
             self._samples += progress.done
+            if on_device and missing:
+                self.workers = crew.workers
+                self._device_facts = _device_facts(progress, crew.workers)
         if failed:
             raise StepError(self._failure(failed, len(units)))
         return [done[unit.step, unit.name] for unit in units]
-
-    def _workers(self, missing: Sequence[Unit], total: int | None) -> int:
-        """Return how many processes are worth starting: as many as asked for, else one per core and share of work."""
-        if workers_asked_for() is not None or total is None:
-            return min(self.workers, len(missing))
-        return min(self.workers, len(missing), max(1, total // _SAMPLES_PER_WORKER))
 
     def _failure(self, failed: Sequence[Outcome], total: int) -> str:
         for outcome in failed:
@@ -179,6 +179,7 @@ class Run:
             "samples_computed": self._samples,
             "samples_per_s": round(self._samples / wall_s, 2),
             "workers": self.workers,
+            **self._device_facts,
             "host": platform.node(),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
@@ -190,3 +191,23 @@ class Run:
             f" ({lost})" if lost else "",
             wall_s,
         )
+
+
+def _totals(units: Sequence[Unit]) -> dict[str, int | None]:
+    """Return how many samples there are of each kind, in order; None where a unit does not know."""
+    totals: dict[str, int | None] = {}
+    for unit in units:
+        before = totals.get(unit.noun, 0)
+        totals[unit.noun] = None if unit.num_samples is None or before is None else before + unit.num_samples
+    return totals
+
+
+def _device_facts(progress: Progress, devices: int) -> dict[str, Any]:
+    """Return how fast devices were fed, and with what batches."""
+    return {
+        "per_s": {noun: round(rate, 2) for noun, rate in progress.rates().items()},
+        "device_share": round(progress.busy_s / devices / progress.seconds, 4),
+        "device_s": round(progress.busy_s, 3),
+        "input_wait_s": round(progress.idle_s, 3),
+        "batch_size": dict(sorted(progress.batch_sizes.items())),
+    }

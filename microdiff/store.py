@@ -16,10 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from microdiff.crew import Crew
 from microdiff.errors import SchemaError, StepError
 from microdiff.executor import Outcome, run_units
 from microdiff.ledger import Counts, Result
-from microdiff.progress import Reporter
+from microdiff.progress import SAMPLES, Reporter
 from microdiff.publish import digest_file, digest_json, read_json, scratch_folder, sweep, sync, write_json
 
 RECORD = "partition.json"
@@ -38,6 +39,7 @@ class Unit:
         compute: Writes the partition's files into the folder given. Picklable.
         num_samples: How many it will report, if known.
         downloads: Bytes of the files it fetches, by path; units may share files.
+        noun: What its samples are called in progress lines.
     """
 
     step: str
@@ -46,6 +48,7 @@ class Unit:
     compute: Callable[[Path, Reporter], Result]
     num_samples: int | None = None
     downloads: Mapping[str, int] = field(default_factory=dict)
+    noun: str = SAMPLES
 
 
 @dataclass(frozen=True)
@@ -115,18 +118,18 @@ class Store:
             _discard(folder)
             return None
 
-    def compute(self, units: Sequence[Unit], workers: int, report: Reporter) -> Iterator[Stored | Outcome]:
+    def compute(self, units: Sequence[Unit], crew: Crew, report: Reporter) -> Iterator[Stored | Outcome]:
         """Compute units, yielding each one's result, or how it failed, as it ends.
 
         Args:
             units: Those that are not in the store.
-            workers: Number of processes.
+            crew: Who works on them.
             report: Receives progress.
         """
         for step in {unit.step for unit in units}:
             sweep(self.root / step)
         work = [(f"{unit.step} {unit.name}", partial(_compute, unit, self.folder(unit))) for unit in units]
-        for outcome in run_units(work, workers, report):
+        for outcome in run_units(work, crew, report):
             yield outcome if outcome.error is not None else outcome.result
 
     @contextmanager

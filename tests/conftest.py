@@ -20,7 +20,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MICRODIFF_WORKERS", "MICRODIFF_EXECUTOR", "MICRODIFF_WORK", "MICRODIFF_DEBUG"):
+    for name in ("MICRODIFF_WORKERS", "MICRODIFF_THREADS", "MICRODIFF_EXECUTOR", "MICRODIFF_WORK", "MICRODIFF_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(REPO)
 

@@ -1,7 +1,5 @@
 """The encoders against the libraries' own forward passes, and what the encode step does with them."""
 
-import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +9,14 @@ import torch
 from torch import Tensor
 
 from conftest import REPO, sample_preset
-from microdiff import caption_latents, image_encoder, image_latents, text_encoder
+from microdiff import image_encoder, text_encoder
 from microdiff.errors import ParamsError
 from microdiff.images import store_image
-from microdiff.latents import LatentsFile
 from microdiff.model_files import located
 from microdiff.openclip_text import text_tower
 from microdiff.params import parse
 from microdiff.pixels import centre_crop, decode
-from microdiff.progress import Silent
-from microdiff.raw_reader import read_images
 from microdiff.settings import DownloadSettings, ImageEncoderSettings, TextEncoderSettings
-from microdiff.text_encoder import Tokens
 
 ENCODE = sample_preset()["encode"]
 TEXT = ENCODE["text"]["caption_latents"]
@@ -159,130 +153,3 @@ def test_a_changed_model_is_refused(tmp_path: Path) -> None:
         located(settings)
     with pytest.raises(ParamsError, match="no model there"):
         located(image_settings(model=str(tmp_path / "none"), revision=None))
-
-
-class CountingImageEncoder:
-    """Stands in for a VAE: notes what it is asked, and gives NaN for pictures whose key says so."""
-
-    description: dict[str, Any] = {"model": "counting"}  # noqa: RUF012 - never changed
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[int, list[str]]] = []
-
-    def encode(self, images: Tensor, keys: Sequence[str], *, precise: bool = False) -> Tensor:
-        assert images.dtype == torch.uint8
-        side = images.shape[1]
-        self.calls.append((side, list(keys)))
-        means = images.float().mean(dim=(1, 2, 3)).tolist()
-        values = [{"nan": np.nan, "huge": 1e6}.get(key, mean) for key, mean in zip(keys, means, strict=True)]
-        return torch.tensor(values)[:, None, None, None].expand(-1, 4, side // 8, side // 8)
-
-
-def write_tar(folder: Path, pictures: dict[str, bytes]) -> None:
-    import io
-    import tarfile
-
-    with tarfile.open(folder / "0000.tar", "w") as tar:
-        for key, data in pictures.items():
-            member = tarfile.TarInfo(f"{key}.jpg")
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-
-
-def jpeg(width: int, height: int) -> bytes:
-    import io
-
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.new("RGB", (width, height), (width % 256, height % 256, 7)).save(out, "JPEG")
-    return out.getvalue()
-
-
-def test_pictures_are_encoded_once_in_full_batches_where_they_have_the_resolution(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes = {"a": (640, 512), "b": (300, 256), "c": (512, 512), "nan": (400, 300), "e": (511, 700), "huge": (600, 600)}
-    pictures = {key: jpeg(*size) for key, size in sizes.items()}
-    pictures["broken"] = pictures["a"][:200]
-    write_tar(tmp_path, pictures)
-    assert [each.key for each in read_images(tmp_path, "0000")] == list(pictures)
-    encoder = CountingImageEncoder()
-    monkeypatch.setattr(image_encoder, "image_encoder", lambda settings: encoder)
-    settings = dataclasses.replace(image_settings(), batch_size=2)
-    result = image_latents.write_image_latents(tmp_path, "0000", settings, tmp_path, Silent())
-
-    assert encoder.calls == [
-        (256, ["a", "b"]),
-        (512, ["a", "c"]),
-        (256, ["c", "nan"]),
-        (256, ["e", "huge"]),
-        (512, ["huge"]),
-    ]
-    assert result.counts == {"in": 7, "kept": 4, "non_finite": 2, "undecodable": 1}
-    file = LatentsFile(tmp_path / "0000.image.safetensors")
-    assert file.rejected == {"nan": "non_finite", "huge": "non_finite", "broken": "undecodable"}
-    assert file.keys("latents_256") == ["a", "b", "c", "e"]
-    assert file.keys("latents_512") == ["a", "c"]
-    assert file.rows("latents_512").shape == (2, 4, 64, 64)
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_each_distinct_caption_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, masked: bool) -> None:
-    from microdiff.choose import SCHEMA
-    from microdiff.rows import new_table
-
-    captions = {"a": "one", "b": "two", "c": "one", "d": "bad", "e": "three", "f": "two"}
-    with new_table(tmp_path / "0000.parquet", SCHEMA) as add_row:
-        for key, caption in captions.items():
-            add_row(
-                {
-                    "key": key,
-                    "status": "kept",
-                    "caption": caption,
-                    "captions": [],
-                    "original": "",
-                    "width": 1,
-                    "height": 1,
-                }
-            )
-        add_row(
-            {
-                "key": "g",
-                "status": "empty_caption",
-                "caption": "",
-                "captions": [],
-                "original": "",
-                "width": 1,
-                "height": 1,
-            }
-        )
-
-    class Counting:
-        description: dict[str, Any] = {}  # noqa: RUF012 - never changed
-        asked: list[list[str]] = []  # noqa: RUF012 - one test, one class
-
-        def tokenize(self, batch: Sequence[str]) -> Tokens:
-            self.asked.append(list(batch))
-            lengths = torch.tensor([-1 if text == "bad" else len(text) for text in batch])
-            mask = (torch.arange(3) < lengths[:, None] - 2).to(torch.uint8)
-            return Tokens(lengths[:, None].expand(-1, 3), mask if masked else None)
-
-        def encode(self, tokens: Tokens, *, precise: bool = False) -> Tensor:
-            values = tokens.ids_BT[:, :, None].expand(-1, -1, 2).float()
-            return values.where(values > 0, torch.inf)
-
-    monkeypatch.setattr(text_encoder, "text_encoder", lambda settings: Counting())
-    settings = dataclasses.replace(text_settings(), batch_size=3)
-    column = "caption_latents_other"
-    result = caption_latents.write_caption_latents(tmp_path, "0000", column, settings, tmp_path, Silent())
-    assert Counting.asked == [["one", "two", "bad"], ["three"]]
-    assert result.counts == {"in": 6, "kept": 5, "non_finite": 1}
-    file = LatentsFile(tmp_path / "0000.text_other.safetensors")
-    assert file.names == [column, "caption_mask_other"][: 1 + masked]
-    assert file.keys(column) == ["a", "b", "c", "e", "f"]
-    assert file.rows(column)[:, 0, 0].tolist() == [3, 3, 3, 5, 3]
-    if masked:
-        assert file.keys("caption_mask_other") == file.keys(column)
-        assert file.rows("caption_mask_other").tolist() == [[1, 0, 0], [1, 0, 0], [1, 0, 0], [1, 1, 1], [1, 0, 0]]
-    assert file.rejected == {"d": "non_finite"}

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -10,20 +11,30 @@ from pathlib import Path
 import pytest
 
 from conftest import REPO
+from microdiff.crew import Crew, num_workers
 from microdiff.errors import ParamsError, SourceError
-from microdiff.executor import Outcome, num_workers, run_units
-from microdiff.progress import Reporter
+from microdiff.executor import Outcome, run_units
+from microdiff.progress import Reporter, Silent
 
 
-class Heard:
+class Heard(Silent):
     """Remembers what was reported."""
 
     def __init__(self) -> None:
+        self.busy_s = self.idle_s = 0.0
+        self.sizes: dict[str, int] = {}
         self.samples = 0
         self.num_bytes = 0
         self.said: list[str] = []
 
-    def tick(self, samples: int = 0, num_bytes: int = 0) -> None:
+    def device(self, busy_s: float, idle_s: float) -> None:
+        self.busy_s += busy_s
+        self.idle_s += idle_s
+
+    def batches(self, label: str, size: int) -> None:
+        self.sizes[label] = size
+
+    def tick(self, samples: int = 0, num_bytes: int = 0, noun: str = "samples") -> None:
         self.samples += samples
         self.num_bytes += num_bytes
 
@@ -58,14 +69,16 @@ def leave(code: int, report: Reporter) -> None:
     os._exit(code)
 
 
-def run(units: list[tuple[str, Callable[[Reporter], object]]], workers: int) -> tuple[dict[str, Outcome], Heard]:
+def run(
+    units: list[tuple[str, Callable[[Reporter], object]]], workers: int, in_hand: int = 1
+) -> tuple[dict[str, Outcome], Heard]:
     heard = Heard()
-    return {outcome.name: outcome for outcome in run_units(units, workers, heard)}, heard
+    return {outcome.name: outcome for outcome in run_units(units, Crew(workers, in_hand), heard)}, heard
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_every_unit_ends_once_and_progress_arrives(workers: int) -> None:
-    outcomes, heard = run([(str(n), partial(square, n)) for n in range(7)], workers)
+@pytest.mark.parametrize(("workers", "in_hand"), [(1, 1), (3, 1), (1, 2), (2, 3)])
+def test_every_unit_ends_once_and_progress_arrives(workers: int, in_hand: int) -> None:
+    outcomes, heard = run([(str(n), partial(square, n)) for n in range(7)], workers, in_hand)
     assert {name: outcome.result for name, outcome in outcomes.items()} == {str(n): n * n for n in range(7)}
     assert (heard.samples, heard.num_bytes) == (21, 210)
 
@@ -74,13 +87,13 @@ def test_no_units_is_nothing_to_do() -> None:
     assert run([], 4)[0] == {}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_failure_is_tried_once_more_and_said(tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(("workers", "in_hand"), [(1, 1), (2, 1), (1, 2)])
+def test_a_failure_is_tried_once_more_and_said(tmp_path: Path, workers: int, in_hand: int) -> None:
     units = [
         (name, partial(fail_until, tmp_path / name, error))
         for name, error in (("source", SourceError), ("system", OSError))
     ]
-    outcomes, heard = run(units, workers)
+    outcomes, heard = run(units, workers, in_hand)
     assert {outcome.result for outcome in outcomes.values()} == {"done"}
     assert sorted(line for line in heard.said if "trying once more" in line) == [
         "source failed, trying once more: not yet",
@@ -89,10 +102,10 @@ def test_a_failure_is_tried_once_more_and_said(tmp_path: Path, workers: int) -> 
     assert heard.said.count("worked") == 2
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_failures_stay_with_their_unit(workers: int) -> None:
+@pytest.mark.parametrize(("workers", "in_hand"), [(1, 1), (2, 1), (1, 2)])
+def test_failures_stay_with_their_unit(workers: int, in_hand: int) -> None:
     units = [("good", partial(square, 3)), ("bad", partial(always, SourceError)), ("bug", partial(always, KeyError))]
-    outcomes, _ = run(units, workers)
+    outcomes, _ = run(units, workers, in_hand)
     assert outcomes["good"].result == 9
     assert outcomes["bad"].error == "never"
     assert outcomes["bad"].details == ""
@@ -105,13 +118,79 @@ def test_wrong_settings_are_not_tried_again() -> None:
     assert heard.said == []
 
 
-def test_a_worker_that_dies_costs_only_its_own_unit() -> None:
+@pytest.mark.parametrize(("workers", "in_hand"), [(2, 1), (1, 2)])
+def test_a_worker_that_dies_costs_only_its_own_unit(workers: int, in_hand: int) -> None:
     units = [*((str(n), partial(square, n)) for n in range(6)), ("killed", partial(die, signal.SIGKILL))]
     units.insert(2, ("left", partial(leave, 3)))
-    outcomes, _ = run(units, 2)
+    outcomes, _ = run(units, workers, in_hand)
     assert [outcomes[str(n)].result for n in range(6)] == [n * n for n in range(6)]
     assert outcomes["killed"].error == "the worker process was killed by SIGKILL (out of memory?)"
     assert outcomes["left"].error == "the worker process exited with code 3"
+
+
+def meet(mine: Path, other: Path, report: Reporter) -> str:
+    """Wait until the other unit runs, too."""
+    mine.touch()
+    _wait_for(other.exists)
+    return "met"
+
+
+def test_a_worker_has_several_units_in_hand(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    outcomes, _ = run([("a", partial(meet, a, b)), ("b", partial(meet, b, a))], workers=1, in_hand=2)
+    assert {outcome.result for outcome in outcomes.values()} == {"met"}
+
+
+def die_beside(mine: Path, other: Path, report: Reporter) -> None:
+    if not mine.exists():
+        meet(mine, other, report)
+    die(signal.SIGKILL, report)
+
+
+def live_beside(mine: Path, other: Path, report: Reporter) -> str:
+    """Be there while the other dies; then count the units beside this one."""
+    if not mine.exists():
+        meet(mine, other, report)
+        time.sleep(30)
+    return f"lived among {sum(thread.name.startswith('unit') for thread in threading.enumerate())}"
+
+
+def test_who_was_in_hand_when_a_worker_died_is_run_alone(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    units = [("bad", partial(die_beside, a, b)), ("good", partial(live_beside, b, a)), ("other", partial(square, 2))]
+    outcomes, heard = run(units, workers=1, in_hand=2)
+    assert outcomes["bad"].error == "the worker process was killed by SIGKILL (out of memory?)"
+    assert outcomes["good"].result == "lived among 1"
+    assert outcomes["other"].result == 4
+    killed = "the worker process was killed by SIGKILL (out of memory?)"
+    assert heard.said[0] == f"{killed} while it worked on bad and good: running each of them alone"
+    assert heard.said[1:] == [f"bad failed, trying once more: {killed}"]
+
+
+def unsendable(report: Reporter) -> object:
+    return threading.Lock()
+
+
+@pytest.mark.parametrize("in_hand", [1, 2])
+def test_a_result_that_cannot_be_sent_is_a_failure(in_hand: int) -> None:
+    outcomes, _ = run([("a", unsendable), ("b", partial(square, 2))], 2, in_hand)
+    assert "its result cannot be sent: cannot pickle" in str(outcomes["a"].error)
+    assert outcomes["b"].result == 4
+
+
+def tell(name: str, report: Reporter) -> str | None:
+    report.device(2.0, 0.5)
+    report.batches("latents_256", 32)
+    return os.environ.get(name)
+
+
+def test_workers_have_their_environments_and_report_all_there_is() -> None:
+    heard = Heard()
+    crew = Crew(2, 1, ({"PLACE": "first"}, {"PLACE": "second"}))
+    outcomes = list(run_units([(str(n), partial(tell, "PLACE")) for n in range(4)], crew, heard))
+    assert {outcome.result for outcome in outcomes} == {"first", "second"}
+    assert (heard.busy_s, heard.idle_s, heard.sizes) == (8.0, 2.0, {"latents_256": 32})
+    assert "PLACE" not in os.environ
 
 
 @pytest.mark.parametrize(("text", "expected"), [("1", 1), ("12", 12)])
@@ -137,10 +216,11 @@ _PARENT = """
 import sys, time
 sys.path[:0] = {path!r}
 from functools import partial
+from microdiff.crew import Crew
 from microdiff.executor import run_units
 from test_executor import Heard, sleep_beside
 if __name__ == "__main__":
-    list(run_units([(name, partial(sleep_beside, name)) for name in {marks!r}], 2, Heard()))
+    list(run_units([(name, partial(sleep_beside, name)) for name in {marks!r}], Crew(*{crew!r}), Heard()))
 """
 
 
@@ -157,10 +237,11 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("crew", [(2, 1), (1, 2)])
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path, crew: tuple[int, int]) -> None:
     marks = [str(tmp_path / name) for name in ("a", "b")]
     script = tmp_path / "parent.py"
-    script.write_text(_PARENT.format(path=[str(REPO), str(REPO / "tests")], marks=marks))
+    script.write_text(_PARENT.format(path=[str(REPO), str(REPO / "tests")], marks=marks, crew=crew))
     parent = subprocess.Popen([sys.executable, str(script)])
     _wait_for(lambda: all(Path(mark).exists() and Path(mark).read_text() for mark in marks))
     workers = [int(Path(mark).read_text()) for mark in marks]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from conftest import REPO, tree_bytes
+from microdiff.crew import Crew
 from microdiff.errors import SourceError, StepError
 from microdiff.executor import Outcome
 from microdiff.ledger import Result
@@ -41,7 +42,7 @@ def unit(name: str, text: str, log: Path, determined_by: Mapping[str, Any] | Non
 
 def compute(store: Store, units: list[Unit], workers: int = 1) -> list[Stored | Outcome]:
     missing = [each for each in units if store.find(each) is None]
-    return list(store.compute(missing, workers, Silent()))
+    return list(store.compute(missing, Crew(workers), Silent()))
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_two_runs_at_once_give_one_result(store: Store, log: Path) -> None:
         compute(store, [one])  # another run finishes meanwhile
         return write("text", log, folder, report)
 
-    (stored,) = store.compute([Unit("step", "a", {"text": "text"}, first_another_then)], 1, Silent())
+    (stored,) = store.compute([Unit("step", "a", {"text": "text"}, first_another_then)], Crew(1), Silent())
     assert isinstance(stored, Stored)
     assert stored.paths["part/data.txt"].read_text() == "text"
     assert [path.name for path in (store.root / "step").iterdir()] == [store.folder(one).name]
@@ -142,6 +143,7 @@ _VICTIM = """
 import os, signal, sys
 sys.path[:0] = {path!r}
 from pathlib import Path
+from microdiff.crew import Crew
 from microdiff.progress import Silent
 from microdiff.store import Store, Unit
 from test_store import unit
@@ -150,7 +152,7 @@ def stop(folder, report):
     os.kill(os.getpid(), signal.SIGKILL)
 store = Store(Path({root!r}))
 units = [unit("a", "x", Path({log!r})), Unit("step", "b", {{"text": "y"}}, stop)]
-list(store.compute(units, 1, Silent()))
+list(store.compute(units, Crew(1), Silent()))
 """
 
 

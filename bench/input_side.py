@@ -1,0 +1,247 @@
+"""Measure the input side of the encode step: pictures per CPU-second, and samples per second with threads.
+
+    python bench/input_side.py [--reference PATH] [--photos DIR] [--pictures N] [--rounds N]
+
+Part one: decode, resize and crop for 256 and 512 px (`microdiff.squares`), images per CPU-second of one core, against
+the published transform (https://github.com/SonyResearch/micro_diffusion, `prepare/*/base.py`: per resolution
+torchvision's Resize, bicubic, by Pillow; CenterCrop, ToTensor, Normalize), which is rebuilt here from torchvision as it
+is there. The largest difference of our pixels to Pillow's bicubic is said.
+
+Part two: everything before the device, decode, both sizes and tokens, in wall time: ours with its threads against the
+published loader, a torch DataLoader with 0, 1 and 2 workers. With `--reference PATH`, a checkout of that code, the
+dataset class and the loader are its own, on an MDS set written here; its tokenizer is replaced by the embedded one,
+since its own is on the hub, and three packages it imports for training are stood in for where they are missing. Without
+it part two is left out.
+
+Turn and turn about, medians; the ratio is the claim, absolute speed is the machine's.
+"""
+
+import argparse
+import io
+import os
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without being installed
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision import transforms
+from transformers import CLIPTokenizer
+
+from microdiff.ahead import ahead, num_threads
+from microdiff.pixels import centre_crop
+from microdiff.squares import decode_pixels, squares
+
+REPO = Path(__file__).resolve().parents[1]
+RESOLUTIONS = (256, 512)
+FORMS: dict[str, tuple[tuple[int, int], dict[str, int]]] = {
+    "512x683 q95": ((683, 512), {"quality": 95, "subsampling": 0}),
+    "512x683 q75": ((683, 512), {"quality": 75, "subsampling": 2}),
+    "640x480 q90": ((640, 480), {"quality": 90, "subsampling": 2}),
+}
+BATCH = 32
+
+
+def photographs(folder: Path | None, number: int) -> list[Image.Image]:
+    """Return photographs, those of the COCO sample unless a folder is given."""
+    if folder is not None:
+        found = [Image.open(path) for path in sorted(folder.rglob("*.jpg"))]
+    else:
+        import zipfile
+
+        with zipfile.ZipFile(REPO / "samples/coco/zips/val2014.zip") as archive:
+            names = [info.filename for info in archive.infolist() if info.file_size > 15_000]
+            data = [archive.read(name) for name in sorted(names) if name.endswith(".jpg")]
+        # Some of the sample are damaged on purpose.
+        found = [Image.open(io.BytesIO(each)) for each in data if decode_pixels(each) is not None]
+    return [image.convert("RGB") for image in found if min(image.size) >= 256][:number]
+
+
+def published_transforms() -> list[Callable[[Image.Image], torch.Tensor]]:
+    """Return what the published loader does to a picture, for each resolution."""
+    bicubic = transforms.InterpolationMode.BICUBIC
+    return [
+        transforms.Compose(
+            [
+                transforms.Resize(px, interpolation=bicubic),
+                transforms.CenterCrop(px),
+                transforms.ToTensor(),
+                transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+            ]
+        )
+        for px in RESOLUTIONS
+    ]
+
+
+def encode(image: Image.Image, size: tuple[int, int], options: dict[str, int]) -> bytes:
+    """Return a JPEG."""
+    out = io.BytesIO()
+    image.resize(size, Image.Resampling.BICUBIC).save(out, "JPEG", **options)
+    return out.getvalue()
+
+
+def one_core(pictures: list[Image.Image], rounds: int) -> None:
+    """Print part one."""
+    published = published_transforms()
+
+    def theirs(data: bytes) -> object:
+        image = Image.open(io.BytesIO(data))
+        return [transform(image) for transform in published]
+
+    print(f"decode + resize + crop to {RESOLUTIONS}, one core, {len(pictures)} photographs")
+    print(f"  {'':14}{'published/s':>12}{'ours/s':>10}{'ratio':>8}{'largest difference to Pillow':>31}")
+    for name, (size, options) in FORMS.items():
+        sources = [encode(picture, size, options) for picture in pictures]
+
+        # Below 512 px the published code enlarges; nothing is ever enlarged here. Both do what they do.
+        def ours(data: bytes) -> object:
+            return squares(data, RESOLUTIONS)
+
+        spent: dict[str, list[float]] = {"theirs": [], "ours": []}
+        for turn in range(rounds + 1):
+            for way, function in (("theirs", theirs), ("ours", ours)):
+                start = time.thread_time()
+                for data in sources:
+                    function(data)
+                if turn:  # the first warms up
+                    spent[way].append((time.thread_time() - start) / len(sources))
+        ratio = median(a / b for a, b in zip(spent["theirs"], spent["ours"], strict=True))
+        worst = max(difference(data) for data in sources)
+        speeds = f"{1 / median(spent['theirs']):12.1f}{1 / median(spent['ours']):10.1f}"
+        print(f"  {name:14}{speeds}{ratio:7.2f}x{worst:>22} of 255")
+
+
+def difference(data: bytes) -> int:
+    """Return how far our pixels are from Pillow's at most."""
+    image = Image.open(io.BytesIO(data))
+    found = squares(data, RESOLUTIONS) or {}
+    pairs = [(square.astype(int), np.asarray(centre_crop(image, px))) for px, square in found.items()]
+    return max(int(np.abs(ours - pillows).max()) for ours, pillows in pairs)
+
+
+def ours_whole(samples: list[tuple[bytes, str]], tokenizer: Any) -> Iterator[object]:
+    """Yield what our encode step has before the device: uint8 batches of both sizes and tokens."""
+    batches: dict[int, list[Any]] = {px: [] for px in RESOLUTIONS}
+    for found in ahead(lambda sample: squares(sample[0], RESOLUTIONS), samples, 4 * num_threads()):
+        for px, square in (found or {}).items():
+            if not batches[px]:
+                batches[px] = [torch.empty((BATCH, px, px, 3), dtype=torch.uint8), 0]
+            batches[px][0].numpy()[batches[px][1]] = square
+            batches[px][1] += 1
+            if batches[px][1] == BATCH:
+                yield batches[px].pop(0)
+                batches[px].clear()
+    starts = range(0, len(samples), BATCH)
+    captions = [caption for _, caption in samples]
+    yield from ahead(lambda start: tokenizer(captions[start : start + BATCH]), starts, 2 * num_threads())
+
+
+def embedded_tokenizer() -> Callable[[Any], torch.Tensor]:
+    """Return a function from captions to token ids, by the embedded CLIP's tokenizer."""
+    tokenizer = CLIPTokenizer.from_pretrained(REPO / "samples/models/clip")
+
+    def tokenize(captions: Any) -> torch.Tensor:
+        ids: torch.Tensor = tokenizer(
+            captions, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+        ).input_ids
+        return ids
+
+    return tokenize
+
+
+def published_loader(checkout: Path, mds: Path, workers: int) -> Any:
+    """Return the published loader over an MDS set, with the embedded tokenizer instead of one of the hub."""
+    for name, attributes in (("einops", ["rearrange"]), ("torchmetrics", ["Metric"])):
+        if name not in sys.modules:
+            try:
+                __import__(name)
+            except ImportError:
+                sys.modules[name] = types.ModuleType(name)
+                for attribute in attributes:
+                    setattr(sys.modules[name], attribute, torch.nn.Module)
+    if str(checkout) not in sys.path:
+        sys.path.insert(0, str(checkout))
+    from micro_diffusion.datasets.prepare.jdb import base
+
+    class Tokenizer:
+        def __init__(self, name: str) -> None:
+            self.tokenize_ids = embedded_tokenizer()
+
+        def tokenize(self, caption: str) -> dict[str, torch.Tensor]:
+            return {"input_ids": self.tokenize_ids(caption)}
+
+    base.UniversalTokenizer = Tokenizer
+    more = {"prefetch_factor": 2, "persistent_workers": True, "multiprocessing_context": "fork"} if workers else {}
+    return base.build_streaming_jdb_precompute_dataloader(
+        datadir=[str(mds)],
+        batch_size=BATCH,
+        resize_sizes=list(RESOLUTIONS),
+        shuffle=False,
+        caption_key="caption",
+        tokenizer_name="embedded",
+        num_workers=workers,
+        **more,
+    )
+
+
+def whole(checkout: Path, pictures: list[Image.Image], rounds: int) -> None:
+    """Print part two."""
+    from streaming import MDSWriter
+
+    size, options = FORMS["512x683 q95"]
+    data = [encode(picture, size, options) for picture in pictures]
+    samples = [(data[n % len(data)], f"Photograph {n} of a landscape, with some words about it") for n in range(192)]
+    tokenizer = embedded_tokenizer()
+    print(
+        f"whole input side, {len(samples)} samples of {size[1]}x{size[0]}, wall time; ours with {num_threads()} threads"
+    )
+    print(f"  {'their workers':16}{'published/s':>12}{'ours/s':>10}{'ratio':>8}")
+    with tempfile.TemporaryDirectory() as folder:
+        with MDSWriter(out=folder, columns={"jpg": "jpeg", "caption": "str"}) as writer:
+            for place, (picture, caption) in enumerate(samples):
+                path = Path(folder) / f"{place % len(data)}.jpg"  # their writer copies the bytes of a file
+                if not path.exists():
+                    path.write_bytes(picture)
+                writer.write({"jpg": Image.open(path), "caption": caption})
+        for workers in (0, 1, 2):
+            loader = published_loader(checkout, Path(folder), workers)
+            spent: dict[str, list[float]] = {"theirs": [], "ours": []}
+            for turn in range(rounds + 1):
+                for way, batches in (("theirs", iter(loader)), ("ours", ours_whole(samples, tokenizer))):
+                    start = time.perf_counter()
+                    for _ in batches:
+                        pass
+                    if turn:  # the first starts workers and warms up
+                        spent[way].append((time.perf_counter() - start) / len(samples))
+            ratio = median(a / b for a, b in zip(spent["theirs"], spent["ours"], strict=True))
+            speeds = f"{1 / median(spent['theirs']):12.1f}{1 / median(spent['ours']):10.1f}"
+            print(f"  {workers:<16}{speeds}{ratio:7.2f}x")
+            del loader
+
+
+def main() -> None:
+    """Print both parts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reference", type=Path, metavar="PATH", help="checkout of the published code")
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="photographs, searched for *.jpg")
+    parser.add_argument("--pictures", type=int, default=10, help="different ones (10)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each way (5)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    pictures = photographs(options.photos, options.pictures)
+    one_core(pictures, options.rounds)
+    if options.reference is not None:
+        whole(options.reference, pictures, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
