@@ -11,12 +11,14 @@ stale when no process has them mapped.
 """
 
 import atexit
+import contextlib
 import fcntl
 import logging
 import os
 import re
 import tempfile
 import time
+import weakref
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,7 @@ def clean_shared_memory() -> None:
 
 
 def hold_shared_memory(dataset: Any) -> None:
-    """Mark a StreamingDataset's segments as in use until this process ends, however it does."""
+    """Mark a StreamingDataset's segments as in use until it, or this process, is gone, however that ends."""
     if not SHARED_MEMORY.is_dir():
         return
     number = f"{dataset._shm_prefix_int:06}"
@@ -57,13 +59,33 @@ def hold_shared_memory(dataset: Any) -> None:
         if _is_at(held, path):
             break
         os.close(held)  # removed between the two calls
-    atexit.register(_release, number, held, os.getpid())
+    alone = dataset._unique_rank_world.ranks_per_node == 1
+    weakref.finalize(dataset, _release, number, held, _segments_of(dataset) if alone else [], os.getpid())
 
 
-def _release(number: str, held: int, process: int) -> None:
-    """Remove the lock files when the last process that used them ends."""
-    if os.getpid() == process and _try_lock(held):
-        _remove([SHARED_MEMORY / f"microdiff_{number}", *_lock_files().get(number, [])])
+def _segments_of(dataset: Any) -> list[Any]:
+    arrays = (
+        dataset._shared_barrier._arr,
+        dataset._next_epoch.arr,
+        dataset._cache_usage.arr,
+        dataset._shard_states,
+        dataset._shard_access_times,
+    )
+    return [dataset._locals_shm, *(array.shm for array in arrays)]
+
+
+def _release(number: str, held: int, segments: list[Any], process: int) -> None:
+    """Remove the segments, and, when the last process that used them is done, the lock files.
+
+    Streaming would keep the segments of a data set that is no more until the process ends.
+    """
+    if os.getpid() == process:  # not in a fork
+        for segment in segments:
+            atexit.unregister(segment.cleanup)
+            with contextlib.suppress(BufferError):  # somebody still looks at it
+                segment.cleanup()
+        if _try_lock(held):
+            _remove([SHARED_MEMORY / f"microdiff_{number}", *_lock_files().get(number, [])])
     os.close(held)
 
 
