@@ -1,13 +1,13 @@
 """Memory for batches that is used again, warm, once nothing refers to the batch that it last held.
 
-Most of the time of a read into fresh memory goes to page faults. So batches lie in blocks that return here, by themselves,
-when the last tensor, view or array over them is gone: a batch may be kept as long as one likes, and while it is kept, the
-next one comes in a fresh block.
+Most of the time of a read into fresh memory goes to page faults. So batches lie in blocks that return here, by
+themselves, when the last tensor, view or array over them is gone: a batch may be kept as long as one likes, and while
+it is kept, the next one comes in a fresh block.
 """
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -76,6 +76,6 @@ class _Lease:
         self._idle.append(self._block)  # atomic: this runs in whatever thread drops the batch
 
 
-def _rows(memory: "np.ndarray[tuple[int], np.dtype[np.uint8]]", row_bytes: int) -> list[memoryview]:
+def _rows(memory: Any, row_bytes: int) -> list[memoryview]:
     whole = memoryview(memory)
     return [whole[begin : begin + row_bytes] for begin in range(0, len(whole), row_bytes)]

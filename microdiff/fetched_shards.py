@@ -1,7 +1,7 @@
 """Shards that are not there to be read from the start: remote ones, and compressed ones on this machine.
 
-Both come whole and uncompressed into a cache folder, one shard at a time, when they are first needed. A cached shard has
-a copy elsewhere, so it may be removed from there again.
+Both come whole and uncompressed into a cache folder, one shard at a time, when they are first needed. A cached shard
+has a copy elsewhere, so it may be removed from there again.
 """
 
 import hashlib
@@ -76,9 +76,10 @@ class FolderSource:
 def is_fetched(folder: Path, entry: Mapping[str, Any]) -> bool:
     """Tell whether a shard lies in a cache, whole and uncompressed."""
     try:
-        return (folder / entry["raw_data"]["basename"]).stat().st_size == entry["raw_data"]["bytes"]
+        size = (folder / entry["raw_data"]["basename"]).stat().st_size
     except (FileNotFoundError, NotADirectoryError):
         return False
+    return size == int(entry["raw_data"]["bytes"])
 
 
 def fetch_shard(source: ShardSource, prefix: str, entry: Mapping[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """A DataLoader that reads batches by threads of this process. Importing it takes some ten seconds, as streaming does.
 
-It gives the batches that torch's DataLoader with as many worker processes would give, in the same order. Threads suffice,
-because reading holds the interpreter's lock only between system calls; nothing is copied between processes, and a lost
-run leaves no processes behind.
+It gives the batches that torch's DataLoader with as many worker processes would give, in the same order. Threads
+suffice, because reading holds the interpreter's lock only between system calls; nothing is copied between processes,
+and a lost run leaves no processes behind.
 """
 
 from collections import deque
@@ -24,8 +24,8 @@ _FETCHING_THREADS = 8
 class LatentsLoader(StreamingDataLoader):  # type: ignore[misc]  # streaming ships without type information
     """Batches of a `LatentsDataset`.
 
-    `num_workers` threads read ahead by `prefetch_factor` batches each; with 0, the caller reads. A batch's memory is used
-    again when nothing refers to the batch any more, so batches may be kept.
+    `num_workers` threads read ahead by `prefetch_factor` batches each; with 0, the caller reads. A batch's memory is
+    used again when nothing refers to the batch any more, so batches may be kept.
 
     Args:
         dataset: The samples.

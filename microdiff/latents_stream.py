@@ -1,9 +1,10 @@
-"""One shard set as mosaicml-streaming's `Stream`: its index already read, its shards fetched by a source if they must be.
+"""One shard set as mosaicml-streaming's `Stream`: its index already read, its shards fetched by a source if need be.
 
-Streaming keeps what it is good at: one download of a shard per machine, prefetching, and a limited cache. Importing this
-module takes some ten seconds, as streaming does.
+Streaming keeps what it is good at: one download of a shard per machine, prefetching, and a limited cache. Importing
+this module takes some ten seconds, as streaming does.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class LatentsStream(Stream):  # type: ignore[misc]  # streaming ships without ty
         return grown
 
 
-def _reader(folder: str, entry: dict[str, Any]) -> MDSReader:
+def _reader(folder: str, entry: Mapping[str, Any]) -> MDSReader:
     """Return streaming's object for a shard, without the deep copy that its own way from JSON takes."""
     return MDSReader(
         dirname=folder,

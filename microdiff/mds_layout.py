@@ -2,7 +2,8 @@
 
 A sample is `size of each variable-size column | values in the index's column order`. Where all but one of the variable
 sizes can be guessed (latents have one size; keys mostly have as many characters as the last one), the last follows
-from the sample's total size. So one `preadv` fetches a sample, and the sizes it brings along say whether the guess was right.
+from the sample's total size. So one `preadv` fetches a sample, and the sizes it brings along say whether the guess was
+right.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +15,8 @@ GAP_BYTES = 2**14  # what nobody asked for is read along up to this size: cheape
 
 
 Piece = tuple[str | None, int, bool]
-"""A run of a sample's bytes with one destination: the column if it goes into a batch, None for scratch memory; its bytes
-without those of the guessed column; whether those come on top."""
+"""A run of a sample's bytes with one destination: the column if it goes into a batch, None for scratch memory; its
+bytes without those of the guessed column; whether those come on top."""
 
 Read = tuple[int, bool, Sequence[Piece]]
 """A contiguous run of pieces: its position in the sample without the guessed column's bytes; whether those come on top;
@@ -134,7 +135,7 @@ class Layout:
             moved |= stretches
         reads.append((begin, shifts, pieces))
         scratch_bytes = sum(size for *_, run in reads for column, size, _ in run if column is None)
-        merged = [(*place, _merged(run)) for *place, run in reads]
+        merged = [(place, later, _merged(run)) for place, later, run in reads]
         return Plan(position, scratch_bytes, self._others(sizes), merged, texts)
 
 

@@ -1,13 +1,13 @@
 """Clear away what lost runs left of mosaicml-streaming's shared memory and lock files, and nothing of live ones.
 
-Streaming numbers its data sets on a machine and keeps for each a handful of segments `/dev/shm/000007_<name>` and two lock
-files `<temporary folder>/000007_<name>`. A killed process leaves all of them, every process leaves the lock files, and a
-number with any of them left is never used again. Streaming's own `clean_stale_shared_memory` removes the segments of live
-runs as well, and no lock files.
+Streaming numbers its data sets on a machine and keeps for each a handful of segments `/dev/shm/000007_<name>` and two
+lock files `<temporary folder>/000007_<name>`. A killed process leaves all of them, every process leaves the lock files,
+and a number with any of them left is never used again. Streaming's own `clean_stale_shared_memory` removes the segments
+of live runs as well, and no lock files.
 
-So each of our processes holds a lock on `/dev/shm/microdiff_000007`, for as long as it lives. Where nobody holds it, and no
-process has the segments mapped, they are stale. Segments without that file, of programs that use streaming by itself, are
-stale when no process has them mapped.
+So each of our processes holds a lock on `/dev/shm/microdiff_000007` for as long as it lives. Where nobody holds it, and
+no process has the segments mapped, they are stale. Segments without that file, of programs that use streaming by
+itself, are stale when no process has them mapped.
 """
 
 import atexit
