@@ -1,4 +1,4 @@
-"""The loader's order is that of torch's DataLoader over mosaicml-streaming, whatever the workers, ranks and interruptions."""
+"""The loader's order is that of torch's DataLoader over mosaicml-streaming, whatever workers, ranks and interruptions."""
 
 import json
 import os
@@ -53,7 +53,11 @@ def plain_loader(folder: Any, batch_size: int, *, shuffle: bool = True, **option
     from streaming import Stream, StreamingDataLoader, StreamingDataset
 
     dataset = StreamingDataset(streams=[Stream(local=str(folder))], shuffle=shuffle, batch_size=batch_size)
-    return StreamingDataLoader(dataset, batch_size=batch_size, **options)
+    return StreamingDataLoader(dataset, batch_size=batch_size, collate_fn=keys_alone, **options)
+
+
+def keys_alone(samples: Any) -> dict[str, list[str]]:
+    return {"key": [sample["key"] for sample in samples]}
 
 
 def keys(batches: Any) -> list[list[str]]:
