@@ -3,10 +3,11 @@
     python bench/loader.py [--reference PATH] [--samples N] [--rounds N] [--into DIR]
 
 Shards in the layout that the published code writes (199 KB a sample, 1.2 GB in all by default) are made in a temporary
-folder. `--reference` names a checkout of the published code (https://github.com/SonyResearch/micro_diffusion), whose loader
-then reads the same shards, turn and turn about with ours: the ratio is the claim, absolute speed is the machine's.
+folder. `--reference` names a checkout of the published code (https://github.com/SonyResearch/micro_diffusion), whose
+loader then reads the same shards, turn and turn about with ours: the ratio is the claim, speed is the machine's.
 
-- warm: the second epoch of each loader, from the page cache. `copy` is one thread reading the same bytes into one buffer.
+- warm: the second epoch of each loader, from the page cache. `copy` is one thread reading as many bytes in order into one
+  buffer.
 - cold: the shards are dropped from the page cache first, as far as the system lets a program do that.
 - first batch: from building the loader to its first batch, without importing anything.
 - epoch start: the order of an epoch for an index of that many samples, 1,350 to a shard, shuffled.
@@ -164,9 +165,8 @@ def compare(folder: Path, builders: dict[str, Build], rounds: int) -> None:
                         found.setdefault(who, []).append(measure(build, folder, image_size, num_workers))
                     if measure is warm:
                         found.setdefault("copy", []).append(plain_copy(folder, image_size))
-                print(
-                    f"{what}, {image_size} px, {num_workers} workers: {described(found, image_size, measure is first_batch)}"
-                )
+                figures = described(found, image_size, measure is first_batch)
+                print(f"{what}, {image_size} px, {num_workers} workers: {figures}", flush=True)
 
 
 def described(found: dict[str, list[float]], image_size: int, is_time: bool) -> str:

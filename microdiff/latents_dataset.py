@@ -23,6 +23,7 @@ from microdiff.buffers import Buffers, PinnedBuffers, RecycledBuffers
 from microdiff.draws import drop_caption_mask, sampling_noise
 from microdiff.latents_stream import LatentsStream
 from microdiff.shardset import KEY_COLUMN, ShardSet
+from microdiff.shared_memory import hold_shared_memory
 from microdiff.stored_columns import StoredArray
 
 _PREPARING, _LOCAL, _REMOTE = 2, 3, 1  # streaming's states of a shard
@@ -50,6 +51,7 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
         shares: Sequence[float | None] = proportions or [None] * len(shard_sets)
         streams = [LatentsStream(each, share) for each, share in zip(shard_sets, shares, strict=True)]
         super().__init__(streams=streams, **options)
+        self._segments = hold_shared_memory(self)
         first = shard_sets[0]
         self.shard_sets, self.cap_drop_prob, self.check_hashes = shard_sets, cap_drop_prob, check_hashes
         self.arrays = {
@@ -150,12 +152,14 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
         epoch would shuffle by the settings this object was made with.
         """
         super().load_state_dict(obj)
+        if self._unique_rank_world.ranks_per_node == 1:  # else another rank may still have to look at it
+            self._segments.append(self._resume_shm)
         self.shuffle_seed = obj["shuffle_seed"]
         self.num_canonical_nodes = obj["num_canonical_nodes"]
         self.initial_physical_nodes = obj.get("initial_physical_nodes")
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_reader": None, "_buffers": {}}
+        return self.__dict__ | {"_reader": None, "_buffers": {}, "_segments": []}
 
     def _resume_incr_epoch(self) -> tuple[int, int]:
         # Every worker learns here which epoch it starts; the shared `next_epoch` may be a step off. By now

@@ -149,11 +149,10 @@ def _build(
     # Ten seconds of import: a wrong folder should be told at once.
     from microdiff.latents_dataset import LatentsDataset
     from microdiff.latents_loader import LatentsLoader
-    from microdiff.shared_memory import clean_shared_memory, hold_shared_memory
+    from microdiff.shared_memory import clean_shared_memory
 
     clean_shared_memory()
     dataset = LatentsDataset(shard_sets, **dataset_options)
-    hold_shared_memory(dataset)
     batch_size = loader_options["batch_size"]
     if loader_options["drop_last"] and len(dataset) < batch_size:
         raise SchemaError(

@@ -47,10 +47,15 @@ def clean_shared_memory() -> None:
         distributed.destroy_process_group()
 
 
-def hold_shared_memory(dataset: Any) -> None:
-    """Mark a StreamingDataset's segments as in use until it, or this process, is gone, however that ends."""
+def hold_shared_memory(dataset: Any) -> list[Any]:
+    """Mark a StreamingDataset's segments as in use until it, or this process, is gone, however that ends.
+
+    Returns:
+        The segments that go with the data set; those that it makes later are to be added.
+    """
+    segments = _segments_of(dataset) if dataset._unique_rank_world.ranks_per_node == 1 else []
     if not SHARED_MEMORY.is_dir():
-        return
+        return segments
     number = f"{dataset._shm_prefix_int:06}"
     path = SHARED_MEMORY / f"microdiff_{number}"
     while True:
@@ -59,8 +64,8 @@ def hold_shared_memory(dataset: Any) -> None:
         if _is_at(held, path):
             break
         os.close(held)  # removed between the two calls
-    alone = dataset._unique_rank_world.ranks_per_node == 1
-    weakref.finalize(dataset, _release, number, held, _segments_of(dataset) if alone else [], os.getpid())
+    weakref.finalize(dataset, _release, number, held, segments, os.getpid())
+    return segments
 
 
 def _segments_of(dataset: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The loader's order is that of torch's DataLoader over mosaicml-streaming, whatever workers, ranks and interruptions."""
+"""The loader's order is that of torch's DataLoader over mosaicml-streaming, whatever workers, ranks and resumption."""
 
 import json
 import os
