@@ -6,8 +6,8 @@ Shards in the layout that the published code writes (199 KB a sample, 1.2 GB in 
 folder. `--reference` names a checkout of the published code (https://github.com/SonyResearch/micro_diffusion), whose
 loader then reads the same shards, turn and turn about with ours: the ratio is the claim, speed is the machine's.
 
-- warm: the second epoch of each loader, from the page cache. `copy` is one thread reading as many bytes in order into one
-  buffer.
+- warm: the second epoch of each loader, from the page cache. `copy` is one thread reading as many bytes in order into
+  one buffer.
 - cold: the shards are dropped from the page cache first, as far as the system lets a program do that.
 - first batch: from building the loader to its first batch, without importing anything.
 - epoch start: the order of an epoch for an index of that many samples, 1,350 to a shard, shuffled.

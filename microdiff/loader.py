@@ -152,7 +152,12 @@ def _build(
     from microdiff.shared_memory import clean_shared_memory
 
     clean_shared_memory()
-    dataset = LatentsDataset(shard_sets, **dataset_options)
+    try:
+        dataset = LatentsDataset(shard_sets, **dataset_options)
+    except ValueError as error:
+        if dataset_options["cache_limit"] is None:
+            raise
+        raise ParamsError(f"cache_limit: {error}") from error
     batch_size = loader_options["batch_size"]
     if loader_options["drop_last"] and len(dataset) < batch_size:
         raise SchemaError(

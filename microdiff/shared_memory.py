@@ -5,9 +5,10 @@ lock files `<temporary folder>/000007_<name>`. A killed process leaves all of th
 and a number with any of them left is never used again. Streaming's own `clean_stale_shared_memory` removes the segments
 of live runs as well, and no lock files.
 
-So each of our processes holds a lock on `/dev/shm/microdiff_000007` for as long as it lives. Where nobody holds it, and
-no process has the segments mapped, they are stale. Segments without that file, of programs that use streaming by
-itself, are stale when no process has them mapped.
+So each of our processes holds a lock on `/dev/shm/microdiff_000007` for as long as it lives: where nobody does, the
+segments are stale. Segments without that file, of programs that use streaming by itself, are stale when no process has
+them mapped; that can take a while, since streaming also maps, and keeps, what it comes across when it looks for a
+number.
 """
 
 import atexit
@@ -62,6 +63,7 @@ def hold_shared_memory(dataset: Any) -> list[Any]:
         held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(held, fcntl.LOCK_SH)
         if _is_at(held, path):
+            os.utime(held)  # newer than the segments
             break
         os.close(held)  # removed between the two calls
     weakref.finalize(dataset, _release, number, held, segments, os.getpid())
@@ -102,23 +104,37 @@ def _clean() -> None:
     lock_files = _lock_files()
     mapped = _mapped_numbers() if segments else set()
     for number in sorted(segments.keys() | holders.keys() | lock_files.keys()):
-        if mapped is None or number in mapped:
-            continue
-        if number in holders:
-            holder = holders[number][0]
-            held = os.open(holder, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                if not _try_lock(held) or not _is_at(held, holder):
-                    continue
-                _remove([*segments.get(number, []), *lock_files.get(number, []), holder])
-            finally:
-                os.close(held)
-        elif not any(_is_young(path) for path in (*segments.get(number, []), *lock_files.get(number, []))):
-            _remove([*segments.get(number, []), *lock_files.get(number, [])])
+        files = [*segments.get(number, []), *lock_files.get(number, [])]
+        if number in holders and not _is_starting(holders[number][0], number):
+            removed = _remove_unless_held(holders[number][0], files)
         else:
-            continue
-        if number in segments:
+            removed = mapped is not None and number not in mapped and not any(map(_is_young, files))
+            if removed:
+                _remove([*files, *holders.get(number, [])])
+        if removed and number in segments:
             _LOG.info("removed the shared memory that a lost run left: number %s", number)
+
+
+def _is_starting(holder: Path, number: str) -> bool:
+    """Tell whether a number was taken after its holder's file was made: whoever did so is about to hold it."""
+    try:
+        return (SHARED_MEMORY / f"{number}_locals").stat().st_mtime_ns > holder.stat().st_mtime_ns
+    except FileNotFoundError:
+        return False
+
+
+def _remove_unless_held(holder: Path, files: list[Path]) -> bool:
+    try:
+        held = os.open(holder, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        if not _try_lock(held) or not _is_at(held, holder):
+            return False
+        _remove([*files, holder])
+        return True
+    finally:
+        os.close(held)
 
 
 def _ours(folder: Path, pattern: "re.Pattern[str]") -> dict[str, list[Path]]:
