@@ -79,7 +79,7 @@ def is_fetched(folder: Path, entry: Mapping[str, Any]) -> bool:
         size = (folder / entry["raw_data"]["basename"]).stat().st_size
     except (FileNotFoundError, NotADirectoryError):
         return False
-    return size == int(entry["raw_data"]["bytes"])
+    return bool(size == entry["raw_data"]["bytes"])
 
 
 def fetch_shard(source: ShardSource, prefix: str, entry: Mapping[str, Any]) -> None:
