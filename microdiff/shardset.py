@@ -4,24 +4,51 @@ Two kinds of folder are read: ours (typed columns, a `manifest.json` that names 
 group of resolutions) and what the published micro_diffusion scripts write (`bytes` columns without shapes).
 """
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from microdiff.errors import SchemaError
-from microdiff.mds import INDEX_NAME, Column, read_index, read_sample
+from microdiff.fetched_shards import FolderSource, fetch_shard, open_source
+from microdiff.mds import INDEX_NAME, read_index, read_sample
+from microdiff.open_shards import known_hash
+from microdiff.shard_source import ShardSource
+from microdiff.stated_encoders import encoders_of, first_difference, read_encoders, stored_dtype
+from microdiff.stored_columns import (
+    StoredArray,
+    caption_array,
+    encoding_of,
+    further_array,
+    image_array,
+)
+from microdiff.withdrawn import WITHDRAWN, Withdrawn, read_withdrawn
 
 CAPTION_COLUMN = "caption_latents"
+KEY_COLUMN = "key"
 MANIFEST_NAME = "manifest.json"
-PUBLISHED_CAPTION_SHAPE = (77, 1024)  # of OpenCLIP ViT-H/14, the one encoder the published shards come from
-VAE_FACTOR = 8  # image pixels per latent pixel, along each side
 
 _LOG = logging.getLogger(__name__)
-_BYTES_PER_VALUE = 2  # float16
-_PLAIN_ENCODINGS = ("str", "int", "int32", "int64", "float32", "float64")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a caller wants from every shard set.
+
+    Attributes:
+        image_size: Pixels; must be a resolution of every sample read.
+        cap_seq_size: Tokens per caption the caller expects, None for what the shards have.
+        cap_emb_dim: Width of a token the caller expects, None for what the shards have.
+        columns: Further columns.
+        check_hashes: Whether each shard is to be checked by its hash.
+    """
+
+    image_size: int
+    cap_seq_size: int | None = None
+    cap_emb_dim: int | None = None
+    columns: Sequence[str] = ()
+    check_hashes: bool = False
 
 
 @dataclass(frozen=True)
@@ -29,114 +56,167 @@ class ShardSet:
     """The shards of one dataset at one resolution.
 
     Attributes:
-        given: The folder as the user named it, for messages.
-        folder: The folder to stream from: `given`, or the group in it that has the resolution.
+        given: The shard set as the user named it, for messages.
+        folder: The folder to read from: the set, or the group in it that has the resolution.
         entries: The shards, as its index lists them.
-        encoders: What made the latents, None when nothing says so.
-        image_column: Name of the image latents.
-        image_shape: Shape of a sample's image latents, (C, H, W); float16.
-        caption_shape: Shape of a sample's caption latents, (T, D); float16.
+        source: What fetches shards into `folder`, None where they lie there from the start.
+        prefix: What precedes a shard's name for the source: empty, or the group's name and a slash.
+        encoders: What made the columns that are read, None when nothing says so.
+        image: The image latents, or the moments they are drawn from.
+        caption: The caption latents.
+        further: The further columns asked for; None for text.
+        withdrawn: Samples that may not be used.
     """
 
-    given: Path
+    given: str
     folder: Path
     entries: Sequence[Mapping[str, Any]]
+    source: ShardSource | None
+    prefix: str
     encoders: object
-    image_column: str
-    image_shape: tuple[int, ...]
-    caption_shape: tuple[int, ...]
+    image: StoredArray
+    caption: StoredArray
+    further: Mapping[str, StoredArray | None] = field(default_factory=dict)
+    withdrawn: Withdrawn = field(default_factory=Withdrawn)
+
+    @property
+    def has_moments(self) -> bool:
+        """Whether image latents are to be drawn anew in every epoch."""
+        return self.image.column.startswith("moments_")
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether samples have keys; those of the published code have none."""
+        return all(KEY_COLUMN in entry["column_names"] for entry in self.entries)
 
 
-def open_shard_set(
-    given: Path, image_size: int, cap_seq_size: int | None = None, cap_emb_dim: int | None = None
-) -> ShardSet:
-    """Read a folder's index, choose the group that has the resolution, and check that its files are there.
+def open_shard_set(given: str | Path | ShardSource, wanted: Wanted, cache: Path | None = None) -> ShardSet:
+    """Read an index, choose the group that has the resolution, and check that its files are there.
 
     Args:
-        given: Folder with an `index.json`.
-        image_size: Pixels; must be a resolution of every sample read.
-        cap_seq_size: Tokens per caption the caller expects, None for what the shards have.
-        cap_emb_dim: Width of a token the caller expects, None for what the shards have.
+        given: Folder with an `index.json`, or a remote shard set: its `dvc://` URL or its source.
+        wanted: What it must have.
+        cache: Where fetched and decompressed shards are kept, None for a folder of the user's own.
 
     Raises:
-        SchemaError: In words, whatever would keep this folder from being streamed at this resolution.
+        SchemaError: In words, whatever would keep this set from being streamed at this resolution.
     """
-    image_column = f"latents_{image_size}"
-    folder, entries = given, read_index(given / INDEX_NAME)
-    without = [entry for entry in entries if image_column not in entry["column_names"]]
-    if without:
-        group = given / str(image_size)
-        if not (group / INDEX_NAME).is_file():
-            found = {name for entry in entries for name in entry["column_names"] if name.startswith("latents_")}
-            raise SchemaError(
-                f"{given}: {len(without)} of {len(entries)} shards have no {image_column}, only "
-                f"{sorted(found)}: choose another image_size, or encode this dataset at {image_size} px"
-            )
-        folder, entries = group, read_index(group / INDEX_NAME)
+    source = open_source(given, cache)
+    top = Path(str(given)).expanduser() if source is None else source.local
+    name = str(top) if isinstance(given, Path) or source is None else str(given if isinstance(given, str) else top)
+    prefix, column, entries = _choose_group(top, name, wanted.image_size)
+    folder = top / prefix
     if not sum(entry["samples"] for entry in entries):
-        raise SchemaError(f"{folder}: has no samples with {image_column}: leave this dataset out at {image_size} px")
-    _check_files(folder, entries)
-    encoding_of = {name: _encoding(folder, entries, name) for name in (image_column, CAPTION_COLUMN)}
-    first = read_sample(folder, next(entry for entry in entries if entry["samples"]), 0)
-    return ShardSet(
-        given=given,
+        raise SchemaError(f"{folder}: has no samples with {column}: leave this dataset out at {wanted.image_size} px")
+    withdrawn = _withdrawn_beside(top) if source is None else source.withdrawn
+    if source is None:
+        _check_files(folder, entries)
+        if any(entry.get("zip_data") for entry in entries):
+            source = FolderSource(top, cache)
+            folder = source.local / prefix
+    if wanted.check_hashes:
+        for entry in entries:
+            if known_hash(entry["raw_data"].get("hashes", {})) is None:
+                raise SchemaError(
+                    f"{folder / entry['raw_data']['basename']}: its index states no hash: leave the check out"
+                )
+    encodings = {each: encoding_of(folder, entries, each) for each in (column, CAPTION_COLUMN, *wanted.columns)}
+    encoders = read_encoders(_beside(top) / MANIFEST_NAME)
+    first = _first_sample(folder, entries, source, prefix) if "bytes" in encodings.values() else {}
+    shard_set = ShardSet(
+        given=name,
         folder=folder,
         entries=entries,
-        encoders=_read_encoders(given),
-        image_column=image_column,
-        image_shape=_image_shape(folder, image_size, encoding_of[image_column], len(first[image_column])),
-        caption_shape=_caption_shape(
-            folder, (cap_seq_size, cap_emb_dim), encoding_of[CAPTION_COLUMN], len(first[CAPTION_COLUMN])
+        source=source,
+        prefix=prefix,
+        encoders=encoders_of(encoders, encodings),
+        image=image_array(
+            folder,
+            column,
+            encodings[column],
+            stored_dtype(encoders, None),
+            wanted.image_size,
+            len(first.get(column, b"")),
         ),
+        caption=caption_array(
+            folder,
+            CAPTION_COLUMN,
+            encodings[CAPTION_COLUMN],
+            stored_dtype(encoders, CAPTION_COLUMN),
+            (wanted.cap_seq_size, wanted.cap_emb_dim),
+            len(first.get(CAPTION_COLUMN, b"")),
+        ),
+        further={
+            each: further_array(folder, each, encodings[each], stored_dtype(encoders, each)) for each in wanted.columns
+        },
+        withdrawn=withdrawn,
     )
-
-
-def check_columns(shard_set: ShardSet, columns: Sequence[str]) -> None:
-    """Check that text and number columns asked for exist in every shard.
-
-    Raises:
-        SchemaError: One is missing, or is not plain text or a number.
-    """
-    for name in columns:
-        encoding = _encoding(shard_set.folder, shard_set.entries, name)
-        if encoding not in _PLAIN_ENCODINGS:
-            raise SchemaError(f"{shard_set.folder}: column {name!r} is {encoding}, expected {_PLAIN_ENCODINGS}")
+    if withdrawn and not shard_set.has_keys:
+        raise SchemaError(f"{folder}: samples are withdrawn by key, but these have no column {KEY_COLUMN!r}")
+    return shard_set
 
 
 def check_mixable(shard_sets: Sequence[ShardSet]) -> None:
-    """Check that shard sets can be trained on together: same encoders (where stated) and same shapes.
+    """Check that shard sets can be trained on together: same encoders (where stated), same dtypes and shapes.
 
     Raises:
-        SchemaError: Naming two folders and the first field in which they differ.
+        SchemaError: Naming two of them and the first field in which they differ.
     """
     remedy = "encode both with the same models, or leave one out"
     stated = [each for each in shard_sets if each.encoders is not None]
     if 0 < len(stated) < len(shard_sets):
-        silent = ", ".join(str(each.given) for each in shard_sets if each.encoders is None)
+        silent = ", ".join(each.given for each in shard_sets if each.encoders is None)
         _LOG.warning("not checked, for want of a manifest: that %s was made by the encoders of the rest", silent)
     for other in stated[1:]:
-        difference = _first_difference(stated[0].encoders, other.encoders, "encoders")
+        difference = first_difference(stated[0].encoders, other.encoders, "encoders")
         if difference:
-            field, left, right = difference
+            name, left, right = difference
             raise SchemaError(
-                f"{stated[0].given} and {other.given} come from different encoders: {field} is {left!r} in "
+                f"{stated[0].given} and {other.given} come from different encoders: {name} is {left!r} in "
                 f"the first and {right!r} in the second: {remedy}"
             )
     for other in shard_sets[1:]:
-        for field in ("image_shape", "caption_shape"):
-            left, right = getattr(shard_sets[0], field), getattr(other, field)
+        for left, right in zip(_arrays(shard_sets[0]), _arrays(other), strict=True):
             if left != right:
                 raise SchemaError(
-                    f"{shard_sets[0].given} and {other.given} do not fit together: {field} is {left} in the "
-                    f"first and {right} in the second: {remedy}"
+                    f"{shard_sets[0].given} and {other.given} do not fit together: {_described(left)} in the "
+                    f"first and {_described(right)} in the second: {remedy}"
                 )
+
+
+def _arrays(shard_set: ShardSet) -> list[StoredArray | None]:
+    return [shard_set.image, shard_set.caption, *shard_set.further.values()]
+
+
+def _described(array: StoredArray | None) -> str:
+    return "text" if array is None else f"{array.column} is {array}"
+
+
+def _choose_group(top: Path, name: str, image_size: int) -> tuple[str, str, list[dict[str, Any]]]:
+    """Return the prefix of the group that has the resolution, the column that holds it, and its shards."""
+    columns = (f"latents_{image_size}", f"moments_{image_size}")
+    entries = read_index(top / INDEX_NAME)
+    for column in columns:
+        if all(column in entry["column_names"] for entry in entries):
+            return "", column, entries
+    prefix = f"{image_size}/"
+    if (top / prefix / INDEX_NAME).is_file():
+        group = read_index(top / prefix / INDEX_NAME)
+        for column in columns:
+            if all(column in entry["column_names"] for entry in group):
+                return prefix, column, group
+    found = {each for entry in entries for each in entry["column_names"] if each.startswith(("latents_", "moments_"))}
+    without = sum(not set(columns) & set(entry["column_names"]) for entry in entries)
+    raise SchemaError(
+        f"{name}: {without} of {len(entries)} shards have no {columns[0]}, only {sorted(found)}: choose another "
+        f"image_size, or encode this dataset at {image_size} px"
+    )
 
 
 def _check_files(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
     for entry in entries:
-        path, expected = folder / entry["raw_data"]["basename"], entry["raw_data"]["bytes"]
-        if entry.get("zip_data"):
-            raise SchemaError(f"{path} is compressed, expected plain MDS: write it with compression=None")
+        file = entry.get("zip_data") or entry["raw_data"]
+        path, expected = folder / file["basename"], file["bytes"]
         try:
             found = path.stat().st_size
         except (FileNotFoundError, NotADirectoryError):
@@ -145,86 +225,20 @@ def _check_files(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
             raise SchemaError(f"{path}: expected {expected} bytes, got {found}: write or pull it again")
 
 
-def _encoding(folder: Path, entries: Sequence[Mapping[str, Any]], column: str) -> str:
-    """Return the one encoding a column has in all shards."""
-    found = set()
-    for entry in entries:
-        encoding_of = dict(zip(entry["column_names"], entry["column_encodings"], strict=True))
-        if column not in encoding_of:
-            path = folder / entry["raw_data"]["basename"]
-            raise SchemaError(f"{path} has no column {column!r}, only {sorted(encoding_of)}")
-        found.add(encoding_of[column])
-    if len(found) > 1:
-        raise SchemaError(f"{folder}: expected one encoding of {column}, got {sorted(found)}: write the set again")
-    return str(found.pop())
+def _first_sample(
+    folder: Path, entries: Sequence[Mapping[str, Any]], source: ShardSource | None, prefix: str
+) -> dict[str, bytes]:
+    """Return a sample as it is stored: shards of the published code state no shapes."""
+    entry = next(entry for entry in entries if entry["samples"])
+    if source is not None:
+        fetch_shard(source, prefix, entry)
+    return read_sample(folder, entry, 0)
 
 
-def _stored_shape(folder: Path, column: str, encoding: str) -> tuple[int, ...]:
-    parsed = Column.parse(column, encoding)
-    if parsed.shape is None or parsed.dtype != "float16":
-        raise SchemaError(f"{folder}: {column} is {encoding}, expected float16 latents: encode as float16")
-    return parsed.shape
+def _beside(top: Path) -> Path:
+    """Return the shard set's own folder; a single group (`.../512`) lies in it."""
+    return top.parent if top.name.isdigit() and not (top / MANIFEST_NAME).is_file() else top
 
 
-def _image_shape(folder: Path, image_size: int, encoding: str, first_bytes: int) -> tuple[int, ...]:
-    column, side = f"latents_{image_size}", image_size // VAE_FACTOR
-    if encoding == "bytes":
-        channels, rest = divmod(first_bytes, side * side * _BYTES_PER_VALUE)
-        if rest or not channels:
-            raise SchemaError(f"{folder}: {column} takes {first_bytes} bytes, expected C x {side} x {side} float16")
-        return (channels, side, side)
-    shape = _stored_shape(folder, column, encoding)
-    if len(shape) != 3 or shape[1:] != (side, side):
-        raise SchemaError(f"{folder}: {column} has shape {shape}, expected (C, {side}, {side})")
-    return shape
-
-
-def _caption_shape(
-    folder: Path, asked: tuple[int | None, int | None], encoding: str, first_bytes: int
-) -> tuple[int, ...]:
-    if encoding == "bytes":
-        tokens, width = (want or default for want, default in zip(asked, PUBLISHED_CAPTION_SHAPE, strict=True))
-        expected = tokens * width * _BYTES_PER_VALUE
-        if first_bytes != expected:
-            raise SchemaError(
-                f"{folder}: {CAPTION_COLUMN} takes {first_bytes} bytes, but {tokens} x {width} float16 takes "
-                f"{expected}: give the cap_seq_size and cap_emb_dim of its encoder (float32 is not read)"
-            )
-        return (tokens, width)
-    shape = _stored_shape(folder, CAPTION_COLUMN, encoding)
-    if len(shape) != 2:
-        raise SchemaError(f"{folder}: {CAPTION_COLUMN} has shape {shape}, expected (tokens, width)")
-    if any(want not in (None, have) for want, have in zip(asked, shape, strict=True)):
-        raise SchemaError(
-            f"{folder}: {CAPTION_COLUMN} is {shape[0]} x {shape[1]}, but cap_seq_size={asked[0]} and "
-            f"cap_emb_dim={asked[1]} were given: leave them out, the shards state their shape"
-        )
-    return shape
-
-
-def _read_encoders(given: Path) -> object:
-    """Return the manifest's `encoders`; a single group (`.../512`) has its manifest one folder higher."""
-    path = given / MANIFEST_NAME
-    if not path.is_file() and given.name.isdigit():
-        path = given.parent / MANIFEST_NAME
-    if not path.is_file():
-        return None
-    try:
-        manifest = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise SchemaError(f"{path}: expected JSON, got {error}: write or pull it again") from None
-    if not isinstance(manifest, dict) or manifest.get("encoders") is None:
-        raise SchemaError(f"{path}: expected 'encoders', the models that made the latents: write the shards again")
-    encoders: object = manifest["encoders"]
-    return encoders
-
-
-def _first_difference(left: object, right: object, name: str) -> tuple[str, object, object] | None:
-    """Return dotted name and both values of the first field that differs; None for equal values."""
-    if isinstance(left, dict) and isinstance(right, dict):
-        for key in sorted(left.keys() | right.keys()):
-            difference = _first_difference(left.get(key), right.get(key), f"{name}.{key}")
-            if difference:
-                return difference
-        return None
-    return None if left == right else (name, left, right)
+def _withdrawn_beside(top: Path) -> Withdrawn:
+    return read_withdrawn(_beside(top.absolute()).parent / WITHDRAWN)

@@ -1,0 +1,143 @@
+"""The loader's order is that of torch's DataLoader over mosaicml-streaming, whatever workers, ranks and resumption."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from test_loader import build, write_shard_set
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning"),
+]
+
+RANK = """
+import json, sys
+sys.path.insert(0, "tests")
+from test_loader import build
+from test_loader_order import plain_loader
+make, folder, workers = {"ours": build, "plain": plain_loader}[sys.argv[1]], sys.argv[2], int(sys.argv[3])
+loader = make(folder, 3, num_workers=workers, drop_last=False)
+first = iter(loader)
+seen = [next(first)["key"] for _ in range(3)]
+state = loader.state_dict()
+print(json.dumps({"seen": seen, "rest": [b["key"] for b in first], "next": [b["key"] for b in loader], "state": state}))
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _lock_files_go_with_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("t")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("order") / "shards"
+    write_shard_set(made)
+    return made
+
+
+def plain_loader(folder: Any, batch_size: int, *, shuffle: bool = True, **options: Any) -> Any:
+    """Return what the published code builds: streaming's data set in torch's DataLoader, here streaming's subclass."""
+    from streaming import Stream, StreamingDataLoader, StreamingDataset
+
+    dataset = StreamingDataset(streams=[Stream(local=str(folder))], shuffle=shuffle, batch_size=batch_size)
+    return StreamingDataLoader(dataset, batch_size=batch_size, collate_fn=keys_alone, **options)
+
+
+def keys_alone(samples: Any) -> dict[str, list[str]]:
+    return {"key": [sample["key"] for sample in samples]}
+
+
+def keys(batches: Any) -> list[list[str]]:
+    return [batch["key"] for batch in batches]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+@pytest.mark.parametrize(("shuffle", "drop_last"), [(True, True), (True, False), (False, True), (False, False)])
+def test_batches_are_the_published_ones(folder: Path, num_workers: int, shuffle: bool, drop_last: bool) -> None:
+    options: dict[str, Any] = {"shuffle": shuffle, "drop_last": drop_last, "num_workers": num_workers}
+    plain, ours = plain_loader(folder, 4, **options), build(folder, 4, **options)
+    for _ in range(2):
+        assert keys(ours) == keys(plain)
+    assert len(ours) == len(plain)
+
+
+@pytest.mark.parametrize(("num_workers", "num_workers_then"), [(0, 0), (1, 2), (2, 0), (2, 2)])
+def test_remaining_batches_are_the_published_ones(folder: Path, num_workers: int, num_workers_then: int) -> None:
+    plain = plain_loader(folder, 4, num_workers=num_workers, drop_last=False)
+    batches = iter(plain)
+    for _ in range(3):
+        next(batches)
+    state = json.loads(json.dumps(plain.state_dict()))
+    del batches
+    plain_then = plain_loader(folder, 4, num_workers=num_workers_then, drop_last=False)
+    ours_then = build(folder, 4, num_workers=num_workers_then, drop_last=False)
+    plain_then.load_state_dict(state)
+    ours_then.load_state_dict(state)
+    for _ in range(2):
+        assert keys(ours_then) == keys(plain_then)
+    assert ours_then.state_dict() == plain_then.state_dict()
+
+
+def test_a_new_epoch_ends_the_one_before(folder: Path) -> None:
+    loader = build(folder, 4, num_workers=1)
+    first = iter(loader)
+    next(first)
+    second = iter(loader)
+    next(second)
+    assert list(first) == []
+    assert len(list(second)) == 8
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 2), (2, 3, 4), (3, 1, 2), (3, 4, 1)])
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_workers_take_turns(shape: tuple[int, int, int], drop_last: bool) -> None:
+    from microdiff.latents_loader import iter_batches
+
+    work = np.arange(np.prod(shape)).reshape(shape)
+    work[-1, -1, -1] = -1  # the last worker has one sample less, the others a full last batch
+    got = [ids.tolist() for ids in iter_batches(work, drop_last)]
+    dealt = [
+        work[worker, turn][work[worker, turn] >= 0].tolist() for turn in range(shape[1]) for worker in range(shape[0])
+    ]
+    assert got == [ids for ids in dealt if len(ids) == shape[2] or (ids and not drop_last)]
+
+
+def run_ranks(which: str, folder: Path, num_workers: int, temporary: Path) -> list[dict[str, Any]]:
+    """Run two ranks of one machine, as torchrun would start them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", RANK, which, str(folder), str(num_workers)],
+            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank, "TMPDIR": str(temporary)},
+            stdout=subprocess.PIPE,
+        )
+        for rank in ("0", "1")
+    ]
+    answers = [rank.communicate(timeout=300)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    return [json.loads(answer.splitlines()[-1]) for answer in answers]
+
+
+@pytest.mark.slow
+def test_ranks_are_disjoint_and_each_has_the_published_batches(folder: Path, tmp_path: Path) -> None:
+    ours, plain = (run_ranks(which, folder, 1, tmp_path) for which in ("ours", "plain"))
+    assert ours == plain
+    first, second = ({key for batch in rank["seen"] + rank["rest"] for key in batch} for rank in ours)
+    assert len(first & second) <= 1  # 37 samples: one rank repeats one, to be as long as the other
+    assert len(first | second) == 37
