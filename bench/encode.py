@@ -44,6 +44,7 @@ from microdiff import text_encoder as text_encoder_module
 from microdiff.caption_latents import write_caption_latents
 from microdiff.choose import SCHEMA
 from microdiff.device import device
+from microdiff.device_queue import QUEUE
 from microdiff.image_latents import write_image_latents
 from microdiff.params import parse
 from microdiff.progress import Silent
@@ -155,6 +156,7 @@ def write_partitions(folder: Path, pictures: list[bytes], images: int) -> None:
 def end_to_end(folder: Path, image: ImageEncoderSettings, text: TextEncoderSettings) -> tuple[float, Times]:
     """Encode all partitions as a worker does; return seconds and the device's time."""
     times = Times()
+    QUEUE._ended = None  # what was between two turns is no waiting for input
     with tempfile.TemporaryDirectory() as out:
         units: list[Callable[[], object]] = []
         for number in range(PARTITIONS):
