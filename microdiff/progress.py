@@ -32,6 +32,14 @@ class Silent:
         """Do nothing."""
 
 
+class Logged(Silent):
+    """A reporter for work without a bar: it logs what is said."""
+
+    def say(self, message: str) -> None:
+        """Log a message."""
+        log.warning("%s", message)
+
+
 class Progress:
     """Shows samples done, rate and time left for one step of one dataset.
 
