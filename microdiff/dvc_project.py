@@ -74,7 +74,7 @@ def remote_settings(revision: Revision, name: str | None) -> dict[str, str]:
     Raises:
         SourceError: There is no such remote.
     """
-    levels = [(_read(folder / "config"), None) for folder in _user_folders()]
+    levels: list[tuple[Settings, Path | None]] = [(_read(folder / "config"), None) for folder in _user_folders()]
     at_commit = _parse((revision.read(_CONFIG) or b"").decode(), f"{_CONFIG} at {revision.commit[:12]}")
     folder = None if revision.checkout is None else revision.checkout / ".dvc"
     if folder is None:

@@ -47,7 +47,9 @@ class Revision:
 
     def _inside(self, path: str) -> str:
         path = str(PurePosixPath(path))
-        return f"./{path}" if self.checkout is not None else path.removeprefix(".")
+        if self.checkout is not None:
+            return f"./{path}"
+        return "" if path == "." else path
 
 
 def find_project(start: Path) -> Path:

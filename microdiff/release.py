@@ -73,7 +73,7 @@ def _sizes(shards: CachedShards) -> dict[str, int]:
     sizes = {path: num_bytes for path, num_bytes in found.items() if num_bytes is not None}
     if missing := [path for path in found if path not in sizes]:
         raise SourceError(
-            f"{shards.name}: {len(missing)} of {len(found)} files are not on {shards.store.name}, such as {missing[0]}. "
-            "Push them: make push"
+            f"{shards.name}: {len(missing)} of {len(found)} files are not on {shards.store.name}, such as "
+            f"{missing[0]}. Push them: make push"
         )
     return sizes

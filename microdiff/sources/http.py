@@ -195,6 +195,7 @@ class OriginSession(requests.Session):
     """Requests whose credentials stay with the origin they were given for."""
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        """Drop the credentials from a request that a redirect sends elsewhere."""
         if not same_origin(str(response.request.url), str(prepared_request.url)):
             prepared_request.headers.pop("Authorization", None)
 
