@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 DATASETS := $(basename $(notdir $(filter-out %/__init__.py,$(wildcard microdiff/handlers/*.py))))
 # Where a DVC remote is configured, what it has is pulled instead of computed. What is current is left alone even if what
 # it was made from is not there (--allow-missing); if the shards themselves are not there, they alone are pulled.
-PULL = $(if $(shell dvc config core.remote 2>/dev/null),--pull)
+PULL = $(eval PULL := $(if $(shell dvc config core.remote 2>/dev/null),--pull))$(PULL)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check format bench report preset all $(DATASETS) remote pull push clean-work
