@@ -2,9 +2,9 @@
 
     python bench/remote.py [--megabytes N] [--server radosgw|rclone|moto] [--rounds N]
 
-A shard set of random latents (77 x 1024 text, 256 px) is tracked by DVC and pushed to an S3 server on loopback, another
-process. Each run starts from an empty cache or a fresh clone. Times are of whole processes up to the first batch of 256;
-their start, mostly imports, is the same in all and is shown apart. Bytes are those of the objects that arrived.
+A shard set of random latents (77 x 1024 text, 256 px) is tracked by DVC and pushed to an S3 server on loopback,
+another process. Each run starts from an empty cache or a fresh clone. Times are of whole processes up to the first
+batch of 256; their imports are the same in all and are shown apart. Bytes are those of the objects that arrived.
 """
 
 import argparse
