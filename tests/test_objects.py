@@ -140,7 +140,9 @@ def test_a_partial_file_of_any_kind_becomes_the_object(store: ObjectStore, tmp_p
 def test_a_server_without_ranges_sends_it_all_again(store: ObjectStore, server: WebServer, tmp_path: Path) -> None:
     (tmp_path / "part").write_bytes(DATA[:1000])
     server.always["GET"] = Fault(whole=True)
-    assert fetched(store, tmp_path / "part") == DATA
+    said = Said()
+    assert fetched(store, tmp_path / "part", said) == DATA
+    assert not said.messages
 
 
 def test_bytes_damaged_on_the_way_are_fetched_again(store: ObjectStore, server: WebServer, tmp_path: Path) -> None:
