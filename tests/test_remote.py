@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from microdiff.release import write_release
 from microdiff.shard_cache import CachedShards
 from tests.s3_servers import KEY, SECRET, SERVERS, S3Server, missing
 from tests.shard_project import FIRST, SHARDS, md5_of, object_of
+from tests.stalling_proxy import StallingProxy
 
 ROOT = "team/latents"
 SHARD = "512/shard.00000.mds"
@@ -264,16 +264,18 @@ def test_a_push_that_was_killed_leaves_no_part_and_is_completed(team: Path, serv
     for number in range(12):
         (clone / "big" / f"{number}.bin").write_bytes(bytes([number]) * 4_000_000)
     run(clone, "dvc", "add", "--quiet", "big")
-    (clone / ".dvc/config.local").write_text("['remote \"storage\"']\n    url = s3://team/killed\n")
-    command = ["dvc", "push", "--jobs", "1", "big.dvc"]
-    process = subprocess.Popen(command, cwd=clone, env=environment(), stdout=subprocess.DEVNULL)
-    try:
-        while not server.objects("team", "killed/"):
-            assert process.poll() is None
-            time.sleep(0.005)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    local = clone / ".dvc/config.local"
+    settings = "['remote \"storage\"']\n    url = s3://team/killed\n"
+    with StallingProxy(server.url, limit=20_000_000) as proxy:  # in the midst of an object
+        local.write_text(f"{settings}    endpointurl = {proxy.url}\n")
+        command = ["dvc", "push", "--quiet", "--jobs", "1", "big.dvc"]
+        process = subprocess.Popen(command, cwd=clone, env=environment())
+        try:
+            assert proxy.stalled.wait(120)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    local.write_text(settings)
     left = server.objects("team", "killed/")
     assert 0 < len(left) < 13
     with server.client() as client:
