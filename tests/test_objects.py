@@ -235,6 +235,7 @@ def test_no_secret_is_shown(
         shown += [repr(store), store.name]
         assert fetched(pickle.loads(pickle.dumps(store)), tmp_path / f"{kind}2") == DATA  # noqa: S301 - our own
     assert not [text for text in [caplog.text, *shown] if SECRET in text]
+    assert "botocore" not in {record.name.partition(".")[0] for record in caplog.records}
 
 
 def test_only_what_is_public_is_handed_on() -> None:

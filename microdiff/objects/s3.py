@@ -138,7 +138,7 @@ def _client(_process: int, items: tuple[tuple[str, str], ...]) -> Any:
     from botocore import UNSIGNED
     from botocore.config import Config
 
-    logging.getLogger("botocore").setLevel(logging.INFO)  # what it says below that holds session tokens
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # below, it says whose credentials, and session tokens
     options = dict(items)
     session = botocore.session.Session(profile=options.get("profile"))
     for setting, option in (("credentials_file", "credentialpath"), ("config_file", "configpath")):
