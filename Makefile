@@ -4,12 +4,12 @@ UV := 0.13.9
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 DATASETS := $(basename $(notdir $(filter-out %/__init__.py,$(wildcard microdiff/handlers/*.py))))
-# Where a DVC remote is configured, what it has is pulled instead of computed. Where the shards are there and current,
-# nothing is done even if what they were made from is not there (--allow-missing).
-PULL = $(if $(shell dvc config core.remote 2>/dev/null),--pull)
+# Where a DVC remote is configured, what it has is pulled instead of computed. What is current is left alone even if what
+# it was made from is not there (--allow-missing); if the shards themselves are not there, they alone are pulled.
+PULL = $(eval PULL := $(if $(shell dvc config core.remote 2>/dev/null),--pull))$(PULL)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench report preset all $(DATASETS) pull push clean-work
+.PHONY: help setup demo test check format bench report preset all $(DATASETS) remote pull push clean-work
 
 help: ## List the targets
 	@sed -n 's/^\([^:#\t]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | sed 's/$$(DATASETS)/$(DATASETS)/' | \
@@ -56,7 +56,16 @@ preset: setup ## Switch params.yaml to PRESET=sample, small or full
 all: $(DATASETS) ## Build the shards of all datasets
 
 $(DATASETS): setup ## Build the shards of one dataset
-	@dvc --wait-for-lock repro $(PULL) $(if $(wildcard data/$@/shards),--allow-missing) shard@$@
+	@dvc --wait-for-lock repro $(PULL) $(if $(PULL)$(wildcard data/$@/shards),--allow-missing) shard@$@
+	@test -d data/$@/shards || dvc --wait-for-lock pull shard@$@ || { echo "not on the remote: building them"; \
+		dvc --wait-for-lock repro --pull shard@$@; }
+
+remote: setup ## Share data at URL=s3://BUCKET/PREFIX or a folder; ENDPOINT=https://... for MinIO, R2, ...
+	@test -n "$(URL)" || { echo "make remote URL=s3://BUCKET/PREFIX [ENDPOINT=https://...] or URL=/a/folder"; exit 1; }
+	@dvc remote add --quiet --force --default storage "$(URL)"
+	@dvc remote modify storage verify true
+	@$(if $(ENDPOINT),dvc remote modify storage endpointurl "$(ENDPOINT)")
+	@echo "Written to .dvc/config: commit it. Credentials belong in the environment or in .dvc/config.local (README)."
 
 pull-%: setup ## Fetch one dataset's shards from the DVC remote (pull-coco)
 	dvc pull shard@$*

@@ -73,6 +73,14 @@ class _Tally:
         return self.done / self.seconds if self.seconds > 1 and self.done else None
 
 
+class Logged(Silent):
+    """A reporter for work without a bar: it logs what is said."""
+
+    def say(self, message: str) -> None:
+        """Log a message."""
+        log.warning("%s", message)
+
+
 class Progress:
     """Shows samples done, rate and time left for one step of one dataset.
 

@@ -130,10 +130,14 @@ def sweep(parent: Path) -> int:
 def locked_folder(folder: Path) -> Iterator[None]:
     """Hold a folder for this process, making it if needed; others wait."""
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:  # removed between the two calls
+            continue
+        except FileExistsError:  # removed while mkdir looked whether what exists is a folder
+            if folder.exists() and not folder.is_dir():
+                raise
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

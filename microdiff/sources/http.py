@@ -108,7 +108,7 @@ class HttpSource(FetchedSource):
             wait_s, place = 0.0, url or self.url(path)
             try:
                 with (
-                    _Session() as session,
+                    OriginSession() as session,
                     session.request(
                         method, place, headers=sent, auth=self.auth(place), stream=True, timeout=TIMEOUT_S
                     ) as answer,
@@ -191,10 +191,11 @@ class HttpSource(FetchedSource):
         return "the server closed"
 
 
-class _Session(requests.Session):
+class OriginSession(requests.Session):
     """Requests whose credentials stay with the origin they were given for."""
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        """Drop the credentials from a request that a redirect sends elsewhere."""
         if not same_origin(str(response.request.url), str(prepared_request.url)):
             prepared_request.headers.pop("Authorization", None)
 

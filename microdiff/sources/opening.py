@@ -1,19 +1,16 @@
 """Choose the kind of source by the form of its root."""
 
-import logging
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from microdiff.errors import SourceError
-from microdiff.progress import Silent
+from microdiff.progress import Logged
 from microdiff.sources import SETTING, Source
 from microdiff.sources.hub import open_hub
 from microdiff.sources.links import open_links
 from microdiff.sources.local import LocalSource
 from microdiff.sources.remote import open_remote
 from microdiff.sources.web import WebSource
-
-log = logging.getLogger("microdiff")
 
 _LINK_LISTS = (".txt", ".tsv")
 
@@ -30,7 +27,7 @@ def open_source(root: str, work: Path, setting: str = SETTING) -> Source:
     Raises:
         SourceError: The root is of an unknown kind, is not there, or cannot be reached.
     """
-    report = _Logged()
+    report = Logged()
     parts = urlsplit(root)
     if parts.scheme == "hf":
         return open_hub(root, work, report, setting)
@@ -45,11 +42,3 @@ def open_source(root: str, work: Path, setting: str = SETTING) -> Source:
     if not Path(root).is_dir():
         raise SourceError(f"{root}: no such folder. Check {setting} in params.yaml.")
     return LocalSource(root, work / "digests")
-
-
-class _Logged(Silent):
-    """A reporter for the time before a step reports."""
-
-    def say(self, message: str) -> None:
-        """Log a message."""
-        log.warning("%s", message)
