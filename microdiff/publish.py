@@ -44,10 +44,15 @@ def digest_file(path: Path) -> str:
 
 def write_json(path: Path, value: object) -> None:
     """Write canonical JSON to `path` atomically and durably, making its folder if needed."""
+    write_text(path, canonical_json(value))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 to `path` atomically and durably, making its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        temporary.write_text(canonical_json(value), encoding="utf-8")
+        temporary.write_bytes(text.encode())
         sync(temporary)
         temporary.replace(path)
     finally:
