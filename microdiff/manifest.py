@@ -33,6 +33,11 @@ class Manifest:
     partitions: Mapping[str, Mapping[str, Any]]
     facts: Mapping[str, Any]
 
+    @property
+    def withdrawn(self) -> int:
+        """How many of the source's records are withdrawn."""
+        return int(self.facts.get("withdrawn", 0))
+
     def digests(self, partition: str, *suffixes: str) -> dict[str, str]:
         """Return the sha256 of a partition's files by name, of those that end in one of `suffixes`."""
         files: Mapping[str, Mapping[str, Any]] = self.partitions[partition]["files"]

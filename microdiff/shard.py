@@ -79,6 +79,7 @@ def shard(dataset: str, params: Params, workspace: Workspace) -> Counts:
             stored,
             expected_in=expected,
             source_records=latents.source_records,
+            withdrawn=latents.withdrawn,
             max_rejected_share=entry.max_rejected_share,
             facts={
                 "step": "shard",

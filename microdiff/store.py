@@ -6,6 +6,7 @@ earlier settings, and one that no longer applies is not found. The folder is wri
 and renamed; its presence means that it is complete.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -114,6 +115,12 @@ class Store:
         except SchemaError:
             _discard(folder)
             return None
+
+    def finished(self, step: str) -> Iterator[Stored]:
+        """Yield all of a step's results that are in the store and whole."""
+        for folder in sorted(path for path in (self.root / step).glob("*") if _is_entry(path)):
+            with contextlib.suppress(SchemaError, FileNotFoundError):
+                yield _load(folder)
 
     def compute(self, units: Sequence[Unit], workers: int, report: Reporter) -> Iterator[Stored | Outcome]:
         """Compute units, yielding each one's result, or how it failed, as it ends.
