@@ -1,14 +1,17 @@
 """The encode step: pictures and captions become latents, each in partitions of their own.
 
-Image latents depend on pictures and the VAE alone, caption latents on captions and the text encoder alone; a third,
-cheap kind of partition joins them by key and says what became of every sample.
+Image latents depend on pictures and the VAE alone, caption latents on captions and one text encoder alone, whose
+columns are each in partitions of their own; another, cheap kind of partition joins them by key and says what became of
+every sample.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from microdiff.caption_latents import write_caption_latents
 from microdiff.code import code_digest
+from microdiff.columns import image_column, text_file, text_kind
 from microdiff.errors import StepError
 from microdiff.image_latents import write_image_latents
 from microdiff.join import write_joined
@@ -16,7 +19,7 @@ from microdiff.ledger import Counts
 from microdiff.manifest import Manifest, read_manifest
 from microdiff.model_files import model_digest
 from microdiff.params import Params, as_values
-from microdiff.settings import EncodeSettings
+from microdiff.settings import EncodeSettings, ImageEncoderSettings, TextEncoderSettings
 from microdiff.step import Run, Workspace
 from microdiff.store import Stored, Unit
 
@@ -45,11 +48,13 @@ def encode(dataset: str, params: Params, workspace: Workspace) -> Counts:
         captions = read_manifest(workspace.artifact(dataset, "captions"))
         if raw.partitions.keys() != captions.partitions.keys():
             raise StepError(f"encode {dataset}: raw and captions have different partitions. Run dvc repro.")
-        units = [*_image_units(raw, settings), *_text_units(captions, settings)]
+        units = _image_units(raw, settings.image)
+        for column, text_settings in settings.text.items():
+            units += _text_units(captions, column, text_settings)
         encoded = run.compute(units)
-        images, texts = encoded[: len(raw.partitions)], encoded[len(raw.partitions) :]
-        joins = run.compute(_join_units(captions, images, texts, settings))
-        stored = [join.joined_with(image, text) for join, image, text in zip(joins, images, texts, strict=True)]
+        parts = [encoded[start :: len(raw.partitions)] for start in range(len(raw.partitions))]
+        joins = run.compute([_join_unit(captions, image, texts, settings) for image, *texts in parts])
+        stored = [join.joined_with(*part) for join, part in zip(joins, parts, strict=True)]
         encoders = _one_description(dataset, joins)
         return run.publish(
             workspace.artifact(dataset, "latents"),
@@ -70,59 +75,69 @@ def encode(dataset: str, params: Params, workspace: Workspace) -> Counts:
         )
 
 
-def _image_units(raw: Manifest, settings: EncodeSettings) -> list[Unit]:
+def _image_units(raw: Manifest, settings: ImageEncoderSettings) -> list[Unit]:
     made_by = {
         "code": code_digest(["microdiff.image_latents"]),
-        "settings": as_values(settings.image),
-        "model": model_digest(settings.image),
+        "settings": as_values(settings),
+        "model": model_digest(settings),
     }
     return [
         Unit(
             step="encode-image",
             name=name,
             determined_by={**made_by, "raw": raw.digests(name, ".tar")},
-            compute=partial(write_image_latents, raw.folder, name, settings.image),
+            compute=partial(write_image_latents, raw.folder, name, settings),
             num_samples=num_samples,
         )
         for name, num_samples in raw.kept().items()
     ]
 
 
-def _text_units(captions: Manifest, settings: EncodeSettings) -> list[Unit]:
+def _text_units(captions: Manifest, column: str, settings: TextEncoderSettings) -> list[Unit]:
     made_by = {
         "code": code_digest(["microdiff.caption_latents"]),
-        "settings": as_values(settings.text),
-        "model": model_digest(settings.text),
+        "settings": as_values(settings),
+        "model": model_digest(settings),
     }
     return [
         Unit(
-            step="encode-text",
+            step=f"encode-{text_kind(column)}",
             name=name,
             determined_by={**made_by, "captions": captions.digests(name, ".parquet")},
-            compute=partial(write_caption_latents, captions.folder, name, settings.text),
+            compute=partial(write_caption_latents, captions.folder, name, column, settings),
             num_samples=num_samples,
         )
         for name, num_samples in captions.kept().items()
     ]
 
 
-def _join_units(captions: Manifest, images: list[Stored], texts: list[Stored], settings: EncodeSettings) -> list[Unit]:
-    made_by = {"code": code_digest(["microdiff.join"]), "resolutions": settings.image.resolutions}
-    units = []
-    for image, text in zip(images, texts, strict=True):
-        name = image.name
-        image_name, text_name = f"{name}.image.safetensors", f"{name}.text.safetensors"
-        inputs = {
+def _join_unit(captions: Manifest, image: Stored, texts: Sequence[Stored], settings: EncodeSettings) -> Unit:
+    """Return the unit that joins one partition, of whose encoded parts `texts` has one per text column."""
+    name = image.name
+    image_name = f"{name}.image.safetensors"
+    text_names = {column: text_file(name, column) for column in settings.text}
+    text_parts = dict(zip(text_names.items(), texts, strict=True))
+    image_columns = {px: image_column(settings.image.latents, px) for px in settings.image.resolutions}
+    return Unit(
+        step="encode-join",
+        name=name,
+        determined_by={
+            "code": code_digest(["microdiff.join"]),
+            "image_columns": list(image_columns.values()),
             "image": image.files[image_name]["sha256"],
-            "text": text.files[text_name]["sha256"],
+            "text": {column: part.files[file]["sha256"] for (column, file), part in text_parts.items()},
             "captions": captions.digests(name, ".parquet"),
-        }
-        paths = image.paths[image_name], text.paths[text_name]
-        compute = partial(write_joined, captions.folder, name, *paths, settings.image.resolutions)
-        units.append(
-            Unit(step="encode-join", name=name, determined_by={**made_by, **inputs}, compute=compute, num_samples=0)
-        )
-    return units
+        },
+        compute=partial(
+            write_joined,
+            captions.folder,
+            name,
+            image.paths[image_name],
+            {column: part.paths[file] for (column, file), part in text_parts.items()},
+            image_columns,
+        ),
+        num_samples=0,
+    )
 
 
 def _one_description(dataset: str, joins: list[Stored]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Encode one partition's pictures: `<partition>.image.safetensors` with `latents_<px>` for each resolution."""
+"""Encode one partition's pictures: `<partition>.image.safetensors` with `latents_<px>` for each resolution.
+
+With the setting `latents: moments` its tensors are `moments_<px>`.
+"""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -6,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from microdiff.columns import image_column
 from microdiff.latents import Spool, Tensor, write_latents
 from microdiff.ledger import KEPT, Ledger, Reason, Result
 from microdiff.pixels import centre_crop, decode
@@ -30,14 +34,16 @@ def write_image_latents(raw: Path, name: str, settings: ImageEncoderSettings, fo
     Returns:
         The partition's counts of pictures.
     """
-    from microdiff.image_encoder import image_encoder  # imports torch: only in the process that encodes
+    import torch  # only in the process that encodes
+
+    from microdiff.image_encoder import image_encoder
 
     encoder = image_encoder(settings)
     ledger = Ledger()
     rejected: dict[str, str] = {}
     keys: list[str] = []
     with ExitStack() as stack:
-        spools = {px: stack.enter_context(Spool(folder / f"{px}.rows")) for px in settings.resolutions}
+        spools = {px: stack.enter_context(Spool(folder / f"{px}.rows", settings.store)) for px in settings.resolutions}
         done: dict[int, list[str]] = {px: [] for px in settings.resolutions}
         waiting: dict[int, list[tuple[str, Image.Image]]] = {px: [] for px in settings.resolutions}
 
@@ -46,13 +52,12 @@ def write_image_latents(raw: Path, name: str, settings: ImageEncoderSettings, fo
             if batch:
                 batch_keys = [key for key, _ in batch]
                 pixels = np.stack([np.asarray(image) for _, image in batch])
-                with np.errstate(over="ignore"):
-                    latents = encoder.encode(pixels, batch_keys).astype(np.float16)
+                latents = encoder.encode(torch.from_numpy(pixels), batch_keys).to(getattr(torch, settings.store)).cpu()
                 for key, row in zip(batch_keys, latents, strict=True):
-                    if not np.isfinite(row).all():
+                    if not row.isfinite().all():
                         rejected[key] = Reason.NON_FINITE.value
                         continue
-                    spools[px].append(row)
+                    spools[px].append((row.view(torch.uint16) if settings.store == "bfloat16" else row).numpy())
                     done[px].append(key)
                 batch.clear()
 
@@ -71,7 +76,8 @@ def write_image_latents(raw: Path, name: str, settings: ImageEncoderSettings, fo
             report.tick(1)
         for px in settings.resolutions:
             flush(px)
-        tensors = {f"latents_{px}": Tensor(done[px], spools[px]) for px in settings.resolutions}
+        columns = {px: image_column(settings.latents, px) for px in settings.resolutions}
+        tensors = {column: Tensor(done[px], spools[px]) for px, column in columns.items()}
         write_latents(folder / f"{name}.image.safetensors", tensors, encoder.description, rejected)
     for key in keys:
         ledger.enter()

@@ -2,6 +2,8 @@
 
 Each file holds its tensors and, as metadata, the keys of every tensor's rows in order, the rejected keys with their
 reasons, and the description of the encoder, so that it can be read without anything beside it.
+
+numpy has no bfloat16: here such values are their 16 bits, as uint16, and the file says that they are bfloat16.
 """
 
 import json
@@ -18,21 +20,22 @@ from numpy.typing import NDArray
 
 from microdiff.errors import SchemaError
 
-_TYPE_NAMES = {"float16": "F16", "float32": "F32"}
-_DTYPES = {name: np.dtype(dtype) for dtype, name in _TYPE_NAMES.items()}
+_TYPE_NAMES = {"float16": "F16", "float32": "F32", "bfloat16": "BF16", "uint8": "U8"}  # safetensors' own
+_DTYPES = {name: dtype for dtype, name in _TYPE_NAMES.items()}
 _COPY_BYTES = 16 * 2**20
 
 
 class Spool:
-    """Rows of one tensor on their way to a file, kept in an unnamed temporary file.
+    """Rows of one tensor on their way to a file, kept in a temporary file.
 
     Args:
-        folder: Where the temporary file is made; it never becomes visible there.
-        dtype: `float16` or `float32`.
+        path: Of the temporary file.
+        dtype: `float16`, `float32`, `bfloat16` or `uint8`; rows of bfloat16 are uint16.
     """
 
     def __init__(self, path: Path, dtype: str = "float16") -> None:
-        self.dtype = np.dtype(dtype)
+        self.type_name = _TYPE_NAMES[dtype]
+        self.dtype = in_numpy(dtype)
         self.row_shape: tuple[int, ...] | None = None
         self.num_rows = 0
         self._path = path
@@ -113,7 +116,7 @@ def write_latents(
     for name, tensor in tensors.items():
         num_bytes = len(tensor.keys) * tensor.rows.row_bytes
         header[name] = {
-            "dtype": _TYPE_NAMES[tensor.rows.dtype.name],
+            "dtype": tensor.rows.type_name,
             "shape": [len(tensor.keys), *(tensor.rows.row_shape or ())],
             "data_offsets": [offset, offset + num_bytes],
         }
@@ -146,6 +149,7 @@ class LatentsFile:
             self._keys: dict[str, list[str]] = facts["keys"]
             self.encoder: dict[str, Any] = facts["encoder"]
             self.rejected: dict[str, str] = facts["rejected"]
+            self._dtypes = {name: _DTYPES[entry["dtype"]] for name, entry in header.items()}
             self._rows = {name: _map_rows(path, 8 + length, entry) for name, entry in header.items()}
         except FileNotFoundError:
             raise SchemaError(f"{path}: no such file. Restore it with dvc checkout.") from None
@@ -164,12 +168,21 @@ class LatentsFile:
         return self._keys.get(name, [])
 
     def rows(self, name: str) -> NDArray[Any]:
-        """Return a tensor, memory-mapped: reading a row reads that row only."""
+        """Return a tensor, memory-mapped: reading a row reads that row only. bfloat16 comes as uint16."""
         return self._rows[name]
+
+    def dtype(self, name: str) -> str:
+        """Return what a tensor's values are: `float16`, `float32`, `bfloat16` or `uint8`."""
+        return self._dtypes[name]
+
+
+def in_numpy(dtype: str) -> "np.dtype[Any]":
+    """Return numpy's type for values of a stored dtype: its own, but uint16 for the bits of bfloat16."""
+    return np.dtype("uint16" if dtype == "bfloat16" else dtype)
 
 
 def _map_rows(path: Path, start: int, entry: Mapping[str, Any]) -> NDArray[Any]:
-    dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
+    dtype, shape = in_numpy(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
     first, end = entry["data_offsets"]
     if end - first != int(np.prod(shape)) * dtype.itemsize or path.stat().st_size < start + end:
         raise ValueError("it is shorter than its header says")

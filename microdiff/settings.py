@@ -13,6 +13,8 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 Problems = Iterator[tuple[str, str]]
 COMMIT = re.compile(r"[0-9a-f]{40}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_FIRST_TEXT_COLUMN = "caption_latents"
+_TEXT_COLUMN = re.compile(_FIRST_TEXT_COLUMN + r"(_[a-z0-9_]+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,20 +81,25 @@ class ImageEncoderSettings:
         subfolder: Of the model, or null.
         revision: Full commit of a hub model. Of a folder: the digest its files must have, or null.
         dtype: The model computes in.
-        latents: `sample` of the posterior with noise from (seed, key), or its `mode`.
+        latents: `sample` of the posterior with noise from (seed, key), its `mode`, or its `moments`, mean and standard
+            deviation, from which training can draw a new sample each time.
+        store: Latents are stored in.
         resolutions: Pixels, multiples of 8. Samples whose short side is smaller do not get that resolution.
         batch_size: Pictures per forward pass.
         seed: For `sample`.
+        compile: Whether to compile the model's forward pass: minutes at the start, faster afterwards on a GPU.
     """
 
     model: str
     subfolder: str | None
     revision: str | None
     dtype: Dtype
-    latents: Literal["sample", "mode"]
+    latents: Literal["sample", "mode", "moments"]
+    store: Dtype
     resolutions: tuple[int, ...]
     batch_size: int
     seed: int
+    compile: bool = False
 
     def problems(self) -> Problems:
         """Yield values out of range."""
@@ -106,24 +113,32 @@ class ImageEncoderSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoderSettings:
-    """The text encoder.
+    """One text encoder.
 
     Attributes:
         model: A folder or hub model that transformers' CLIPTextModel reads, or `openclip:` and an open_clip name.
         subfolder: Of the model, or null.
         revision: Full commit of a hub model. Of a folder: the digest its files must have, or null.
         dtype: The model computes in.
+        store: Hidden states are stored in.
+        max_tokens: Positions per caption, or null for all that the model has.
         batch_size: Captions per forward pass.
+        compile: As for pictures.
     """
 
     model: str
     subfolder: str | None
     revision: str | None
     dtype: Dtype
+    store: Dtype
     batch_size: int
+    max_tokens: int | None = None
+    compile: bool = False
 
     def problems(self) -> Problems:
         """Yield values out of range."""
+        if self.max_tokens is not None and self.max_tokens < 2:
+            yield "max_tokens", f"expected null or at least 2, got {self.max_tokens}"
         if self.batch_size < 1:
             yield "batch_size", f"expected at least 1, got {self.batch_size}"
         yield from _revision_problems(self.model, self.revision)
@@ -131,10 +146,23 @@ class TextEncoderSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeSettings:
-    """The encoders, the same for all datasets, so that their shards can be mixed."""
+    """The encoders, the same for all datasets, so that their shards can be mixed.
+
+    Attributes:
+        image: The VAE.
+        text: Text encoders by the column they fill: `caption_latents`, and any `caption_latents_<name>` besides.
+    """
 
     image: ImageEncoderSettings
-    text: TextEncoderSettings
+    text: Mapping[str, TextEncoderSettings]
+
+    def problems(self) -> Problems:
+        """Yield names that are no text columns, and the one that must be there."""
+        for column in self.text:
+            if not _TEXT_COLUMN.fullmatch(column):
+                yield f"text.{column}", f"expected {_FIRST_TEXT_COLUMN} or {_FIRST_TEXT_COLUMN}_<name>, in [a-z0-9_]"
+        if _FIRST_TEXT_COLUMN not in self.text:
+            yield f"text.{_FIRST_TEXT_COLUMN}", "missing: one text encoder has this name"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,11 @@
-"""The text encoder: load it frozen and encode captions. Context and width are read from the model."""
+"""Text encoders: load one frozen, tokenise captions and encode them. Context and width are read from the model."""
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from microdiff.device import device
@@ -18,45 +17,81 @@ _OPENCLIP = "openclip:"
 # Shapes: B batch, T tokens, D width.
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """Tokenised captions.
+
+    Attributes:
+        ids_BT: int64.
+        mask_BT: uint8, 1 for tokens and 0 for padding; None for encoders that do not tell them apart.
+    """
+
+    ids_BT: Tensor
+    mask_BT: Tensor | None = None
+
+    def to(self, place: torch.device, *, non_blocking: bool = False) -> "Tokens":
+        """Return the same tokens on a device."""
+        mask_BT = None if self.mask_BT is None else self.mask_BT.to(place, non_blocking=non_blocking)
+        return Tokens(self.ids_BT.to(place, non_blocking=non_blocking), mask_BT)
+
+
 class TextEncoder:
     """A text tower in evaluation mode with its tokenizer.
 
     Attributes:
         description: What a reader of its latents needs to know; JSON values.
+        device: Where it computes, and where hidden states are.
     """
 
     def __init__(self, settings: TextEncoderSettings) -> None:
-        self._device = device()
+        self.device = device()
         load = _load_openclip if settings.model.startswith(_OPENCLIP) else _load_clip
-        self._tokenize, self._forward, tokenizer = load(settings, self._device)
-        tokens, width = self.encode([""]).shape[1:]
-        self.description = {
+        self._load: Callable[[torch.dtype], tuple[Any, Any, str]] = lambda dtype: load(settings, dtype, self.device)
+        self._tokenize, self._forward, tokenizer = self._load(getattr(torch, settings.dtype))
+        self._precise = self._forward if settings.dtype == "float32" else None
+        tokens, width = self.encode(self.tokenize([""])).shape[1:]
+        self.description: dict[str, Any] = {
             "model": public_name(settings.model),
             "subfolder": settings.subfolder,
             "revision": model_digest(settings) or settings.revision,
             "dtype": settings.dtype,
+            "stored_dtype": settings.store,
             "tokenizer": tokenizer,
             "tokens": int(tokens),
             "width": int(width),
-            "stored_dtype": "float16",
+            "mask": False,
         }
 
+    def tokenize(self, captions: Sequence[str]) -> Tokens:
+        """Tokenise captions, on the CPU; may be called from several threads.
+
+        Args:
+            captions: Text; tokens beyond the tower's context are cut off, shorter ones padded as the tokenizer pads.
+        """
+        return Tokens(self._tokenize(list(captions)))
+
     @torch.inference_mode()
-    def encode(self, captions: Sequence[str]) -> NDArray[np.float32]:
+    def encode(self, tokens: Tokens, *, precise: bool = False) -> Tensor:
         """Encode captions to hidden states after the final layer norm.
 
         Args:
-            captions: Text; tokens beyond the tower's context are cut off.
+            tokens: From `tokenize`, here or on the device.
+            precise: Compute in float32, whatever dtype the settings ask for.
 
         Returns:
-            float32 (B, T, D), every token position, padded as the tokenizer pads.
+            float32 (B, T, D) on the device, every token position.
         """
-        hidden_BTD: Tensor = self._forward(self._tokenize(list(captions)).to(self._device))
-        states: NDArray[np.float32] = hidden_BTD.float().cpu().numpy()
-        return states
+        forward = self._float32_forward() if precise else self._forward
+        hidden_BTD: Tensor = forward(tokens.ids_BT.to(self.device))
+        return hidden_BTD.float()
+
+    def _float32_forward(self) -> Any:
+        if self._precise is None:
+            _, self._precise, _ = self._load(torch.float32)
+        return self._precise
 
 
-def _load_clip(settings: TextEncoderSettings, place: torch.device) -> tuple[Any, Any, str]:
+def _load_clip(settings: TextEncoderSettings, dtype: torch.dtype, place: torch.device) -> tuple[Any, Any, str]:
     """Load transformers' CLIP text tower and its tokenizer from one folder or repository."""
     from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -64,7 +99,7 @@ def _load_clip(settings: TextEncoderSettings, place: torch.device) -> tuple[Any,
         "revision": hub_revision(settings),
         **({} if settings.subfolder is None else {"subfolder": settings.subfolder}),
     }
-    model = CLIPTextModel.from_pretrained(settings.model, dtype=getattr(torch, settings.dtype), **which)
+    model = CLIPTextModel.from_pretrained(settings.model, dtype=dtype, **which)
     model = model.to(place).eval().requires_grad_(requires_grad=False)
     tokenizer = CLIPTokenizer.from_pretrained(settings.model, **which)
     context = int(model.config.max_position_embeddings)
@@ -81,7 +116,7 @@ def _load_clip(settings: TextEncoderSettings, place: torch.device) -> tuple[Any,
     return tokenize, forward, type(tokenizer).__name__
 
 
-def _load_openclip(settings: TextEncoderSettings, place: torch.device) -> tuple[Any, Any, str]:
+def _load_openclip(settings: TextEncoderSettings, dtype: torch.dtype, place: torch.device) -> tuple[Any, Any, str]:
     """Load the text tower of an open_clip model from a folder, or from the hub at a pinned revision."""
     import open_clip
     from huggingface_hub import snapshot_download
@@ -90,7 +125,7 @@ def _load_openclip(settings: TextEncoderSettings, place: torch.device) -> tuple[
     folder = name if is_folder(name) else snapshot_download(name, revision=hub_revision(settings))
     model = open_clip.create_model(f"local-dir:{folder}", device=place).eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-    return tokenizer, open_clip_text_tower(model, getattr(torch, settings.dtype)), type(tokenizer).__name__
+    return tokenizer, open_clip_text_tower(model, dtype), type(tokenizer).__name__
 
 
 def open_clip_text_tower(model: Any, dtype: torch.dtype) -> Any:
@@ -115,7 +150,7 @@ def open_clip_text_tower(model: Any, dtype: torch.dtype) -> Any:
     return forward
 
 
-@lru_cache(maxsize=1)
+@cache
 def text_encoder(settings: TextEncoderSettings) -> TextEncoder:
-    """Return the text encoder, loaded once per process."""
+    """Return a text encoder, loaded once per process."""
     return TextEncoder(settings)

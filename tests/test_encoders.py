@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from conftest import REPO, sample_preset
 from microdiff import caption_latents, image_encoder, image_latents, text_encoder
@@ -21,8 +21,10 @@ from microdiff.pixels import centre_crop, decode
 from microdiff.progress import Silent
 from microdiff.raw_reader import read_images
 from microdiff.settings import DownloadSettings, ImageEncoderSettings, TextEncoderSettings
+from microdiff.text_encoder import Tokens
 
 ENCODE = sample_preset()["encode"]
+TEXT = ENCODE["text"]["caption_latents"]
 
 
 def image_settings(**changes: Any) -> ImageEncoderSettings:
@@ -34,13 +36,13 @@ def image_settings(**changes: Any) -> ImageEncoderSettings:
 
 def text_settings(**changes: Any) -> TextEncoderSettings:
     problems: list[str] = []
-    settings = parse(TextEncoderSettings, {**ENCODE["text"], **changes}, "encode.text", problems)
+    settings = parse(TextEncoderSettings, {**TEXT, **changes}, "encode.text.caption_latents", problems)
     assert settings is not None, problems
     return settings
 
 
 @pytest.fixture(scope="module")
-def photographs() -> NDArray[np.uint8]:
+def photographs() -> Tensor:
     """uint8 (8, 256, 256, 3): pictures of the COCO miniature."""
     import zipfile
 
@@ -51,33 +53,32 @@ def photographs() -> NDArray[np.uint8]:
             stored = store_image(archive.read(name), settings) if name.endswith(".jpg") else None
             if stored is not None and hasattr(stored, "data"):
                 pictures.append(np.asarray(centre_crop(decode(stored.data), 256)))
-    return np.stack(pictures[:8])
+    return torch.from_numpy(np.stack(pictures[:8]))
 
 
 @torch.inference_mode()
-def test_image_latents_are_the_librarys_times_the_scaling_factor(photographs: NDArray[np.uint8]) -> None:
+def test_image_latents_are_the_librarys_times_the_scaling_factor(photographs: Tensor) -> None:
     from diffusers import AutoencoderKL
 
     vae = AutoencoderKL.from_pretrained(REPO / ENCODE["image"]["model"], low_cpu_mem_usage=False).eval()
-    pixels = torch.from_numpy(photographs).permute(0, 3, 1, 2).float() / 127.5 - 1
-    expected = (vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor).numpy()
+    pixels = photographs.permute(0, 3, 1, 2).float() / 127.5 - 1
+    expected = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
     found = image_encoder.ImageEncoder(image_settings(latents="mode")).encode(photographs, [""] * 8)
-    assert found.dtype == np.float32
     assert found.shape == (8, 4, 32, 32)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
-def test_samples_are_drawn_from_seed_and_key_alone(photographs: NDArray[np.uint8]) -> None:
+def test_samples_are_drawn_from_seed_and_key_alone(photographs: Tensor) -> None:
     keys = [f"key{n}" for n in range(8)]
     encoder = image_encoder.ImageEncoder(image_settings())
     together = encoder.encode(photographs, keys)
-    alone = np.concatenate([encoder.encode(photographs[n : n + 1], keys[n : n + 1]) for n in reversed(range(8))])[::-1]
-    np.testing.assert_allclose(together, alone, atol=1e-4)
+    alone = [encoder.encode(photographs[n : n + 1], keys[n : n + 1]) for n in reversed(range(8))]
+    torch.testing.assert_close(together, torch.cat(alone).flip(0), atol=1e-4, rtol=0)
     other_key = encoder.encode(photographs[:1], ["other"])
     other_seed = image_encoder.ImageEncoder(image_settings(seed=1)).encode(photographs[:1], keys[:1])
     mode = image_encoder.ImageEncoder(image_settings(latents="mode")).encode(photographs[:1], keys[:1])
     for other in (other_key, other_seed, mode):
-        assert np.abs(other - together[:1]).max() > 1e-3
+        assert (other - together[:1]).abs().max() > 1e-3
 
 
 def test_noise_is_standard_normal_and_its_own_for_every_key() -> None:
@@ -89,30 +90,29 @@ def test_noise_is_standard_normal_and_its_own_for_every_key() -> None:
 
 
 @torch.inference_mode()
-def test_decoded_latents_are_the_photographs(photographs: NDArray[np.uint8]) -> None:
+def test_decoded_latents_are_the_photographs(photographs: Tensor) -> None:
     from diffusers import AutoencoderKL
 
     vae = AutoencoderKL.from_pretrained(REPO / ENCODE["image"]["model"], low_cpu_mem_usage=False).eval()
-    latents = (
-        image_encoder.ImageEncoder(image_settings(latents="mode")).encode(photographs, [""] * 8).astype(np.float16)
-    )
-    pixels = vae.decode(torch.from_numpy(latents).float() / vae.config.scaling_factor).sample
-    decoded = ((pixels.clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1).numpy()
-    error = ((decoded - photographs) ** 2).mean(axis=(1, 2, 3))
-    assert (10 * np.log10(255**2 / error)).mean() > 22
+    latents = image_encoder.ImageEncoder(image_settings(latents="mode")).encode(photographs, [""] * 8).half()
+    pixels = vae.decode(latents.float() / vae.config.scaling_factor).sample
+    decoded = ((pixels.clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1)
+    error = ((decoded - photographs) ** 2).mean(dim=(1, 2, 3))
+    assert (10 * torch.log10(255**2 / error)).mean() > 22
 
 
 @torch.inference_mode()
 def test_caption_latents_are_the_librarys_last_hidden_state() -> None:
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    folder = REPO / ENCODE["text"]["model"]
+    folder = REPO / TEXT["model"]
     captions = ["A bee on a flower.", "", "many words " * 60]
     tokens = CLIPTokenizer.from_pretrained(folder)(captions, padding="max_length", truncation=True, return_tensors="pt")
-    expected = CLIPTextModel.from_pretrained(folder).eval()(input_ids=tokens.input_ids).last_hidden_state.numpy()
-    found = text_encoder.TextEncoder(text_settings()).encode(captions)
+    expected = CLIPTextModel.from_pretrained(folder).eval()(input_ids=tokens.input_ids).last_hidden_state
+    encoder = text_encoder.TextEncoder(text_settings())
+    found = encoder.encode(encoder.tokenize(captions))
     assert found.shape == (3, 77, 64)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 @torch.inference_mode()
@@ -166,15 +166,13 @@ class CountingImageEncoder:
     def __init__(self) -> None:
         self.calls: list[tuple[int, list[str]]] = []
 
-    def encode(self, images: NDArray[np.uint8], keys: Sequence[str]) -> NDArray[np.float32]:
-        assert images.dtype == np.uint8
-        self.calls.append((images.shape[1], list(keys)))
-        latents = np.stack(
-            [np.full((4, images.shape[1] // 8, images.shape[1] // 8), images[n].mean()) for n in range(len(keys))]
-        )
-        for row, key in zip(latents, keys, strict=True):
-            row[...] = {"nan": np.nan, "huge": 1e6}.get(key, row[0, 0, 0])
-        return latents.astype(np.float32)
+    def encode(self, images: Tensor, keys: Sequence[str], *, precise: bool = False) -> Tensor:
+        assert images.dtype == torch.uint8
+        side = images.shape[1]
+        self.calls.append((side, list(keys)))
+        means = images.float().mean(dim=(1, 2, 3)).tolist()
+        values = [{"nan": np.nan, "huge": 1e6}.get(key, mean) for key, mean in zip(keys, means, strict=True)]
+        return torch.tensor(values)[:, None, None, None].expand(-1, 4, side // 8, side // 8)
 
 
 def write_tar(folder: Path, pictures: dict[str, bytes]) -> None:
@@ -226,7 +224,8 @@ def test_pictures_are_encoded_once_in_full_batches_where_they_have_the_resolutio
     assert file.rows("latents_512").shape == (2, 4, 64, 64)
 
 
-def test_each_distinct_caption_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("masked", [False, True])
+def test_each_distinct_caption_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, masked: bool) -> None:
     from microdiff.choose import SCHEMA
     from microdiff.rows import new_table
 
@@ -260,18 +259,27 @@ def test_each_distinct_caption_is_encoded_once(tmp_path: Path, monkeypatch: pyte
         description: dict[str, Any] = {}  # noqa: RUF012 - never changed
         asked: list[list[str]] = []  # noqa: RUF012 - one test, one class
 
-        def encode(self, batch: Sequence[str]) -> NDArray[np.float32]:
+        def tokenize(self, batch: Sequence[str]) -> Tokens:
             self.asked.append(list(batch))
-            return np.stack([np.full((3, 2), np.inf if text == "bad" else len(text)) for text in batch]).astype(
-                np.float32
-            )
+            lengths = torch.tensor([-1 if text == "bad" else len(text) for text in batch])
+            mask = (torch.arange(3) < lengths[:, None] - 2).to(torch.uint8)
+            return Tokens(lengths[:, None].expand(-1, 3), mask if masked else None)
+
+        def encode(self, tokens: Tokens, *, precise: bool = False) -> Tensor:
+            values = tokens.ids_BT[:, :, None].expand(-1, -1, 2).float()
+            return values.where(values > 0, torch.inf)
 
     monkeypatch.setattr(text_encoder, "text_encoder", lambda settings: Counting())
     settings = dataclasses.replace(text_settings(), batch_size=3)
-    result = caption_latents.write_caption_latents(tmp_path, "0000", settings, tmp_path, Silent())
+    column = "caption_latents_other"
+    result = caption_latents.write_caption_latents(tmp_path, "0000", column, settings, tmp_path, Silent())
     assert Counting.asked == [["one", "two", "bad"], ["three"]]
     assert result.counts == {"in": 6, "kept": 5, "non_finite": 1}
-    file = LatentsFile(tmp_path / "0000.text.safetensors")
-    assert file.keys("caption_latents") == ["a", "b", "c", "e", "f"]
-    assert file.rows("caption_latents")[:, 0, 0].tolist() == [3, 3, 3, 5, 3]
+    file = LatentsFile(tmp_path / "0000.text_other.safetensors")
+    assert file.names == [column, "caption_mask_other"][: 1 + masked]
+    assert file.keys(column) == ["a", "b", "c", "e", "f"]
+    assert file.rows(column)[:, 0, 0].tolist() == [3, 3, 3, 5, 3]
+    if masked:
+        assert file.keys("caption_mask_other") == file.keys(column)
+        assert file.rows("caption_mask_other").tolist() == [[1, 0, 0], [1, 0, 0], [1, 0, 0], [1, 1, 1], [1, 0, 0]]
     assert file.rejected == {"d": "non_finite"}

@@ -56,7 +56,11 @@ def test_committed_params_are_the_sample_preset() -> None:
         ("encode.image.batch_size", 0, "encode.image.batch_size: expected at least 1, got 0"),
         ("encode.image.model", "org/name", "encode.image.revision: expected the full 40-digit commit of org/name"),
         ("encode.image.revision", "main", "encode.image.revision: expected null or sha256:"),
-        ("encode.text.dtype", "float8", "encode.text.dtype: expected one of float32, float16, bfloat16, got 'float8'"),
+        (
+            "encode.text.caption_latents.dtype",
+            "float8",
+            "text.caption_latents.dtype: expected one of float32, float16, bfloat16",
+        ),
         ("datasets", {}, "datasets: expected at least one dataset"),
         ("datasets.imagenet", {}, "datasets.imagenet: no such dataset"),
         ("datasets.coco.max_rejected_share", 2, "datasets.coco.max_rejected_share: expected 0 to 1, got 2.0"),
@@ -79,7 +83,12 @@ def test_a_mistake_is_reported_by_name(make_params: Callable[..., Params], name:
 
 
 def test_all_mistakes_are_reported_at_once(make_params: Callable[..., Params]) -> None:
-    changes = {"download.jpeg_quality": 0, "shard.sead": 1, "datasets.coco.clean.cleaner": "x", "encode.text.dtype": 1}
+    changes = {
+        "download.jpeg_quality": 0,
+        "shard.sead": 1,
+        "datasets.coco.clean.cleaner": "x",
+        "encode.text.caption_latents.dtype": 1,
+    }
     with pytest.raises(ParamsError) as error:
         make_params(changes)
     lines = str(error.value).splitlines()

@@ -121,7 +121,7 @@ def test_workers_do_not_change_a_byte(
             "captions cost no VAE time; two partitions come out equal",
         ),
         ({"encode.image.latents": "mode"}, (0, 0, 18, 8), "the VAE's output costs no text encoder time"),
-        ({"encode.text.batch_size": 7}, (0, 0, 9, 0), "equal bytes stop the change"),
+        ({"encode.text.caption_latents.batch_size": 7}, (0, 0, 9, 0), "equal bytes stop the change"),
     ],
 )
 def test_only_what_changed_is_computed(
