@@ -20,6 +20,7 @@ from microdiff.withdrawn import WITHDRAWN
 
 log = logging.getLogger("microdiff")
 
+KINDS = {"raw": "download", "captions": "clean", "latents": "encode", "shards": "shard"}  # artifacts by their steps
 _SAMPLES_PER_WORKER = 256  # starting a process costs seconds, more with torch
 
 

@@ -12,7 +12,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from microdiff.errors import SchemaError, StepError
 from microdiff.executor import Outcome, run_units
 from microdiff.ledger import Counts, Result
 from microdiff.progress import Reporter
-from microdiff.publish import digest_file, digest_json, read_json, scratch_folder, sweep, sync, write_json
+from microdiff.publish import digest_file, digest_json, link_or_copy, read_json, scratch_folder, sweep, sync, write_json
 
 RECORD = "partition.json"
 _FINGERPRINT_DIGITS = 32
@@ -60,6 +60,7 @@ class Stored:
         result: What its computation said.
         files: `bytes` and `sha256` by path in the artifact.
         paths: Where the store has them.
+        others: The results it is joined from, besides its own.
     """
 
     step: str
@@ -68,6 +69,13 @@ class Stored:
     result: Result
     files: Mapping[str, Mapping[str, Any]]
     paths: Mapping[str, Path]
+    others: "tuple[Stored, ...]" = ()
+
+    @property
+    def parts(self) -> "tuple[Stored, ...]":
+        """The results that it consists of, each a folder of the store."""
+        own = {name: facts for name, facts in self.files.items() if all(name not in each.files for each in self.others)}
+        return replace(self, fingerprints=self.fingerprints[:1], files=own, others=()), *self.others
 
     @property
     def counts(self) -> Counts:
@@ -84,6 +92,7 @@ class Stored:
             self.result,
             {name: facts for part in parts for name, facts in part.files.items()},
             {name: path for part in parts for name, path in part.paths.items()},
+            others,
         )
 
 
@@ -121,6 +130,26 @@ class Store:
         for folder in sorted(path for path in (self.root / step).glob("*") if _is_entry(path)):
             with contextlib.suppress(SchemaError, FileNotFoundError):
                 yield _load(folder)
+
+    def adopt(self, step: str, fingerprint: str, record: Mapping[str, Any], paths: Mapping[str, Path]) -> bool:
+        """Take in a finished result from files that were made elsewhere; return whether it was not there yet.
+
+        Args:
+            step: Which kind it is.
+            fingerprint: Its folder's name.
+            record: What `partition.json` holds: name, counts, facts, files.
+            paths: Where its files are now; they are linked, or copied where links are impossible.
+        """
+        target = self.root / step / fingerprint
+        if target.exists():
+            return False
+        with scratch_folder(target.parent) as folder:
+            for name, path in paths.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                link_or_copy(path, folder / name)
+            write_json(folder / RECORD, record)
+            _publish(folder, target)
+        return True
 
     def compute(self, units: Sequence[Unit], workers: int, report: Reporter) -> Iterator[Stored | Outcome]:
         """Compute units, yielding each one's result, or how it failed, as it ends.
@@ -210,11 +239,15 @@ def _compute(unit: Unit, target: Path, report: Reporter) -> Stored:
             files[path.relative_to(folder).as_posix()] = facts
         record = {"name": unit.name, "counts": result.counts, "facts": dict(result.facts), "files": files}
         write_json(folder / RECORD, record)
-        try:
-            folder.rename(target)
-        except OSError as error:
-            if error.errno not in _ALREADY_THERE:
-                raise
-            # Another process finished the same unit first: same fingerprint, same bytes.
-        sync(target.parent)
+        _publish(folder, target)
     return _load(target)
+
+
+def _publish(folder: Path, target: Path) -> None:
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno not in _ALREADY_THERE:
+            raise
+        # Another process finished the same unit first: same fingerprint, same bytes.
+    sync(target.parent)

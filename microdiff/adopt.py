@@ -1,0 +1,60 @@
+"""Put an artifact's partitions back into the store, after a pull or a `make clean-work`.
+
+A step finds what it need not compute in the store only, and DVC removes a step's output before it runs. So on a
+machine that pulled an artifact instead of computing it, a change of one partition would compute all of them.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+from microdiff.manifest import Manifest, read_manifest
+from microdiff.mds import INDEX_NAME, read_index
+from microdiff.step import KINDS, Workspace
+from microdiff.store import Store
+
+
+def adopt_dataset(dataset: str, workspace: Workspace) -> int:
+    """Put all of a dataset's artifacts that are there into the store; return how many partitions were not in it.
+
+    Raises:
+        SchemaError: An artifact is damaged.
+    """
+    store = workspace.store()
+    with store.in_use():
+        folders = [workspace.artifact(dataset, kind) for kind in KINDS]
+        return sum(adopt(read_manifest(folder), store) for folder in folders if folder.is_dir())
+
+
+def adopt(manifest: Manifest, store: Store, damaged: Collection[str] = ()) -> int:
+    """Put an artifact's partitions into the store, by hard links; return how many were not in it.
+
+    Args:
+        manifest: The artifact.
+        store: Where to.
+        damaged: Files, by their path in the artifact, whose parts are left out.
+    """
+    entries: dict[str, Any] = {}
+    if manifest.facts["step"] == "shard":
+        entries = {entry["raw_data"]["basename"]: entry for entry in read_index(manifest.folder / INDEX_NAME)}
+    adopted = 0
+    for name, partition in manifest.partitions.items():
+        for part in partition.get("parts", ()):
+            if any(file in damaged for file in part["files"]):
+                continue
+            facts = part["facts"] if name not in entries else {**part["facts"], "entry": _in_group(entries[name])}
+            record = {
+                "name": name,
+                "counts": part["counts"],
+                "facts": facts,
+                "files": {file: partition["files"][file] for file in part["files"]},
+            }
+            paths = {file: manifest.folder / file for file in part["files"]}
+            adopted += store.adopt(part["step"], part["fingerprint"], record, paths)
+    return adopted
+
+
+def _in_group(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry of the index over all groups as the group's own index has it."""
+    files = {name: entry[name] for name in ("raw_data", "zip_data") if entry.get(name)}
+    named = {name: {**facts, "basename": facts["basename"].rpartition("/")[2]} for name, facts in files.items()}
+    return {**entry, **named}
