@@ -170,19 +170,22 @@ class ShardSettings:
     """How samples are laid out in shards.
 
     Attributes:
-        shard_bytes: Largest size of one shard file.
+        shard_bytes: Largest size of one shard file, before compression.
         order: `shuffled` across partitions by (seed, key), or `source` order.
-        seed: For `shuffled`.
+        seed: Decides the order, and where shards are cut.
+        compression: Of shard files. A reader decompresses a shard before it reads any sample of it.
     """
 
     shard_bytes: int
     order: Literal["shuffled", "source"]
     seed: int
+    compression: Literal["none", "zstd"]
 
     def problems(self) -> Problems:
         """Yield values out of range."""
-        if not 2**16 <= self.shard_bytes < 2**32:
-            yield "shard_bytes", f"expected 65536 (64 KiB) to 4294967295 (4 GiB), got {self.shard_bytes}"
+        limit = 2**31 if self.compression == "zstd" else 2**32
+        if not 2**16 <= self.shard_bytes < limit:
+            yield "shard_bytes", f"expected 65536 (64 KiB) to {limit - 1}, got {self.shard_bytes}"
 
 
 def model_path(model: str) -> str:

@@ -10,9 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from conftest import tree_bytes
 from microdiff import mds
 from microdiff.errors import SchemaError
-from microdiff.mds import index_document, nest_entry, read_index, read_sample, write_shard
+from microdiff.mds import (
+    ZSTD,
+    empty_bytes,
+    index_document,
+    nest_entry,
+    read_index,
+    read_sample,
+    write_encoded,
+    write_shard,
+)
 from microdiff.publish import write_json
 
 COLUMNS = {
@@ -41,38 +51,44 @@ def make_samples() -> list[dict[str, Any]]:
     ]
 
 
-def write(path: Path, samples: list[dict[str, Any]]) -> dict[str, Any]:
-    return write_shard(path, COLUMNS, samples, len(samples))
+def write(path: Path, samples: list[dict[str, Any]], compression: str | None = None) -> dict[str, Any]:
+    return write_shard(path, COLUMNS, samples, len(samples), compression)
 
 
-def write_with_streaming(folder: Path, samples: list[dict[str, Any]]) -> dict[str, Any]:
+def write_with_streaming(folder: Path, samples: list[dict[str, Any]], compression: str | None) -> dict[str, Any]:
     from streaming import MDSWriter
 
-    with MDSWriter(out=str(folder), columns=COLUMNS, hashes=["sha256"], size_limit=None) as writer:
+    options = {"hashes": ["sha256"], "size_limit": None, "compression": compression}
+    with MDSWriter(out=str(folder), columns=COLUMNS, **options) as writer:
         for sample in samples:
             writer.write(sample)
     index: dict[str, Any] = json.loads((folder / "index.json").read_text())
     return index
 
 
-def test_a_shard_is_the_bytes_streaming_writes_and_the_index_its_entry(tmp_path: Path) -> None:
-    index = write_with_streaming(tmp_path / "theirs", make_samples())
+@pytest.mark.parametrize("compression", [None, ZSTD])
+def test_a_shard_is_the_bytes_streaming_writes_and_the_index_its_entry(tmp_path: Path, compression: str | None) -> None:
+    samples = make_samples() * 500  # enough for several blocks of a zstd frame
+    index = write_with_streaming(tmp_path / "theirs", samples, compression)
     (tmp_path / "ours").mkdir()
-    name = "shard.00000.mds"
-    entry = write(tmp_path / "ours" / name, make_samples())
+    entry = write(tmp_path / "ours" / "shard.00000.mds", samples, compression)
     assert index_document([entry]) == index
-    assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes()
+    assert tree_bytes(tmp_path / "ours").items() <= tree_bytes(tmp_path / "theirs").items()
+    assert [path.name for path in (tmp_path / "ours").iterdir()] == [
+        (entry["zip_data"] or entry["raw_data"])["basename"]
+    ]
 
 
+@pytest.mark.parametrize("compression", [None, ZSTD])
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # merge_index never closes them
-def test_merged_index_is_what_merge_index_makes(tmp_path: Path) -> None:
+def test_merged_index_is_what_merge_index_makes(tmp_path: Path, compression: str | None) -> None:
     from streaming.base.util import merge_index
 
     groups = {"512": make_samples()[:1], "256": make_samples()[1:]}
     nested = []
     for name, samples in groups.items():
         (tmp_path / name).mkdir()
-        entry = write(tmp_path / name / "shard.00000.mds", samples)
+        entry = write(tmp_path / name / "shard.00000.mds", samples, compression)
         write_json(tmp_path / name / "index.json", index_document([entry]))
         nested.append(nest_entry(entry, name))
         assert entry["raw_data"]["basename"] == "shard.00000.mds"
@@ -80,9 +96,10 @@ def test_merged_index_is_what_merge_index_makes(tmp_path: Path) -> None:
     assert read_index(tmp_path / "index.json") == nested
 
 
-def test_read_sample_gives_each_value_as_stored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compression", [None, ZSTD])
+def test_read_sample_gives_each_value_as_stored(tmp_path: Path, compression: str | None) -> None:
     samples = make_samples()
-    entry = write(tmp_path / "shard.mds", samples)
+    entry = write(tmp_path / "shard.mds", samples, compression)
     for number, sample in enumerate(samples):
         values = read_sample(tmp_path, entry, number)
         assert values["caption"].decode() == sample["caption"]
@@ -91,23 +108,34 @@ def test_read_sample_gives_each_value_as_stored(tmp_path: Path) -> None:
         assert values.keys() == COLUMNS.keys()
 
 
-def test_samples_are_not_collected(tmp_path: Path) -> None:
-    alive: list[int] = []
+def test_a_damaged_compressed_shard_is_named(tmp_path: Path) -> None:
+    entry = write(tmp_path / "shard.mds", make_samples(), ZSTD)
+    path = tmp_path / "shard.mds.zstd"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(SchemaError, match=r"shard\.mds\.zstd: not a whole zstd file"):
+        read_sample(tmp_path, entry, 0)
 
-    class Sample(dict[str, Any]):
-        def __init__(self, number: int) -> None:
-            super().__init__(make_samples()[0])
-            alive.append(number)
 
-        def __del__(self) -> None:
-            alive.pop()
+def test_one_buffer_carries_all_samples(tmp_path: Path) -> None:
+    write_shard(tmp_path / "whole.mds", {"a": "int32"}, [{"a": 1}, {"a": 2}, {"a": 3}], 3)
+    buffer = bytearray(4)
 
-    def samples() -> Iterator[Sample]:
-        for number in range(20):
-            assert len(alive) <= 1
-            yield Sample(number)
+    def pieces() -> Iterator[bytearray]:
+        for number in (1, 2, 3):
+            buffer[:] = number.to_bytes(4, "little")
+            yield buffer
 
-    assert write_shard(tmp_path / "shard.mds", COLUMNS, samples(), 20)["samples"] == 20
+    write_encoded(tmp_path / "pieces.mds", {"a": "int32"}, [4, 4, 4], pieces())
+    assert (tmp_path / "pieces.mds").read_bytes() == (tmp_path / "whole.mds").read_bytes()
+    with pytest.raises(SchemaError, match="bytes of samples and header, got"):
+        write_encoded(tmp_path / "short.mds", {"a": "int32"}, [4, 4, 5], pieces())
+    assert not (tmp_path / "short.mds").exists()
+
+
+def test_size_before_samples_is_what_a_shard_has(tmp_path: Path) -> None:
+    for compression in (None, ZSTD):
+        entry = write_shard(tmp_path / "a.mds", {"a": "int32"}, [{"a": 1}, {"a": 2}], 2, compression)
+        assert entry["raw_data"]["bytes"] == empty_bytes({"a": "int32"}, compression) + 2 * (4 + 4)
 
 
 @pytest.mark.parametrize(
@@ -150,9 +178,9 @@ def test_empty_shard_is_refused(tmp_path: Path) -> None:
 
 def test_shard_too_large_for_its_offsets_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = write(tmp_path / "shard.mds", make_samples())["raw_data"]["bytes"]
-    monkeypatch.setattr(mds, "MAX_SHARD_BYTES", size)
+    monkeypatch.setattr(mds, "MAX_BYTES", {None: size})
     write(tmp_path / "exact.mds", make_samples())
-    monkeypatch.setattr(mds, "MAX_SHARD_BYTES", size - 1)
+    monkeypatch.setattr(mds, "MAX_BYTES", {None: size - 1})
     with pytest.raises(SchemaError, match="exceeded at sample 3 of 4"):
         write(tmp_path / "large.mds", make_samples())
 
