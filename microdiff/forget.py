@@ -72,9 +72,7 @@ def read_requests(path: Path, dataset: str | None, reason: str) -> list[Request]
         if fields == [""]:
             continue
         if len(fields) > 3 or not all(fields[:2]):
-            raise ParamsError(
-                f"{path}, line {number}: expected a key, or dataset, key, reason between tabs: {line!r}"
-            )
+            raise ParamsError(f"{path}, line {number}: expected a key, or dataset, key, reason between tabs: {line!r}")
         if len(fields) == 1:
             requests.append(Request(fields[0], dataset, reason))
         else:

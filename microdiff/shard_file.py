@@ -69,4 +69,4 @@ class ShardFile:
 
 
 def _map(path: Path) -> memoryview:
-    return memoryview(np.memmap(path, np.uint8, "r"))
+    return np.memmap(path, np.uint8, "r").data
