@@ -61,10 +61,27 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check an artifact folder's manifest.
+    """Read an artifact folder's manifest, and check that its files are there and have their sizes.
 
     Raises:
         SchemaError: The folder or its manifest is missing or damaged, or a file is missing or has another size.
+    """
+    manifest = parse_manifest(folder)
+    for partition in manifest.partitions.values():
+        for name, facts in partition["files"].items():
+            file = folder / name
+            size = file.stat().st_size if file.is_file() else None
+            if size != facts["bytes"]:
+                found = "it is missing" if size is None else f"it has {size}"
+                raise SchemaError(f"{file}: expected {facts['bytes']} bytes, {found}. Restore it with dvc checkout.")
+    return manifest
+
+
+def parse_manifest(folder: Path) -> Manifest:
+    """Read an artifact folder's manifest, whatever its files are.
+
+    Raises:
+        SchemaError: The folder or its manifest is missing or damaged.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -81,13 +98,6 @@ def read_manifest(folder: Path) -> Manifest:
         raise SchemaError(
             f"{path}: format {version}, this version reads format {FORMAT}. Rebuild it with dvc repro -f."
         )
-    for partition in manifest.partitions.values():
-        for name, facts in partition["files"].items():
-            file = folder / name
-            size = file.stat().st_size if file.is_file() else None
-            if size != facts["bytes"]:
-                found = "it is missing" if size is None else f"it has {size}"
-                raise SchemaError(f"{file}: expected {facts['bytes']} bytes, {found}. Restore it with dvc checkout.")
     return manifest
 
 

@@ -23,6 +23,7 @@ class ShardFile:
     Attributes:
         config: What the shard's own header says; an index entry says the same.
         num_samples: Likewise.
+        data: All bytes, decompressed.
 
     Raises:
         SchemaError: The file is missing, or is not a whole shard.
@@ -32,17 +33,17 @@ class ShardFile:
         zipped = entry.get("zip_data")
         self._path = folder / (zipped or entry["raw_data"])["basename"]
         try:
-            self._data = memoryview(zstd.decompress(self._path.read_bytes())) if zipped else _map(self._path)
-            self.num_samples = int.from_bytes(self._data[:4], "little")
-            self._offsets = np.frombuffer(self._data, "<u4", self.num_samples + 1, 4).astype(np.int64)
-            header = bytes(self._data[4 + 4 * (self.num_samples + 1) : self._offsets[0]])
+            self.data = memoryview(zstd.decompress(self._path.read_bytes())) if zipped else _map(self._path)
+            self.num_samples = int.from_bytes(self.data[:4], "little")
+            self._offsets = np.frombuffer(self.data, "<u4", self.num_samples + 1, 4).astype(np.int64)
+            header = bytes(self.data[4 + 4 * (self.num_samples + 1) : self._offsets[0]])
             self.config: dict[str, Any] = json.loads(header)
             self._columns = list(zip(self.config["column_names"], self.config["column_sizes"], strict=True))
         except FileNotFoundError:
             raise SchemaError(f"{self._path}: missing") from None
         except (ValueError, KeyError, TypeError, zstd.Error) as error:
             raise SchemaError(f"{self._path}: not a shard, or damaged ({error!r})") from error
-        if (np.diff(self._offsets) < 0).any() or self._offsets[-1] != len(self._data):
+        if (np.diff(self._offsets) < 0).any() or self._offsets[-1] != len(self.data):
             raise SchemaError(f"{self._path}: damaged: its samples do not end where the file does")
 
     def __iter__(self) -> Iterator[Values]:
@@ -53,7 +54,7 @@ class ShardFile:
         """
         num_variable = sum(size is None for _, size in self._columns)
         for number, (begin, end) in enumerate(zip(self._offsets[:-1], self._offsets[1:], strict=True)):
-            data = self._data[begin:end]
+            data = self.data[begin:end]
             position = 4 * num_variable
             if len(data) < position:
                 raise SchemaError(f"{self._path}: sample {number} is damaged")
