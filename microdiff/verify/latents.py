@@ -1,6 +1,7 @@
 """Check one partition of the latents artifact: table, tensors, and that no value is NaN or infinite."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from microdiff.withdrawn import Withdrawn
 _ROWS_AT_ONCE_BYTES = 64 * 2**20
 _BFLOAT16_EXPONENT = np.uint16(0x7F80)
 _SHOWN = 3
+_CELLS = ("caption", "image_key", "width", "height")
+RowType = tuple[str, tuple[int, ...]]
 
 
 def check_latents(
@@ -52,11 +55,13 @@ def check_latents(
     image = _open(folder, f"{name}.image.safetensors", findings)
     texts = {column: _open(folder, text_file(name, column), findings) for column in encoders["text"]}
     if image is not None:
-        _check_file(f"{name}.image.safetensors", image, encoders["image"], image_shapes(encoders["image"]), findings)
+        image_type = partial(image_row, encoders["image"])
+        _check_file(f"{name}.image.safetensors", image, encoders["image"], image_type, findings)
     for column, text in texts.items():
         if text is not None:
             description = encoders["text"][column]
-            _check_file(text_file(name, column), text, description, text_shapes(column, description), findings)
+            text_type = partial(text_row, column, description)
+            _check_file(text_file(name, column), text, description, text_type, findings)
     if rows is None:
         return findings
     findings.counts = {"in": len(rows), KEPT: 0}
@@ -74,21 +79,23 @@ def check_latents(
     return findings
 
 
-_CELLS = ("caption", "image_key", "width", "height")
+def image_row(encoder: Mapping[str, Any], tensor: str) -> RowType | None:
+    """Return the dtype and the shape of a row of a tensor in an image latents file; None if it has no such tensor."""
+    kind, _, px = tensor.partition("_")
+    is_moments = encoder["latents"] == "moments"
+    if kind != ("moments" if is_moments else "latents") or not px.isdigit():
+        return None
+    side = int(px) // encoder["downsampling"]
+    return encoder["stored_dtype"], (encoder["channels"] * (2 if is_moments else 1), side, side)
 
 
-def image_shapes(encoder: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return nothing but a rule: image latents of any resolution are checked by `_expected`."""
-    channels = encoder["channels"] * (2 if encoder["latents"] == "moments" else 1)
-    return {"": (encoder["stored_dtype"], (channels, encoder["downsampling"]))}
-
-
-def text_shapes(column: str, encoder: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return the dtype and the shape of a row of each tensor in a text column's file."""
-    shapes = {column: (encoder["stored_dtype"], (encoder["tokens"], encoder["width"]))}
-    if encoder.get("mask"):
-        shapes[mask_column(column)] = ("uint8", (encoder["tokens"],))
-    return shapes
+def text_row(column: str, encoder: Mapping[str, Any], tensor: str) -> RowType | None:
+    """Return the dtype and the shape of a row of a tensor in a text column's file; None if it has no such tensor."""
+    if tensor == column:
+        return encoder["stored_dtype"], (encoder["tokens"], encoder["width"])
+    if encoder.get("mask") and tensor == mask_column(column):
+        return "uint8", (encoder["tokens"],)
+    return None
 
 
 def is_finite(values: NDArray[Any], dtype: str) -> bool:
@@ -115,7 +122,7 @@ def _check_file(
     file: str,
     latents: LatentsFile,
     encoder: Mapping[str, Any],
-    shapes: Mapping[str, tuple[str, tuple[int, ...]]],
+    row_type: Callable[[str], RowType | None],
     findings: Findings,
 ) -> None:
     """Check what a latents file says of itself, and all its values."""
@@ -124,28 +131,16 @@ def _check_file(
         findings.add(file, "its encoder is not the one in encoders.json", is_damage=damaged)
     for tensor in latents.names:
         keys, rows, dtype = latents.keys(tensor), latents.rows(tensor), latents.dtype(tensor)
-        wanted = _expected(tensor, shapes)
-        if wanted is None or (dtype, rows.shape[1:]) != wanted:
-            found = f"{dtype} {rows.shape[1:]}"
-            findings.add(file, f"{tensor} is {found} per sample, expected {wanted or 'no such tensor'}", is_damage=damaged)
+        wanted, found = row_type(tensor), (dtype, rows.shape[1:])
+        if found != wanted:
+            what = f"{tensor} is {found} per sample, expected {wanted or 'no such tensor'}"
+            findings.add(file, what, is_damage=damaged)
         if len(keys) != len(rows) or len(set(keys)) != len(keys):
             what = f"{tensor} has {len(rows)} rows, {len(keys)} keys, {len(set(keys))} of them distinct"
             findings.add(file, what, is_damage=damaged)
             continue
         for number in _non_finite(rows, dtype):
             findings.add(file, f"{tensor} holds NaN or infinity", keys[number], is_damage=damaged)
-
-
-def _expected(tensor: str, shapes: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[str, tuple[int, ...]] | None:
-    """Return a tensor's dtype and row shape; those of image latents follow from the resolution in the name."""
-    if tensor in shapes or "" not in shapes:
-        return shapes.get(tensor)
-    dtype, (channels, downsampling) = shapes[""]
-    kind, _, px = tensor.partition("_")
-    if kind not in ("latents", "moments") or not px.isdigit():
-        return None
-    side = int(px) // downsampling
-    return dtype, (channels, side, side)
 
 
 def _non_finite(rows: NDArray[Any], dtype: str) -> Iterator[int]:
