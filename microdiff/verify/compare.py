@@ -80,17 +80,18 @@ def compare_values(
         shards: Likewise.
     """
     stated, held = _sorted(latents), _sorted(shards)
+    all_stated, all_held = (bool(each) and all(item.is_complete for item in each) for each in (latents, shards))
     blamed = any(item.damaged for item in latents)
     for item in shards:
         known, same = _matches(item.locations, stated)
-        if blamed and not item.damaged:
-            same = known  # differing values are told of below
-        for number, key in _shard_keys(folders["shards"], item.name, np.flatnonzero(~(known & same))[:_SHOWN]):
+        wrong = known & ~same if item.damaged or not blamed else np.zeros(len(known), bool)  # else see below
+        wrong |= ~known & all_stated
+        for number, key in _shard_keys(folders["shards"], item.name, np.flatnonzero(wrong)[:_SHOWN]):
             what = "its values are not those of the latents" if known[number] else "the latents have no such sample"
             yield Problem(item.dataset, "shards", item.name, what, key, bool(item.damaged))
     for item in latents:
         known, same = _matches(item.locations, held)
-        wrong = ~(known & same) if item.damaged else ~known
+        wrong = (known & ~same & bool(item.damaged)) | (~known & all_held)
         keys = _latents_keys(folders["latents"], item.name) if wrong.any() else []
         for number in np.flatnonzero(wrong)[:_SHOWN]:
             if not known[number]:

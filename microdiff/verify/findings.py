@@ -65,6 +65,7 @@ class Findings:
         came_in: Digest of the rows as the step before has them, in order.
         went_out: Digest of the rows that the next step is to have, in order.
         keys: Hashes of all keys of a raw partition; uint64.
+        is_complete: Whether all its samples could be read, so that one that is not among them is missing.
         samples: Keys of the samples that shards hold, in no order.
         values: Keys and values of some of them.
         locations: With values wanted one by one: uint64 (N, 2), hashes of keys and of values.
@@ -82,6 +83,7 @@ class Findings:
     came_in: str = ""
     went_out: str = ""
     keys: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    is_complete: bool = False
     samples: Multiset = field(default_factory=Multiset)
     values: Multiset = field(default_factory=Multiset)
     locations: NDArray[np.uint64] = field(default_factory=lambda: np.zeros((0, 2), np.uint64))

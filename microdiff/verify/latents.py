@@ -75,6 +75,7 @@ def check_latents(
     if image is not None and len(whole) == len(texts):
         _check_rows(name, rows, image, whole, findings)
         _add_values(kept, image, whole, share, each, findings)
+        findings.is_complete = True
     report.tick(len(rows))
     return findings
 

@@ -63,6 +63,7 @@ def check_shard(
         if (entry.get("zip_data") or not expected[file].sha256) and not _is_recorded(shard, entry):
             findings.add(file, "its content has another hash than index.json says", is_damage=True)
         _check_samples(file, shard, withdrawn, bfloat16, (share, each), findings)
+        findings.is_complete = True
     except UNREADABLE as error:
         note_unreadable(file, error, findings)
     report.tick(findings.num_samples)
