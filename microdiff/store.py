@@ -10,7 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -150,6 +150,23 @@ class Store:
             write_json(folder / RECORD, record)
             _publish(folder, target)
         return True
+
+    def drop_damaged(self, names: Collection[str]) -> int:
+        """Remove results one of whose files is damaged; return how many.
+
+        Args:
+            names: Of files. Every result with a file of one of these names is looked at, and removed if it is not the
+                file that its record speaks of.
+        """
+        dropped = 0
+        for name in sorted(names):
+            for path in sorted(self.root.glob(f"*/{'[0-9a-f]' * _FINGERPRINT_DIGITS}/{name}")):
+                folder = path.parents[name.count("/")]
+                recorded = read_json(folder / RECORD)["files"].get(name, {})
+                if recorded and digest_file(path) != recorded["sha256"]:
+                    _discard(folder)
+                    dropped += 1
+        return dropped
 
     def compute(self, units: Sequence[Unit], workers: int, report: Reporter) -> Iterator[Stored | Outcome]:
         """Compute units, yielding each one's result, or how it failed, as it ends.
