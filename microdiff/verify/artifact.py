@@ -146,8 +146,8 @@ class Artifact:
         md5 |= self.own.md5
         for name in sorted(set(unread) - recorded) if recorded else ():
             self.own.add(name, "nothing speaks of this file", is_damage=True)
-        if self.kind == "latents" and self.manifest is not None and not {ENCODERS, MANIFEST} & damaged:
-            self._check_encoders(self.manifest.facts["encoders"])
+        if self.kind == "latents" and ENCODERS not in damaged:
+            self._check_encoders()
         if self.kind == "shards" and not damaged:
             self._check_index()
         if self.record is not None and not damaged | self.own.damaged and folder_digest(md5) != self.record.digest:
@@ -156,9 +156,16 @@ class Artifact:
             self.own.add("", f"it is whole, but not the version in dvc.lock{where}")
         return self.own
 
-    def _check_encoders(self, encoders: object) -> None:
-        if read_json(self.folder / ENCODERS) != encoders:
-            self.own.add(ENCODERS, "it does not say what manifest.json says")
+    def _check_encoders(self) -> None:
+        try:
+            value = read_json(self.folder / ENCODERS)
+            if self.manifest is not None and self.trusted:
+                if value != self.manifest.facts["encoders"]:
+                    self.own.add(ENCODERS, "it does not say what manifest.json says")
+            elif value.keys() != {"image", "text"}:
+                self.own.add(ENCODERS, "it does not describe encoders", is_damage=True)
+        except (ValueError, AttributeError) as error:
+            self.own.add(ENCODERS, f"it cannot be read ({error})", is_damage=True)
 
     def _check_index(self) -> None:
         """Check that index files, manifest and shards list the same."""

@@ -72,8 +72,11 @@ def check_latents(
     for row in kept:
         findings.samples.add(digest_key(row["key"]))
     whole = {column: text for column, text in texts.items() if text is not None}
+    if findings.damaged:
+        findings.counts = None  # that resolutions add up to other numbers would blame the table
     if image is not None and len(whole) == len(texts):
-        _check_rows(name, rows, image, whole, findings)
+        if not findings.damaged:
+            _check_rows(name, rows, image, whole, findings)
         _add_values(kept, image, whole, share, each, findings)
         findings.is_complete = True
     report.tick(len(rows))
