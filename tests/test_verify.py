@@ -7,7 +7,6 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -453,7 +452,7 @@ def test_measures_of_likeness() -> None:
 
 
 @pytest.fixture
-def repository(built: Workspace, tmp_path: Path) -> Iterator[Path]:
+def repository(built: Workspace, tmp_path: Path) -> Path:
     """A repository in which DVC has recorded the artifacts of COCO, its cache linked to them and to the store."""
     root = tmp_path / "repository"
     copy_of(built, root)
@@ -463,11 +462,9 @@ def repository(built: Workspace, tmp_path: Path) -> Iterator[Path]:
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, root / name)
     (root / "data" / "coco" / "withdrawn.tsv").write_text("key\treason\tpartition\n")
-    text = (root / "params.yaml").read_text()
-    (root / "params.yaml").write_text(text)
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     dvc(root, "commit", "--force", *(f"{step}@coco" for step in KINDS.values()))
-    yield root
+    return root
 
 
 def dvc(root: Path, *arguments: str) -> str:
@@ -491,7 +488,7 @@ def test_with_dvc_the_damaged_copies_go_and_all_three_come_back(
     cached = record.object_path(record.listing["0001.parquet"])
     assert path.stat().st_nlink == 3
     assert path.samefile(cached)
-    os.chmod(path, 0o644)
+    path.chmod(0o644)
     damage_all(path)
     command = [sys.executable, "-m", "stages.verify", "coco", "--repair"]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
@@ -527,7 +524,7 @@ def test_dvc_knows_a_changed_manifest_and_another_version(here: Workspace) -> No
     (problem,) = verify_dataset("coco", here).problems
     assert problem.what.startswith("it is whole, but not the version in dvc.lock")
     (here.root / "dvc.lock").write_text("stages: [")
-    with pytest.raises(SchemaError, match="dvc.lock: damaged"):
+    with pytest.raises(SchemaError, match=r"dvc\.lock: damaged"):
         verify_dataset("coco", here)
 
 
