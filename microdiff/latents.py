@@ -150,6 +150,9 @@ class LatentsFile:
             self.encoder: dict[str, Any] = facts["encoder"]
             self.rejected: dict[str, str] = facts["rejected"]
             self._dtypes = {name: _DTYPES[entry["dtype"]] for name, entry in header.items()}
+            self._offsets: dict[str, int] = {
+                name: 8 + length + entry["data_offsets"][0] for name, entry in header.items()
+            }
             self._rows = {name: _map_rows(path, 8 + length, entry) for name, entry in header.items()}
         except FileNotFoundError:
             raise SchemaError(f"{path}: no such file. Restore it with dvc checkout.") from None
@@ -170,6 +173,10 @@ class LatentsFile:
     def rows(self, name: str) -> NDArray[Any]:
         """Return a tensor, memory-mapped: reading a row reads that row only. bfloat16 comes as uint16."""
         return self._rows[name]
+
+    def offset(self, name: str) -> int:
+        """Return where in the file a tensor's first row is, in bytes."""
+        return self._offsets[name]
 
     def dtype(self, name: str) -> str:
         """Return what a tensor's values are: `float16`, `float32`, `bfloat16` or `uint8`."""

@@ -46,10 +46,12 @@ class Result:
     Attributes:
         counts: The partition's ledger.
         facts: Anything else the step wants back; JSON values.
+        digests: SHA-256 of files whose bytes were hashed on their way to the disk, by path.
     """
 
     counts: Counts
     facts: Mapping[str, Any] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 class Ledger:

@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 _NUM_PLACES = 2**64
-# Shards a block is cut into. Fewer change at once when a block's number of shards does, more are filled better.
+# Most shards a block is cut into at once. More are filled better, but all of them change when their number does, which
+# is rare where a shard holds many samples; where it holds few, ranges are halved only.
 _BLOCK_SHARDS = 16
+_MANY_SAMPLES = 64
 # Room for the difference between equal ranges: four standard deviations at 1,300 samples to a shard.
 _FILL = 0.9
 
@@ -70,7 +72,7 @@ def _cut(
         yield first, last
         return
     shards = -(-size // int(_FILL * limit))
-    pieces = shards if shards <= _BLOCK_SHARDS else 2
+    pieces = shards if shards <= _BLOCK_SHARDS and last - first >= shards * _MANY_SAMPLES else 2
     bounds = [low + (high - low) * piece // pieces for piece in range(pieces + 1)]
     inner = np.searchsorted(places[first:last], np.array(bounds[1:-1], np.uint64))
     cuts = [first, *(first + int(cut) for cut in inner), last]

@@ -1,28 +1,33 @@
 """The shard step: latents become MDS shards, each shard a unit of its own.
 
+Every partition is listed first; the listings say which samples share a shard, and where a shard's bytes are.
 Samples that also have latents of the larger resolution form a group of their own, so that one copy serves both
 training resolutions: `index.json` lists all samples, `512/index.json` those with 512 pixels, `256/` holds the rest.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from microdiff.code import code_digest
 from microdiff.errors import StepError
-from microdiff.latents import LatentsFile
 from microdiff.ledger import KEPT, Counts
+from microdiff.listing import Samples, read_samples, write_listing
 from microdiff.manifest import Manifest, read_manifest
-from microdiff.mds import index_document, nest_entry
+from microdiff.mds import ZSTD, empty_bytes, index_document, nest_entry
+from microdiff.packing import Indices, pack_in_order, pack_shuffled, places_of
 from microdiff.params import Params, as_values
-from microdiff.publish import digest_json
-from microdiff.rows import read_kept
+from microdiff.publish import digest_bytes
 from microdiff.settings import ShardSettings
-from microdiff.shards import CAPTION_LATENTS, Row, columns_of, row_bytes, write_rows
+from microdiff.shards import Draw, write_draw
 from microdiff.step import Run, Workspace
 from microdiff.store import Stored, Unit
 
-_HEADER_BYTES = 4096  # room for a shard's own header
+_COMPRESSION = {"none": None, "zstd": ZSTD}
+Columns = Mapping[str, str]
 
 
 def shard(dataset: str, params: Params, workspace: Workspace) -> Counts:
@@ -44,100 +49,130 @@ def shard(dataset: str, params: Params, workspace: Workspace) -> Counts:
     run = Run("shard", dataset, workspace)
     with run.store.in_use():
         latents = read_manifest(workspace.artifact(dataset, "latents"))
-        rows, columns = _read_groups(latents)
-        planned = sum(len(group) for group in rows.values())
-        if planned != latents.counts[KEPT]:
+        listings = run.compute(_listing_units(latents))
+        samples = read_samples([_folder(listing) for listing in listings])
+        if len(samples.sizes) != latents.counts[KEPT]:
             raise StepError(
-                f"shard {dataset}: {planned} samples have latents, but the encode step kept {latents.counts[KEPT]}. "
-                f"Rebuild them: dvc repro -f encode@{dataset}"
+                f"shard {dataset}: {len(samples.sizes)} samples have latents, but the encode step kept "
+                f"{latents.counts[KEPT]}. Rebuild them: dvc repro -f encode@{dataset}"
             )
-        code = code_digest(["microdiff.shards"])
-        inputs = {name: latents.digests(name, "") for name in latents.partitions}
-        units, expected = [], {}
-        for group, group_rows in rows.items():
-            for number, shard_rows in enumerate(_pack(_order(group_rows, settings), columns[group], settings)):
-                name = f"{group}/shard.{number:05d}.mds"
-                contents = digest_json([[row.partition, row.key] for row in shard_rows])
-                used = {row.partition for row in shard_rows}
-                unit = Unit(
-                    step="shard",
-                    name=name,
-                    determined_by={
-                        "code": code,
-                        "columns": columns[group],
-                        "contents": contents,
-                        "latents": {partition: inputs[partition] for partition in sorted(used)},
-                    },
-                    compute=partial(write_rows, latents.folder, shard_rows, columns[group], name),
-                    num_samples=len(shard_rows),
-                )
-                units.append(unit)
-                expected[name] = len(shard_rows)
+        columns = _columns_of_groups(dataset, listings)
+        units = list(_shard_units(latents.folder, listings, samples, columns, settings))
         stored = run.compute(units)
         return run.publish(
             workspace.artifact(dataset, "shards"),
             stored,
-            expected_in=expected,
+            expected_in={unit.name: unit.num_samples or 0 for unit in units},
             source_records=latents.source_records,
             withdrawn=latents.withdrawn,
             max_rejected_share=entry.max_rejected_share,
             facts={
                 "step": "shard",
                 "dataset": dataset,
-                "code": code,
+                "code": code_digest(["microdiff.listing", "microdiff.packing", "microdiff.shards"]),
                 "settings": as_values(settings),
                 "encoders": latents.facts["encoders"],
                 "columns": columns,
+                "listings": {listing.name: listing.fingerprints for listing in listings},
                 "lineage": {"latents": latents.facts},
             },
             extra=_indexes(stored),
         )
 
 
-def _read_groups(latents: Manifest) -> tuple[dict[str, list[Row]], dict[str, dict[str, str]]]:
-    """Return each group's samples in source order, and its columns.
+def _folder(listing: Stored) -> Path:
+    """Return where the store has a listing."""
+    return next(iter(listing.paths.values())).parent
 
-    Groups are named after their samples' largest resolution, larger ones first.
+
+def _listing_units(latents: Manifest) -> list[Unit]:
+    code = code_digest(["microdiff.listing"])
+    units = []
+    for name, num_samples in latents.kept().items():
+        digests = latents.digests(name, "")
+        files = [file for file in digests if file.endswith(".safetensors")]
+        units.append(
+            Unit(
+                step="shard-list",
+                name=name,
+                determined_by={"code": code, "latents": digests},
+                compute=partial(write_listing, latents.folder, name, files),
+                num_samples=num_samples,
+            )
+        )
+    return units
+
+
+def _columns_of_groups(dataset: str, listings: Sequence[Stored]) -> dict[str, Columns]:
+    """Return each group's columns, larger resolutions first; they must be the same in all partitions."""
+    found: dict[str, Columns] = {}
+    for listing in listings:
+        for group, columns in listing.result.facts["columns"].items():
+            if found.setdefault(group, columns) != columns:
+                raise StepError(
+                    f"shard {dataset}: partition {listing.name} has {columns} at {group} px, others {found[group]}. "
+                    f"Rebuild them: dvc repro -f encode@{dataset}"
+                )
+    return {group: found[group] for group in sorted(found, key=int, reverse=True)}
+
+
+def _shard_units(
+    latents: Path,
+    listings: Sequence[Stored],
+    samples: Samples,
+    columns: Mapping[str, Columns],
+    settings: ShardSettings,
+) -> Iterator[Unit]:
+    """Yield a unit per shard, group by group.
+
+    A shard is named after the place of its first sample, a name that other shards' comings and goings do not change.
+    What it is determined by is what its samples hold, not which partitions they come from: rebuilding a partition for
+    one sample's sake writes again only the shards whose bytes change.
     """
-    rows: dict[str, list[Row]] = {}
-    columns: dict[str, dict[str, str]] = {}
-    for name in latents.partitions:
-        text = LatentsFile(latents.folder / f"{name}.text.safetensors")
-        image = LatentsFile(latents.folder / f"{name}.image.safetensors")
-        text_rows = {key: row for row, key in enumerate(text.keys(CAPTION_LATENTS))}
-        image_rows = {tensor: {key: row for row, key in enumerate(image.keys(tensor))} for tensor in image.names}
-        for sample in read_kept(latents.folder / f"{name}.parquet", ["key", "caption", "image_key", "width", "height"]):
-            key = sample["key"]
-            image_key = sample["image_key"]
-            found = {tensor: where[image_key] for tensor, where in image_rows.items() if image_key in where}
-            group = str(max(int(tensor.removeprefix("latents_")) for tensor in found))
-            place = (name, text_rows[key], found)
-            rows.setdefault(group, []).append(Row(key, sample["caption"], sample["width"], sample["height"], *place))
-            columns.setdefault(group, columns_of(text, image, list(found)))
-    order = sorted(rows, key=int, reverse=True)
-    return {group: rows[group] for group in order}, {group: columns[group] for group in order}
+    code = code_digest(["microdiff.shards"])
+    folders = [_folder(listing) for listing in listings]
+    compression = _COMPRESSION[settings.compression]
+    pack = pack_shuffled if settings.order == "shuffled" else pack_in_order
+    for group, group_columns in columns.items():
+        members = np.flatnonzero(samples.groups == int(group))
+        places = places_of(samples.key_hashes[members], settings.seed)
+        limit = settings.shard_bytes - empty_bytes(group_columns, compression)
+        for packed in pack(places, samples.sizes[members], limit):
+            chosen = members[packed]
+            name = f"{group}/shard.{int(places[packed[0]]):016x}.mds"
+            yield Unit(
+                step="shard",
+                name=name,
+                determined_by={
+                    "code": code,
+                    "columns": group_columns,
+                    "compression": compression,
+                    "contents": digest_bytes(samples.digests[chosen].tobytes()),
+                },
+                compute=partial(write_draw, _draw(latents, folders, samples, chosen, group_columns, compression), name),
+                num_samples=len(chosen),
+            )
 
 
-def _order(rows: Sequence[Row], settings: ShardSettings) -> list[Row]:
-    """Return rows in source order, or mixed across partitions in an order that (seed, key) alone decide."""
-    if settings.order == "source":
-        return list(rows)
-    return sorted(rows, key=lambda row: digest_json([settings.seed, row.key]))
-
-
-def _pack(rows: Sequence[Row], columns: dict[str, str], settings: ShardSettings) -> Iterator[list[Row]]:
-    """Cut rows into runs that fit into a shard file; each holds at least one row."""
-    run: list[Row] = []
-    size = _HEADER_BYTES
-    for row in rows:
-        row_size = row_bytes(columns, row)
-        if run and size + row_size > settings.shard_bytes:
-            yield run
-            run, size = [], _HEADER_BYTES
-        run.append(row)
-        size += row_size
-    if run:
-        yield run
+def _draw(
+    latents: Path,
+    listings: Sequence[Path],
+    samples: Samples,
+    chosen: Indices,
+    columns: Columns,
+    compression: str | None,
+) -> Draw:
+    """Return the samples chosen, naming no more partitions than they come from: each worker is sent its draws."""
+    used, partitions = np.unique(samples.partitions[chosen], return_inverse=True)
+    return Draw(
+        latents=latents,
+        listings=[listings[number] for number in used],
+        partitions=partitions.astype(np.uint32),
+        rows=samples.rows[chosen],
+        sizes=samples.sizes[chosen],
+        columns=columns,
+        compression=compression,
+    )
 
 
 def _indexes(stored: Sequence[Stored]) -> dict[str, Any]:

@@ -252,8 +252,8 @@ def _compute(unit: Unit, target: Path, report: Reporter) -> Stored:
         files = {}
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             sync(path)
-            facts = {"bytes": path.stat().st_size, "sha256": digest_file(path)}
-            files[path.relative_to(folder).as_posix()] = facts
+            name = path.relative_to(folder).as_posix()
+            files[name] = {"bytes": path.stat().st_size, "sha256": result.digests.get(name) or digest_file(path)}
         record = {"name": unit.name, "counts": result.counts, "facts": dict(result.facts), "files": files}
         write_json(folder / RECORD, record)
         _publish(folder, target)

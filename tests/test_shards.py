@@ -1,0 +1,370 @@
+"""The shard step on latents made up here: columns, order, takedown, compression, kills, and other readers."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import REPO, tree_bytes
+from microdiff.errors import SchemaError, StepError
+from microdiff.join import SCHEMA
+from microdiff.latents import Spool, Tensor, in_numpy, write_latents
+from microdiff.manifest import read_manifest
+from microdiff.mds import read_index, read_sample
+from microdiff.params import Params
+from microdiff.publish import digest_file, read_json, write_json
+from microdiff.rows import new_table
+from microdiff.shard import shard
+from microdiff.step import Workspace
+
+MakeParams = Callable[..., Params]
+Samples = dict[str, dict[str, Any]]
+
+CAPTIONS = ["a dog", "", "Füchse 狐 🦊", "line\nbreak"]
+SHAPES = {
+    "caption_latents": ("float16", (3, 8)),
+    "caption_latents_t5": ("bfloat16", (5, 4)),
+    "caption_mask_t5": ("uint8", (5,)),
+    "latents_256": ("float16", (4, 32, 32)),
+    "latents_512": ("float16", (4, 64, 64)),
+}
+SMALL = {"shard.shard_bytes": 65536}
+
+
+def make_sample(number: int, columns: Mapping[str, Any]) -> dict[str, Any]:
+    rng = np.random.default_rng(number)
+    latents = {
+        name: rng.integers(0, 200, shape, np.uint16).astype(np.uint8).astype(in_numpy(dtype))
+        for name, (dtype, shape) in columns.items()
+    }
+    if number % 3:
+        latents = {name: value for name, value in latents.items() if not name.endswith("_512")}
+    return {
+        "key": f"k{number:04d}",
+        "caption": CAPTIONS[number % len(CAPTIONS)],
+        "width": 300 + number,
+        "height": 256,
+        **latents,
+    }
+
+
+def write_artifact(root: Path, partitions: Mapping[str, list[int]], columns: Mapping[str, Any] = SHAPES) -> Samples:
+    """Write a latents artifact as the encode step does; return its samples by key."""
+    folder = root / "data" / "coco" / "latents"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        path.unlink()
+    written: Samples = {}
+    manifest: dict[str, Any] = {}
+    for name, numbers in partitions.items():
+        samples = [make_sample(number, columns) for number in numbers]
+        written |= {sample["key"]: sample for sample in samples}
+        for kind in ("image", "text", "text_t5"):
+            own = [column for column in columns if _kind(column) == kind]
+            if own:
+                _write_file(folder / f"{name}.{kind}.safetensors", own, columns, samples, kind == "image")
+        with new_table(folder / f"{name}.parquet", SCHEMA) as add_row:
+            for sample in samples:
+                plain = {field: sample[field] for field in ("key", "caption", "width", "height")}
+                add_row({**plain, "status": "kept", "image_key": f"image of {sample['key']}"})
+        files = {
+            path.name: {"bytes": path.stat().st_size, "sha256": digest_file(path)}
+            for path in sorted(folder.glob(f"{name}.*"))
+        }
+        counts = {"in": len(numbers), "kept": len(numbers)}
+        manifest[name] = {"fingerprints": [], "counts": counts, "files": files}
+    facts = {"format": 1, "source_records": len(written), "counts": {"in": len(written), "kept": len(written)}}
+    write_json(folder / "manifest.json", {**facts, "partitions": manifest, "encoders": {"image": {}, "text": {}}})
+    return written
+
+
+def _kind(column: str) -> str:
+    return "image" if column.startswith(("latents", "moments")) else "text_t5" if column.endswith("_t5") else "text"
+
+
+def _write_file(path: Path, own: list[str], columns: Mapping[str, Any], samples: Any, is_image: bool) -> None:
+    spools = {column: Spool(path.with_name(f"spool {column}"), columns[column][0]) for column in own}
+    keys: dict[str, list[str]] = {column: [] for column in own}
+    for sample in reversed(samples):  # no reader may rely on the rows' order
+        for column in own:
+            if column in sample:
+                spools[column].append(sample[column])
+                keys[column].append(f"image of {sample['key']}" if is_image else sample["key"])
+    write_latents(path, {column: Tensor(keys[column], spools[column]) for column in own}, {}, {})
+    for spool in spools.values():
+        spool.__exit__(None, None, None)
+
+
+def read_all(folder: Path) -> Samples:
+    """Read a shard set without streaming, values by the index's encodings."""
+    found: Samples = {}
+    for entry in read_index(folder / "index.json"):
+        encodings = dict(zip(entry["column_names"], entry["column_encodings"], strict=True))
+        for number in range(entry["samples"]):
+            values = read_sample(folder, entry, number)
+            sample = {name: _decode(values[name], encodings[name]) for name in values}
+            assert sample["key"] not in found
+            found[sample["key"]] = sample
+    return found
+
+
+def _decode(value: bytes, encoding: str) -> Any:
+    if encoding == "str":
+        return value.decode()
+    if encoding == "int32":
+        return int.from_bytes(value, "little", signed=True)
+    _, dtype, shape = encoding.split(":")
+    return np.frombuffer(value, dtype).reshape([int(side) for side in shape.split(",")])
+
+
+def assert_equal(found: Samples, expected: Samples) -> None:
+    assert found.keys() == expected.keys()
+    for key, sample in expected.items():
+        assert found[key].keys() == sample.keys()
+        for name, value in sample.items():
+            assert np.array_equal(found[key][name], value), (key, name)
+
+
+def shard_files(workspace: Workspace) -> dict[str, bytes]:
+    files = tree_bytes(workspace.artifact("coco", "shards"))
+    return {name: data for name, data in files.items() if ".mds" in name}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _lock_files_go_with_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("t")))
+        yield
+
+
+PARTITIONS = {"0000": list(range(40)), "0001": [], "0002": list(range(50, 75))}
+
+
+@pytest.mark.parametrize("order", ["shuffled", "source"])
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_shards_hold_every_sample_as_it_was_encoded(
+    workspace: Workspace, make_params: MakeParams, order: str, compression: str
+) -> None:
+    samples = write_artifact(workspace.root, PARTITIONS)
+    shard("coco", make_params({**SMALL, "shard.order": order, "shard.compression": compression}), workspace)
+    folder = workspace.artifact("coco", "shards")
+    found = read_all(folder)
+    assert_equal(found, samples)
+    large = {key: sample for key, sample in samples.items() if "latents_512" in sample}
+    assert_equal(read_all(folder / "512"), large)
+    assert_equal(read_all(folder / "256"), {key: samples[key] for key in samples.keys() - large.keys()})
+    entries = read_index(folder / "index.json")
+    assert all(entry["raw_data"]["bytes"] <= 65536 for entry in entries)
+    assert len(entries) > 10
+    suffix = ".mds" if compression == "none" else ".mds.zstd"
+    assert all(name.endswith(suffix) for name in shard_files(workspace))
+    for group in ("512", "256"):
+        keys = [key for key in found if (key in large) == (group == "512")]
+        assert (keys == sorted(keys)) == (order == "source")
+
+
+def test_index_and_manifest_tell_the_hash_of_every_shard(workspace: Workspace, make_params: MakeParams) -> None:
+    write_artifact(workspace.root, PARTITIONS)
+    for compression in ("none", "zstd"):
+        shard("coco", make_params({**SMALL, "shard.compression": compression}), workspace)
+        folder = workspace.artifact("coco", "shards")
+        manifest = read_manifest(folder)
+        stated = {name: facts for part in manifest.partitions.values() for name, facts in part["files"].items()}
+        indexed = {
+            facts["basename"]: facts
+            for entry in read_index(folder / "index.json")
+            for facts in [entry["zip_data"] or entry["raw_data"]]
+        }
+        assert stated.keys() == indexed.keys() == shard_files(workspace).keys()
+        for name, facts in stated.items():
+            digest = digest_file(folder / name)
+            assert digest == facts["sha256"] == indexed[name]["hashes"]["sha256"]
+            assert facts["bytes"] == indexed[name]["bytes"]
+    assert manifest.facts["columns"]["512"]["latents_512"] == "ndarray:float16:4,64,64"
+    assert manifest.facts["columns"]["256"]["caption_latents_t5"] == "ndarray:uint16:5,4"
+    assert {"encoders", "lineage", "settings", "code", "listings"} <= manifest.facts.keys()
+
+
+def test_moments_and_one_group(workspace: Workspace, make_params: MakeParams) -> None:
+    columns = {"caption_latents": ("float32", (3, 8)), "moments_256": ("float32", (8, 32, 32))}
+    samples = write_artifact(workspace.root, PARTITIONS, columns)
+    shard("coco", make_params({**SMALL, "shard.shard_bytes": 2**20}), workspace)
+    assert_equal(read_all(workspace.artifact("coco", "shards")), samples)
+    assert sorted(path.name for path in workspace.artifact("coco", "shards").iterdir()) == [
+        "256",
+        "index.json",
+        "manifest.json",
+    ]
+
+
+@pytest.mark.parametrize("order", ["shuffled", "source"])
+def test_takedown_rewrites_the_shards_concerned_only(workspace: Workspace, make_params: MakeParams, order: str) -> None:
+    params = make_params({**SMALL, "shard.order": order})
+    write_artifact(workspace.root, {"0000": list(range(200)), "0001": list(range(200, 400))})
+    shard("coco", params, workspace)
+    before = shard_files(workspace)
+    rest = [number for number in range(200, 400) if number != 290]
+    samples = write_artifact(workspace.root, {"0000": list(range(200)), "0001": rest})
+    shard("coco", params, workspace)
+    after = shard_files(workspace)
+    rewritten = {name for name, data in after.items() if before.get(name) != data}
+    assert len(after) > 60
+    assert len(rewritten) <= 3
+    assert read_json(workspace.run_facts("shard", "coco"))["partitions_computed"] == len(rewritten) + 1  # a listing
+    assert_equal(read_all(workspace.artifact("coco", "shards")), samples)
+
+
+def test_a_changed_value_rewrites_its_shard_only(
+    workspace: Workspace, make_params: MakeParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_artifact(workspace.root, PARTITIONS)
+    shard("coco", make_params(SMALL), workspace)
+    before = shard_files(workspace)
+    made = make_sample
+    monkeypatch.setitem(
+        globals(), "make_sample", lambda number, columns: made(number, columns) | ({"height": 1} if number == 7 else {})
+    )
+    samples = write_artifact(workspace.root, PARTITIONS)
+    shard("coco", make_params(SMALL), workspace)
+    after = shard_files(workspace)
+    assert after.keys() == before.keys()
+    assert sum(after[name] != before[name] for name in after) == 1
+    assert_equal(read_all(workspace.artifact("coco", "shards")), samples)
+
+
+def test_partition_names_decide_nothing(workspace: Workspace, make_params: MakeParams) -> None:
+    params = make_params(SMALL)
+    write_artifact(workspace.root, {"0000": list(range(30)), "0001": list(range(30, 60))})
+    shard("coco", params, workspace)
+    before = shard_files(workspace)
+    write_artifact(workspace.root, {"a": list(range(45)), "b": list(range(45, 60))})
+    shard("coco", params, workspace)
+    assert shard_files(workspace) == before
+
+
+def test_partitions_of_other_shapes_are_refused(workspace: Workspace, make_params: MakeParams) -> None:
+    write_artifact(workspace.root, {"0000": [1, 2]})
+    folder = workspace.artifact("coco", "latents")
+    kept = {path.name: path.read_bytes() for path in folder.iterdir() if path.name.startswith("0000")}
+    manifest = read_json(folder / "manifest.json")
+    write_artifact(workspace.root, {"0001": [4, 5]}, {**SHAPES, "latents_256": ("float16", (8, 32, 32))})
+    for name, data in kept.items():
+        (folder / name).write_bytes(data)
+    joined = read_json(folder / "manifest.json")
+    joined["partitions"] |= manifest["partitions"]
+    joined["counts"] = {"in": 4, "kept": 4}
+    write_json(folder / "manifest.json", joined)
+    with pytest.raises(StepError, match=r"partition 0001 has .* at 256 px, others"):
+        shard("coco", make_params(SMALL), workspace)
+
+
+def test_a_sample_without_latents_is_named(workspace: Workspace, make_params: MakeParams) -> None:
+    write_artifact(workspace.root, {"0000": [1, 2]})
+    folder = workspace.artifact("coco", "latents")
+    manifest = read_json(folder / "manifest.json")
+    (folder / "0000.text_t5.safetensors").unlink()
+    del manifest["partitions"]["0000"]["files"]["0000.text_t5.safetensors"]
+    write_json(folder / "manifest.json", manifest)
+    table = folder / "0000.parquet"
+    with new_table(table, SCHEMA) as add_row:
+        for key, image_key in (("k0001", "image of k0001"), ("k0002", "nobody")):
+            add_row({"key": key, "status": "kept", "caption": "", "image_key": image_key, "width": 1, "height": 1})
+    manifest["partitions"]["0000"]["files"]["0000.parquet"]["bytes"] = table.stat().st_size
+    write_json(folder / "manifest.json", manifest)
+    with pytest.raises(StepError, match="sample k0002 of partition 0000 has"):
+        shard("coco", make_params(SMALL), workspace)
+
+
+def test_few_open_files_are_enough(workspace: Workspace, make_params: MakeParams, monkeypatch: Any) -> None:
+    from functools import lru_cache
+
+    from microdiff import shards
+
+    samples = write_artifact(workspace.root, {f"{number:04d}": [number] for number in range(30)})
+    opened = lru_cache(1)(shards._Partition)
+    monkeypatch.setattr(shards, "_open_partitions", lambda: opened)
+    shard("coco", make_params({"shard.shard_bytes": 2**20}), workspace)
+    assert_equal(read_all(workspace.artifact("coco", "shards")), samples)
+
+
+def test_latents_cut_short_after_they_were_listed_are_named(workspace: Workspace, make_params: MakeParams) -> None:
+    write_artifact(workspace.root, {"0000": [1, 2]})
+    shard("coco", make_params(SMALL), workspace)
+    file = workspace.artifact("coco", "latents") / "0000.image.safetensors"
+    os.truncate(file, file.stat().st_size - 8000)
+    manifest = read_json(file.with_name("manifest.json"))
+    manifest["partitions"]["0000"]["files"][file.name]["bytes"] -= 8000
+    write_json(file.with_name("manifest.json"), manifest)
+    with pytest.raises(StepError, match=r"0000\.image\.safetensors: shorter than when it was listed"):
+        shard(
+            "coco", make_params({"shard.shard_bytes": 2**20, "shard.seed": 5, "shard.compression": "zstd"}), workspace
+        )
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_plain_streaming_reads_them(workspace: Workspace, make_params: MakeParams, compression: str) -> None:
+    from streaming import StreamingDataset
+
+    samples = write_artifact(workspace.root, PARTITIONS)
+    shard("coco", make_params({**SMALL, "shard.compression": compression}), workspace)
+    dataset = StreamingDataset(
+        local=str(workspace.artifact("coco", "shards")), batch_size=1, shuffle=False, validate_hash="sha256"
+    )
+    assert_equal({dataset[number]["key"]: dataset[number] for number in range(len(dataset))}, samples)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from microdiff import manifest, store
+from microdiff.cli import run_stage
+from microdiff.shard import shard
+module, name = sys.argv[1].split(":")
+target = {"store": store, "manifest": manifest}[module]
+original, calls = getattr(target, name), int(sys.argv[2])
+def dying(*args, **options):
+    global calls
+    calls -= 1
+    if not calls:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **options)
+setattr(target, name, dying)
+run_stage(shard, "coco", Path(sys.argv[3]), Path(sys.argv[4]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "calls"),
+    [
+        ("store:sync", 1),  # before anything is finished
+        ("store:digest_file", 2),  # while partitions are listed
+        ("manifest:link_or_copy", 1),  # all shards finished, none published
+        ("manifest:link_or_copy", 5),  # some linked
+        ("manifest:write_json", 1),  # all linked, no index
+        ("manifest:write_json", 3),  # indexes, no manifest
+        ("manifest:replace_folder", 1),  # everything but the name
+    ],
+)
+def test_a_killed_writer_leaves_nothing_that_opens(
+    workspace: Workspace, make_params: MakeParams, tmp_path: Path, moment: str, calls: int
+) -> None:
+    write_artifact(workspace.root, {"0000": list(range(30))})
+    make_params(SMALL, tmp_path / "params.yaml")
+    command = [sys.executable, "-c", KILLED, moment, str(calls), str(tmp_path / "params.yaml"), str(workspace.root)]
+    ended = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    folder = workspace.artifact("coco", "shards")
+    assert not folder.exists()
+    with pytest.raises(SchemaError, match="is missing"):
+        read_index(folder / "index.json")
+    shard("coco", make_params(SMALL, tmp_path / "params.yaml"), workspace)
+    assert len(read_all(folder)) == 30
+    assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
