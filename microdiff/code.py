@@ -18,6 +18,8 @@ EXEMPT = {
     "microdiff": "only resolves public names",
     "microdiff.errors": "names errors; a changed class changes no output",
     "microdiff.ledger": "names outcomes and adds them up; a new reason must not recompute latents",
+    "microdiff.model_files": "delivers files that the fingerprint already identifies",
+    "microdiff.model_place": "reads settings, whose values are fingerprinted themselves",
     "microdiff.progress": "shows what happens",
     "microdiff.publish": "moves and hashes what others decide",
     "microdiff.settings": "declares settings, whose values are fingerprinted themselves",

@@ -6,7 +6,9 @@ every sample.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from microdiff.caption_latents import write_caption_latents
@@ -17,7 +19,8 @@ from microdiff.image_latents import write_image_latents
 from microdiff.join import write_joined
 from microdiff.ledger import Counts
 from microdiff.manifest import Manifest, read_manifest
-from microdiff.model_files import model_digest
+from microdiff.model_files import located
+from microdiff.model_place import public_name
 from microdiff.params import Params, as_values
 from microdiff.settings import EncodeSettings, ImageEncoderSettings, TextEncoderSettings
 from microdiff.step import Run, Workspace
@@ -37,17 +40,18 @@ def encode(dataset: str, params: Params, workspace: Workspace) -> Counts:
 
     Raises:
         SchemaError: The raw or captions artifact is missing or damaged.
-        ParamsError: A model folder does not exist.
+        ParamsError: A model is not there, or is not the one that its revision pins.
         StepError: Partitions failed.
         RejectionError: Too many records were rejected.
     """
-    entry, settings = params.dataset(dataset), params.encode
+    entry = params.dataset(dataset)
     run = Run("encode", dataset, workspace)
     with run.store.in_use():
         raw = read_manifest(workspace.artifact(dataset, "raw"))
         captions = read_manifest(workspace.artifact(dataset, "captions"))
         if raw.partitions.keys() != captions.partitions.keys():
             raise StepError(f"encode {dataset}: raw and captions have different partitions. Run dvc repro.")
+        settings = _located(params.encode, run.store.root)
         units = _image_units(raw, settings.image)
         for column, text_settings in settings.text.items():
             units += _text_units(captions, column, text_settings)
@@ -67,7 +71,10 @@ def encode(dataset: str, params: Params, workspace: Workspace) -> Counts:
                 "step": "encode",
                 "dataset": dataset,
                 "code": code_digest(["microdiff.image_latents", "microdiff.caption_latents", "microdiff.join"]),
-                "settings": as_values(settings),
+                "settings": {
+                    "image": _values(settings.image),
+                    "text": {column: _values(each) for column, each in settings.text.items()},
+                },
                 "encoders": encoders,
                 "lineage": {"raw": raw.facts, "captions": captions.facts},
             },
@@ -75,11 +82,16 @@ def encode(dataset: str, params: Params, workspace: Workspace) -> Counts:
         )
 
 
+def _located(settings: EncodeSettings, work: Path) -> EncodeSettings:
+    """Return the settings with all models on this machine."""
+    texts = {column: located(each, work, f"encode.text.{column}") for column, each in settings.text.items()}
+    return EncodeSettings(image=located(settings.image, work), text=texts)
+
+
 def _image_units(raw: Manifest, settings: ImageEncoderSettings) -> list[Unit]:
     made_by = {
         "code": code_digest(["microdiff.image_latents"]),
-        "settings": as_values(settings),
-        "model": model_digest(settings),
+        "settings": _values(settings),
     }
     return [
         Unit(
@@ -96,8 +108,7 @@ def _image_units(raw: Manifest, settings: ImageEncoderSettings) -> list[Unit]:
 def _text_units(captions: Manifest, column: str, settings: TextEncoderSettings) -> list[Unit]:
     made_by = {
         "code": code_digest(["microdiff.caption_latents"]),
-        "settings": as_values(settings),
-        "model": model_digest(settings),
+        "settings": _values(settings),
     }
     return [
         Unit(
@@ -138,6 +149,12 @@ def _join_unit(captions: Manifest, image: Stored, texts: Sequence[Stored], setti
         ),
         num_samples=0,
     )
+
+
+def _values(settings: ImageEncoderSettings | TextEncoderSettings) -> dict[str, Any]:
+    """Return an encoder's settings as they decide bytes: the model by its public name and what its files are."""
+    values = as_values(replace(settings, model=public_name(settings.model)))
+    return {name: value for name, value in values.items() if name != "folder"}
 
 
 def _one_description(dataset: str, joins: list[Stored]) -> dict[str, Any]:

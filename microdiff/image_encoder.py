@@ -1,16 +1,19 @@
 """The VAE: load it frozen and encode pictures. Shapes and scaling are read from the model, never from a table."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from microdiff.device import device
-from microdiff.model_files import hub_revision, model_digest, public_name
+from microdiff.errors import ParamsError
+from microdiff.frozen_model import FrozenModel
+from microdiff.model_files import LocatedImageEncoder, located
+from microdiff.model_loading import load_whole, read_config
+from microdiff.model_place import model_place, public_name
 from microdiff.publish import digest_json
 from microdiff.settings import ImageEncoderSettings
 
@@ -23,28 +26,40 @@ class ImageEncoder:
     Attributes:
         description: What a reader of its latents needs to know; JSON values.
         device: Where it computes, and where its latents are.
+
+    Raises:
+        ParamsError: Its files are not there, or are not those of a diffusers AutoencoderKL that suits the settings.
     """
 
     def __init__(self, settings: ImageEncoderSettings) -> None:
+        found = located(settings)
         self._settings = settings
-        self.device = device()
-        self._vae = self._load(getattr(torch, settings.dtype))
-        self._precise = self._vae if settings.dtype == "float32" else None
-        config = self._vae.config
-        self._scale = float(config.scaling_factor)
-        self._shift = float(getattr(config, "shift_factor", None) or 0.0)
+        self._model = FrozenModel(
+            partial(_Posterior.load, found),
+            getattr(torch, settings.dtype),
+            settings.batch_size if settings.compile else None,
+        )
+        self.device = self._model.device
+        config = read_config(found.folder, settings.model)
+        self._scale, self._shift = float(config["scaling_factor"]), float(config.get("shift_factor") or 0.0)
+        downsampling = 2 ** (len(config["block_out_channels"]) - 1)
+        if unfit := [px for px in settings.resolutions if px % downsampling]:
+            raise ParamsError(
+                f"encode.image.resolutions: expected multiples of {downsampling}, which {public_name(settings.model)} "
+                f"reduces by, got {unfit}"
+            )
         self.description: dict[str, Any] = {
             "model": public_name(settings.model),
-            "subfolder": settings.subfolder,
-            "revision": model_digest(settings) or settings.revision,
+            "subfolder": model_place(settings.model, settings.subfolder, None).folder or None,
+            "revision": found.revision,
             "dtype": settings.dtype,
             "stored_dtype": settings.store,
             "latents": settings.latents,
             "seed": settings.seed if settings.latents == "sample" else None,
             "scaling_factor": self._scale,
             "shift_factor": self._shift,
-            "channels": int(config.latent_channels),
-            "downsampling": 2 ** (len(config.block_out_channels) - 1),
+            "channels": int(config["latent_channels"]),
+            "downsampling": downsampling,
         }
 
     @torch.inference_mode()
@@ -61,36 +76,47 @@ class ImageEncoder:
             `moments` (B, 2C, R/8, R/8), the posterior's mean treated so, then its standard deviation, scaled. Values
             that the model cannot represent come out as NaN or infinity.
         """
-        vae = self._float32_vae() if precise else self._vae
         pixels = images_BRR3.to(self.device).permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
-        posterior = vae.encode(pixels.to(vae.dtype, memory_format=torch.channels_last)).latent_dist
-        mean_BCHW: Tensor = (posterior.mean.float() - self._shift) * self._scale
+        if precise:
+            with self._model.in_float32() as vae:
+                mean_BCHW, std_BCHW = vae(pixels.contiguous(memory_format=torch.channels_last))
+        else:
+            pixels = pixels.to(self._model.dtype, memory_format=torch.channels_last)
+            mean_BCHW, std_BCHW = self._model(len(keys), pixels)
+        latents_BCHW: Tensor = (mean_BCHW.float() - self._shift) * self._scale
         if self._settings.latents == "mode":
-            return mean_BCHW
-        std_BCHW: Tensor = posterior.std.float() * self._scale
+            return latents_BCHW
+        scaled_std_BCHW: Tensor = std_BCHW.float() * self._scale
         if self._settings.latents == "moments":
-            return torch.cat([mean_BCHW, std_BCHW], dim=1)
-        shape = tuple(mean_BCHW.shape[1:])
-        noise = np.stack([noise_for(self._settings.seed, key, shape) for key in keys])
-        return mean_BCHW + std_BCHW * torch.from_numpy(noise).to(self.device)
+            return torch.cat([latents_BCHW, scaled_std_BCHW], dim=1)
+        return latents_BCHW + scaled_std_BCHW * self._noise(keys, tuple(latents_BCHW.shape[1:]))
 
-    def _load(self, dtype: torch.dtype) -> Any:
+    def _noise(self, keys: Sequence[str], shape: tuple[int, ...]) -> Tensor:
+        noise = torch.from_numpy(np.stack([noise_for(self._settings.seed, key, shape) for key in keys]))
+        if self.device.type == "cuda":
+            noise = noise.pin_memory()  # so that its copy does not wait for the model
+        return noise.to(self.device, non_blocking=True)
+
+
+class _Posterior(nn.Module):
+    """A VAE's encoder: pixels in [-1, 1] to mean and standard deviation of the posterior."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    @classmethod
+    def load(cls, settings: LocatedImageEncoder, dtype: torch.dtype) -> nn.Module:
         from diffusers import AutoencoderKL
 
-        settings = self._settings
-        vae = AutoencoderKL.from_pretrained(
-            settings.model,
-            revision=hub_revision(settings),
-            torch_dtype=dtype,
-            low_cpu_mem_usage=False,  # True needs the accelerate package
-            **({} if settings.subfolder is None else {"subfolder": settings.subfolder}),
-        )
-        return vae.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(requires_grad=False)
+        low_memory = {"low_cpu_mem_usage": False}  # True needs the accelerate package
+        vae = load_whole(AutoencoderKL, settings.folder, settings.model, torch_dtype=dtype, **low_memory)
+        vae.decoder = vae.post_quant_conv = None
+        return cls(vae.to(memory_format=torch.channels_last))
 
-    def _float32_vae(self) -> Any:
-        if self._precise is None:
-            self._precise = self._load(torch.float32)
-        return self._precise
+    def forward(self, pixels_B3RR: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = self.vae.encode(pixels_B3RR).latent_dist
+        return posterior.mean, posterior.std
 
 
 def noise_for(seed: int, key: str, shape: tuple[int, ...]) -> NDArray[np.float32]:

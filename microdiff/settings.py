@@ -6,13 +6,12 @@ Each class may have `problems()`, yielding (field, what is wrong) for what types
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
+
+from microdiff.model_place import place_problems
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 Problems = Iterator[tuple[str, str]]
-COMMIT = re.compile(r"[0-9a-f]{40}")
-DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _FIRST_TEXT_COLUMN = "caption_latents"
 _TEXT_COLUMN = re.compile(_FIRST_TEXT_COLUMN + r"(_[a-z0-9_]+)?")
 
@@ -77,7 +76,7 @@ class ImageEncoderSettings:
     """The VAE and the latents it makes.
 
     Attributes:
-        model: A folder, or a model of the hub (`ORG/NAME`).
+        model: A diffusers AutoencoderKL: a folder, `ORG/NAME` on the hub, or a URL, see `microdiff.model_place`.
         subfolder: Of the model, or null.
         revision: Full commit of a hub model. Of a folder: the digest its files must have, or null.
         dtype: The model computes in.
@@ -108,7 +107,7 @@ class ImageEncoderSettings:
             yield "resolutions", f"expected distinct multiples of 8, got {list(self.resolutions)}"
         if self.batch_size < 1:
             yield "batch_size", f"expected at least 1, got {self.batch_size}"
-        yield from _revision_problems(self.model, self.revision)
+        yield from place_problems(self.model, self.revision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +115,8 @@ class TextEncoderSettings:
     """One text encoder.
 
     Attributes:
-        model: A folder or hub model that transformers' CLIPTextModel reads, or `openclip:` and an open_clip name.
+        model: A CLIP text tower or T5 encoder that transformers reads, or after `openclip:` one that open_clip reads;
+            where it is, as for pictures.
         subfolder: Of the model, or null.
         revision: Full commit of a hub model. Of a folder: the digest its files must have, or null.
         dtype: The model computes in.
@@ -141,7 +141,7 @@ class TextEncoderSettings:
             yield "max_tokens", f"expected null or at least 2, got {self.max_tokens}"
         if self.batch_size < 1:
             yield "batch_size", f"expected at least 1, got {self.batch_size}"
-        yield from _revision_problems(self.model, self.revision)
+        yield from place_problems(self.model, self.revision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,22 +186,3 @@ class ShardSettings:
         limit = 2**31 if self.compression == "zstd" else 2**32
         if not 2**16 <= self.shard_bytes < limit:
             yield "shard_bytes", f"expected 65536 (64 KiB) to {limit - 1}, got {self.shard_bytes}"
-
-
-def model_path(model: str) -> str:
-    """Return a model's name without the prefixes that say which library reads it."""
-    return model.removeprefix("openclip:").removeprefix("hf-hub:")
-
-
-def is_folder(model: str) -> bool:
-    """Tell whether a model name means a local folder rather than a hub repository (`ORG/NAME`)."""
-    path = model_path(model)
-    return path.startswith((".", "/")) or path.count("/") != 1 or Path(path).is_dir()
-
-
-def _revision_problems(model: str, revision: str | None) -> Problems:
-    if is_folder(model):
-        if revision is not None and not DIGEST.fullmatch(revision):
-            yield "revision", f"expected null or sha256:<64 digits> for a local folder, got {revision!r}"
-    elif revision is None or not COMMIT.fullmatch(revision):
-        yield "revision", f"expected the full 40-digit commit of {model}, got {revision!r}"

@@ -28,7 +28,7 @@ _LARGE = (".tar", ".tgz", ".gz", ".zip", ".parquet", ".bin")
 
 
 class HubServer(WebServer):
-    """Dataset repositories by name, each files by path.
+    """Repositories by name, each files by path; the same ones as datasets and as models.
 
     Args:
         repos: What `main` of each repository holds.
@@ -82,10 +82,10 @@ class HubServer(WebServer):
         if token not in ("", GRANTED, STRANGER):
             return _error(401, "", "Invalid credentials in Authorization header")
         if found := re.fullmatch(
-            r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?", path
+            r"/api/(?:datasets|models)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?", path
         ):
             repo, question, revision, rest = found[1], found[2] or "revision", unquote(found[3] or "main"), found[4]
-        elif found := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        elif found := re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             repo, question, revision, rest = found[1], "resolve", unquote(found[2]), found[3]
         else:
             return _error(404, "", "Not Found")

@@ -15,7 +15,8 @@ from microdiff import caption_latents, image_encoder, image_latents, text_encode
 from microdiff.errors import ParamsError
 from microdiff.images import store_image
 from microdiff.latents import LatentsFile
-from microdiff.model_files import model_digest
+from microdiff.model_files import located
+from microdiff.openclip_text import text_tower
 from microdiff.params import parse
 from microdiff.pixels import centre_crop, decode
 from microdiff.progress import Silent
@@ -129,7 +130,9 @@ def test_an_open_clip_tower_gives_its_states_after_ln_final() -> None:
     hook = model.ln_final.register_forward_hook(lambda module, inputs, output: states.append(output))
     model.encode_text(ids)
     hook.remove()
-    found = text_encoder.open_clip_text_tower(model, torch.float32)(ids)
+    tower = text_tower(model)
+    assert tower is not None
+    found = tower(ids)
     assert found.shape == (3, 77, 32)
     torch.testing.assert_close(found, states[0])
 
@@ -149,13 +152,13 @@ def test_a_changed_model_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "vae"
     shutil.copytree(REPO / ENCODE["image"]["model"], folder)
     settings = image_settings(model=str(folder))
-    assert model_digest(settings) == ENCODE["image"]["revision"]  # wherever the folder is
+    assert located(settings).revision == ENCODE["image"]["revision"]  # wherever the folder is
     with (folder / "config.json").open("a") as file:
         file.write(" ")
     with pytest.raises(ParamsError, match=r"expected the model sha256:.*found sha256:"):
-        model_digest(settings)
+        located(settings)
     with pytest.raises(ParamsError, match="no model there"):
-        model_digest(image_settings(model=str(tmp_path / "none"), revision=None))
+        located(image_settings(model=str(tmp_path / "none"), revision=None))
 
 
 class CountingImageEncoder:

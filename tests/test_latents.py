@@ -64,6 +64,28 @@ def test_a_partition_without_samples_is_a_file_without_tensors(tmp_path: Path) -
     assert load_file(path) == {}
 
 
+@pytest.mark.parametrize(
+    ("dtype", "in_torch"),
+    [("float32", "float32"), ("bfloat16", "bfloat16"), ("uint8", "uint8"), ("float16", "float16")],
+)
+def test_every_dtype_is_what_the_safetensors_library_reads(tmp_path: Path, dtype: str, in_torch: str) -> None:
+    import torch
+    from safetensors.torch import load_file as load_tensors
+
+    values = torch.arange(24).reshape(3, 8).to(getattr(torch, in_torch))
+    path = tmp_path / "0000.text.safetensors"
+    with Spool(tmp_path / "rows", dtype) as spool, Spool(tmp_path / "masks", "uint8") as masks:
+        for row in values:
+            spool.append((row.view(torch.uint16) if dtype == "bfloat16" else row).numpy())
+            masks.append(np.array([1, 0], np.uint8))
+        write_latents(path, {"x": Tensor(list("abc"), spool), "y": Tensor(list("abc"), masks)}, {}, {})
+    assert torch.equal(load_tensors(path)["x"], values)
+    file = LatentsFile(path)
+    assert (file.dtype("x"), file.dtype("y")) == (dtype, "uint8")
+    assert file.rows("x").dtype == ("uint16" if dtype == "bfloat16" else dtype)
+    assert file.rows("y").tolist() == [[1, 0]] * 3
+
+
 def test_equal_content_is_equal_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

@@ -10,6 +10,7 @@ from microdiff.errors import ParamsError
 from microdiff.params import Params, load_params
 
 PRESETS = ("sample", "small", "full")
+TEXT = sample_preset()["encode"]["text"]["caption_latents"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -61,6 +62,14 @@ def test_committed_params_are_the_sample_preset() -> None:
             "float8",
             "text.caption_latents.dtype: expected one of float32, float16, bfloat16",
         ),
+        ("encode.text.caption_latents.max_tokens", 1, "max_tokens: expected null or at least 2, got 1"),
+        ("encode.text.caption_latents", ..., "encode.text.caption_latents: missing: one text encoder has this name"),
+        ("encode.text.clip", TEXT, "encode.text.clip: expected caption_latents or caption_latents_<name>"),
+        ("encode.text.caption_latents_T5", TEXT, "encode.text.caption_latents_T5: expected caption_latents or"),
+        ("encode.text", {}, "encode.text.caption_latents: missing"),
+        ("encode.text", None, "encode.text: expected a mapping, got None"),
+        ("encode.image.latents", "means", "encode.image.latents: expected one of sample, mode, moments, got 'means'"),
+        ("encode.image.compile", 1, "encode.image.compile: expected true or false, got 1"),
         ("datasets", {}, "datasets: expected at least one dataset"),
         ("datasets.imagenet", {}, "datasets.imagenet: no such dataset"),
         ("datasets.coco.max_rejected_share", 2, "datasets.coco.max_rejected_share: expected 0 to 1, got 2.0"),

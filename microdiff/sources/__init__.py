@@ -12,6 +12,8 @@ from typing import Protocol
 
 from microdiff.progress import Reporter
 
+SETTING = "datasets.*.download.source"  # where a root is set, for messages; unless it is another's
+
 
 @dataclass(frozen=True)
 class SourceFile:

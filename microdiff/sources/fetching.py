@@ -15,7 +15,7 @@ from typing import Self
 from microdiff.errors import SourceError
 from microdiff.progress import Reporter, Silent
 from microdiff.publish import digest_json, locked_folder, sync
-from microdiff.sources import SourceFile
+from microdiff.sources import SETTING, SourceFile
 
 ATTEMPTS = 6  # in a row without a byte of progress
 _CHUNK_BYTES = 4 * 2**20
@@ -30,10 +30,12 @@ class FetchedSource(ABC):
     Attributes:
         fetched: Holds these folders.
         report: Hears of bytes received and of attempts that are repeated.
+        setting: Where the root is set in params.yaml, for messages.
     """
 
     fetched: Path
     report: Reporter = field(default_factory=Silent, compare=False)
+    setting: str = field(default=SETTING, compare=False)
 
     @property
     @abstractmethod

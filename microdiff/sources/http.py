@@ -68,7 +68,7 @@ class HttpSource(FetchedSource):
 
     def refusal(self, answer: requests.Response) -> str:
         """Say what an answer that is an error means, and what to do."""
-        return f"HTTP {answer.status_code} {answer.reason}. Check datasets.*.download.source."
+        return f"HTTP {answer.status_code} {answer.reason}. Check {self.setting}."
 
     def is_transient(self, answer: requests.Response) -> bool:
         """Tell whether asking again may help."""
@@ -103,7 +103,7 @@ class HttpSource(FetchedSource):
         """
         where = "/".join(filter(None, (self.name, path)))
         sent = {"Accept-Encoding": "identity", "User-Agent": "microdiff", **(headers or {})}
-        remedy = "Check datasets.*.download.source."
+        remedy = f"Check {self.setting}."
         for attempt in range(ATTEMPTS):
             wait_s, place = 0.0, url or self.url(path)
             try:

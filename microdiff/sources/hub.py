@@ -1,4 +1,4 @@
-"""A source that is a dataset repository on the Hugging Face hub, at one commit.
+"""A source that is a repository of a dataset or a model on the Hugging Face hub, at one commit.
 
 The hub says for every file what its bytes hash to: SHA-256 for large (LFS) files, the git blob's SHA-1 for others. So
 each file is verified, which the hub's own client does not do, and a download continues after a kill, which newer
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, urljoin, urlsplit
 
 import requests
@@ -24,56 +24,65 @@ from requests.auth import AuthBase
 from microdiff.errors import SourceError
 from microdiff.progress import Reporter
 from microdiff.publish import digest_json, locked_folder, read_json, write_json
-from microdiff.sources import SourceFile
+from microdiff.sources import SETTING, SourceFile
 from microdiff.sources.http import HttpSource, NoCredentials
 from microdiff.sources.urls import same_origin, without_secrets
 
 _ENDPOINT = "https://huggingface.co"
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-_ROOT = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+?)(?:@([^@\s]+))?/?")
+_REPO = r"([\w.-]+/[\w.-]+?)(?:@([^@\s]+))?/?"
+_FOLDERS = {"dataset": "datasets/", "model": ""}  # what the hub puts before a repository's name
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def open_hub(root: str, work: Path, report: Reporter) -> "HubSource":
+def open_hub(
+    root: str, work: Path, report: Reporter, setting: str = SETTING, kind: Literal["dataset", "model"] = "dataset"
+) -> "HubSource":
     """Return the source at `hf://datasets/ORG/REPO@REVISION`, at the commit that the revision is now.
 
     Args:
         root: The root.
         work: The store's folder.
         report: Hears of retries, and of a revision that is not a commit.
+        setting: Where the root is set in params.yaml, for messages.
+        kind: Of the repository; the root of a model's has no `datasets/`.
 
     Raises:
         SourceError: The root is not of this form, or the hub cannot say which commit is meant.
     """
-    parts = _ROOT.fullmatch(root)
+    parts = re.fullmatch(f"hf://{_FOLDERS[kind]}{_REPO}", root)
     if parts is None:
-        raise SourceError(f"{root}: expected hf://datasets/ORG/REPO@REVISION")
+        raise SourceError(f"{root}: expected hf://{_FOLDERS[kind]}ORG/REPO@REVISION")
     endpoint = (os.environ.get("HF_ENDPOINT") or _ENDPOINT).rstrip("/")
     if urlsplit(endpoint).scheme not in ("http", "https"):
         raise SourceError(f"HF_ENDPOINT: expected the URL of a hub, such as {_ENDPOINT}")
     source = HubSource(
         endpoint=endpoint,
+        kind=kind,
         repo=parts[1],
         revision=parts[2] or "main",
         listings=work / "listings",
         fetched=work / "fetch",
         report=report,
+        setting=setting,
     )
     return source if _COMMIT.fullmatch(source.revision) else source.pinned()
 
 
 @dataclass(frozen=True, kw_only=True)
 class HubSource(HttpSource):
-    """A dataset repository at one commit.
+    """A repository at one commit.
 
     Attributes:
         endpoint: The hub's URL.
+        kind: Whether it is a dataset's or a model's.
         repo: `ORG/REPO`.
         revision: A commit, 40 hexadecimal digits; anything else only until `pinned`.
         listings: Holds the contents of folders, which never change at a commit.
     """
 
     endpoint: str = field(repr=False)
+    kind: Literal["dataset", "model"] = "dataset"
     repo: str
     revision: str
     listings: Path
@@ -81,11 +90,12 @@ class HubSource(HttpSource):
     @property
     def name(self) -> str:
         """The repository and its commit."""
-        return f"hf://datasets/{self.repo}@{self.revision}"
+        return f"hf://{_FOLDERS[self.kind]}{self.repo}@{self.revision}"
 
     def url(self, path: str) -> str:
         """Return where a file is, or where the way to it is said."""
-        return f"{self.endpoint}/datasets/{self.repo}/resolve/{quote(self.revision, safe='')}/{quote(path)}"
+        repo = f"{self.endpoint}/{_FOLDERS[self.kind]}{self.repo}"
+        return f"{repo}/resolve/{quote(self.revision, safe='')}/{quote(path)}"
 
     def auth(self, url: str) -> AuthBase:
         """Return the token from the environment, for the hub alone."""
@@ -102,21 +112,23 @@ class HubSource(HttpSource):
         if not same_origin(self.endpoint, answer.url):
             return f"HTTP {status} {answer.reason} from {urlsplit(answer.url).hostname}. Run again later."
         hub = without_secrets(self.endpoint)
-        page = f"{hub}/datasets/{self.repo}"
+        page = f"{hub}/{_FOLDERS[self.kind]}{self.repo}"
         if status in (401, 403) and _token() is None:
             if code == "GatedRepo":
                 return f"gated. Accept the terms at {page}, then set HF_TOKEN to a token of that account."
-            return "no such dataset, or a private one. Check datasets.*.download.source, or set HF_TOKEN."
+            return f"no such {self.kind}, or a private one. Check {self.setting}, or set HF_TOKEN."
         if status == 401:
             return f"HF_TOKEN is not valid. Correct it, or make a new one at {hub}/settings/tokens."
         if status == 403:
-            return f"HF_TOKEN gives no access. Accept the terms at {page}, with a token that may read gated datasets."
+            return (
+                f"HF_TOKEN gives no access. Accept the terms at {page}, with a token that may read gated {self.kind}s."
+            )
         what = {
-            "RepoNotFound": f"no dataset {self.repo}, or no permission to see it",
+            "RepoNotFound": f"no {self.kind} {self.repo}, or no permission to see it",
             "RevisionNotFound": f"no revision {self.revision}",
             "EntryNotFound": "no such file",
         }.get(code, f"HTTP {status} {answer.reason}")
-        return f"{what}. Check datasets.*.download.source; see {page}."
+        return f"{what}. Check {self.setting}; see {page}."
 
     def list(self, folder: str) -> Sequence[str]:
         """Return a folder's files, sorted."""
@@ -126,7 +138,7 @@ class HubSource(HttpSource):
         """Describe a file as its folder's listing does; asks nothing if that is known."""
         file = self._files(path.rpartition("/")[0]).get(path)
         if file is None:
-            raise SourceError(f"{self.name}/{path}: no such file. Check datasets.*.download.source.")
+            raise SourceError(f"{self.name}/{path}: no such file. Check {self.setting}.")
         if checksum is None or checksum == file.identity:
             return file
         if checksum.partition(":")[0] == file.kind:
@@ -144,7 +156,8 @@ class HubSource(HttpSource):
 
     def _files(self, folder: str) -> Mapping[str, SourceFile]:
         """Return a folder's files by path, asking the hub once per commit."""
-        place = self.listings / digest_json(["hub", self.repo, self.revision, folder])  # 64 digits: prune leaves it
+        what = ["hub", self.kind, self.repo, self.revision, folder]
+        place = self.listings / digest_json(what)  # 64 digits: prune leaves it
         listing = place / "files.json"
         if not listing.is_file():
             with locked_folder(place):
@@ -176,7 +189,7 @@ class HubSource(HttpSource):
         return files, urljoin(answer.url, following["url"]) if following else None
 
     def _api(self, question: str) -> str:
-        return f"{self.endpoint}/api/datasets/{self.repo}/{question}"
+        return f"{self.endpoint}/api/{self.kind}s/{self.repo}/{question}"
 
 
 class _Bearer(AuthBase):

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from microdiff.errors import SourceError
 from microdiff.progress import Reporter
-from microdiff.sources import SourceFile
+from microdiff.sources import SETTING, SourceFile
 from microdiff.sources.fetching import FetchedSource, discard, is_checked, size_of
 from microdiff.sources.urls import without_secrets
 
@@ -30,7 +30,7 @@ _FAILURES = {  # what file systems raise besides OSError, by the module that def
 }
 
 
-def open_remote(root: str, work: Path, report: Reporter) -> "RemoteSource":
+def open_remote(root: str, work: Path, report: Reporter, setting: str = SETTING) -> "RemoteSource":
     """Return the source at a root of a kind that fsspec knows.
 
     Raises:
@@ -52,7 +52,7 @@ def open_remote(root: str, work: Path, report: Reporter) -> "RemoteSource":
             f"{name}: unknown kind of source; expected a local folder, a list of links, http://, https://, "
             "hf://datasets/ORG/REPO@REVISION, s3://, or another that fsspec knows"
         ) from None
-    return RemoteSource(root=root.rstrip("/"), fetched=work / "fetch", report=report)
+    return RemoteSource(root=root.rstrip("/"), fetched=work / "fetch", report=report, setting=setting)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,7 @@ class RemoteSource(FetchedSource):
         except FileNotFoundError as error:
             bucket = _code(error) == "NoSuchBucket"
             what = "no such bucket" if bucket else "no such file"
-            raise _Missing(f"{where}: {what}. Check datasets.*.download.source.", bucket) from error
+            raise _Missing(f"{where}: {what}. Check {self.setting}.", bucket) from error
         except PermissionError as error:
             raise SourceError(
                 f"{where}: access denied ({_code(error)}). Check the credentials, such as AWS_ACCESS_KEY_ID or "

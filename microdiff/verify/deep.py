@@ -5,7 +5,7 @@ taken from the picture itself: what comes out if it is encoded and decoded now, 
 16 bits and another device's rounding may cost; and in any case what an even area of its mean colour gets.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from microdiff.columns import image_column, text_file
 from microdiff.latents import LatentsFile
-from microdiff.model_files import hub_revision
+from microdiff.model_files import LocatedImageEncoder, located
+from microdiff.model_loading import load_whole
 from microdiff.params import Params
 from microdiff.pixels import centre_crop, decode
 from microdiff.raw_reader import read_images
 from microdiff.rows import read_kept
-from microdiff.settings import ImageEncoderSettings
 from microdiff.step import Workspace
 from microdiff.verify.findings import Findings
 from microdiff.verify.multiset import digest_key
@@ -71,7 +71,7 @@ def verify_deep(dataset: str, params: Params, workspace: Workspace) -> Deep:
         return Deep(findings, note=f"data/{dataset}: not decoded: that needs raw and latents here")
     from microdiff.image_encoder import image_encoder
 
-    settings = params.encode.image
+    settings = located(params.encode.image, workspace.store().root)
     encoder = image_encoder(settings)
     compared: list[Compared] = []
     for name in _drawn((path.stem for path in latents.glob("*.parquet")), settings.seed, _PARTITIONS):
@@ -91,14 +91,14 @@ def verify_deep(dataset: str, params: Params, workspace: Workspace) -> Deep:
                         f"encoded anew at {one.px} px it differs by {one.difference:.1%}, expected {CLOSE:.0%} or less"
                     )
                     findings.add(file, what, one.key)
-            _compare_captions(latents, name, params, findings)
+            _compare_captions(latents, name, params, workspace, findings)
         except UNREADABLE as error:
             findings.add(file, f"it could not be compared ({error})")
     return Deep(findings, tuple(compared))
 
 
 def _compare_pictures(
-    raw: Path, name: str, stored: LatentsFile, encoder: Any, settings: ImageEncoderSettings
+    raw: Path, name: str, stored: LatentsFile, encoder: Any, settings: LocatedImageEncoder
 ) -> Iterator[Compared]:
     """Yield what comparing one partition's drawn pictures gave, a picture at a time."""
     import torch
@@ -120,7 +120,7 @@ def _compare_pictures(
             yield Compared(picture.key, px, psnr_db, max(own_db - MARGIN_DB, psnr(pixels, even)), difference)
 
 
-def _compare_captions(latents: Path, name: str, params: Params, findings: Findings) -> None:
+def _compare_captions(latents: Path, name: str, params: Params, workspace: Workspace, findings: Findings) -> None:
     """Encode a partition's drawn captions anew with every text encoder."""
     from microdiff.text_encoder import text_encoder
 
@@ -128,7 +128,7 @@ def _compare_captions(latents: Path, name: str, params: Params, findings: Findin
     keys = _drawn(captions, params.encode.image.seed, _SAMPLES)
     for column, settings in params.encode.text.items():
         file = LatentsFile(latents / text_file(name, column))
-        encoder = text_encoder(settings)
+        encoder = text_encoder(located(settings, workspace.store().root, f"encode.text.{column}"))
         if file.encoder != encoder.description:
             findings.add(text_file(name, column), f"{column} was made by another encoder than params.yaml names")
             continue
@@ -166,24 +166,21 @@ def psnr(expected: NDArray[Any], found: NDArray[Any]) -> float:
     return 10 * float(np.log10(255**2 / max(error, 1e-12)))
 
 
-_DECODERS: dict[ImageEncoderSettings, Any] = {}
+_DECODERS: dict[Path, Any] = {}
 
 
-def _decode(settings: ImageEncoderSettings, encoder: Any, latents_BCHW: "Tensor") -> NDArray[np.float64]:
+def _decode(settings: LocatedImageEncoder, encoder: Any, latents_BCHW: "Tensor") -> NDArray[np.float64]:
     """Decode one picture's latents (1, C, H, W), or moments (1, 2C, H, W), to float (R, R, 3) in 0 to 255."""
     import torch
     from diffusers import AutoencoderKL
 
-    if settings not in _DECODERS:
-        subfolder: Mapping[str, str] = {} if settings.subfolder is None else {"subfolder": settings.subfolder}
-        vae = AutoencoderKL.from_pretrained(
-            settings.model, revision=hub_revision(settings), low_cpu_mem_usage=False, **subfolder
-        )
-        _DECODERS[settings] = vae.to(encoder.device).float().eval()
+    if settings.folder not in _DECODERS:
+        vae = load_whole(AutoencoderKL, settings.folder, settings.model, low_cpu_mem_usage=False)
+        _DECODERS[settings.folder] = vae.to(encoder.device).float().eval()
     says = encoder.description
     with torch.inference_mode():
         mean_BCHW = latents_BCHW[:, : says["channels"]].to(encoder.device)
-        pixels = _DECODERS[settings].decode(mean_BCHW / says["scaling_factor"] + says["shift_factor"]).sample
+        pixels = _DECODERS[settings.folder].decode(mean_BCHW / says["scaling_factor"] + says["shift_factor"]).sample
     picture = ((pixels[0].float().cpu().clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).numpy()
     rounded: NDArray[np.float64] = np.round(picture.astype(np.float64))
     return rounded

@@ -1,0 +1,88 @@
+"""Where a model's files are, as the settings say it, and what pins them.
+
+    samples/models/vae                   a local folder; `revision` null, or the digest of its files
+    ORG/NAME                             a repository on the Hugging Face hub; `revision` its full commit
+    hf://ORG/NAME@COMMIT/folder          the same, in one
+    s3://bucket/folder                   a folder that fsspec reads; `revision` the digest of its files
+
+Before each may stand `openclip:`, and `hf-hub:` before a repository, as open_clip writes it.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+OPENCLIP = "openclip:"
+_HF_HUB = "hf-hub:"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_HUB_URL = re.compile(r"hf://([\w.-]+/[\w.-]+)@([0-9a-f]{40})(?:/([^@\s]*))?")
+_THIS_MACHINE = ("file", "local")
+
+
+@dataclass(frozen=True)
+class ModelPlace:
+    """Where a model's files are.
+
+    Attributes:
+        kind: `folder` on this machine, `hub`, or another `url`.
+        root: The local folder, `ORG/NAME`, or the URL.
+        folder: Below the root; empty for the root itself.
+        revision: What pins the files: a commit, or `sha256:` and their digest. None only for local folders.
+    """
+
+    kind: Literal["folder", "hub", "url"]
+    root: str
+    folder: str
+    revision: str | None
+
+
+def model_place(model: str, subfolder: str | None, revision: str | None) -> ModelPlace:
+    """Return where the files are that the settings of these names mean; see `place_problems` for what may be wrong."""
+    name = model.removeprefix(OPENCLIP).removeprefix(_HF_HUB)
+    folder = (subfolder or "").strip("/")
+    if parts := _HUB_URL.fullmatch(name):
+        return ModelPlace("hub", parts[1], "/".join(filter(None, ((parts[3] or "").strip("/"), folder))), parts[2])
+    if "://" in name:
+        return ModelPlace("url", name.rstrip("/"), folder, revision)
+    if name.startswith((".", "/")) or name.count("/") != 1 or Path(name).is_dir():
+        return ModelPlace("folder", name, folder, revision)
+    return ModelPlace("hub", name, folder, revision)
+
+
+def place_problems(model: str, revision: str | None) -> Iterator[tuple[str, str]]:
+    """Yield (field, what is wrong) of the settings `model` and `revision`."""
+    place = model_place(model, None, revision)
+    if place.root.startswith("hf://"):
+        yield "model", f"expected hf://ORG/NAME@COMMIT or hf://ORG/NAME@COMMIT/folder with 40 digits, got {model!r}"
+    elif place.kind == "folder":
+        if revision is not None and not _DIGEST.fullmatch(revision):
+            yield "revision", f"expected null or sha256:<64 digits> for a local folder, got {revision!r}"
+    elif place.kind == "url":
+        if revision is None or not _DIGEST.fullmatch(revision):
+            yield (
+                "revision",
+                f"expected sha256:<64 digits>, the digest of the files of {public_name(model)}, got {revision!r}; "
+                "with 64 zeros the encode step says which",
+            )
+    elif place.revision is None or not _COMMIT.fullmatch(place.revision):
+        yield "revision", f"expected the full 40-digit commit of {model}, got {revision!r}"
+    elif revision not in (None, place.revision):
+        yield "revision", f"expected null or the commit that {model} names, got {revision!r}"
+
+
+def public_name(model: str) -> str:
+    """Return a model's name as artifacts show it: one form for a hub's, no absolute path, no password."""
+    place = model_place(model, None, None)
+    reader = OPENCLIP if model.startswith(OPENCLIP) else ""
+    if place.kind == "hub":
+        return f"{reader}{_HF_HUB if reader else ''}{place.root}"
+    if place.kind == "folder":
+        return reader + (Path(place.root).name if place.root.startswith("/") else place.root)
+    parts = urlsplit(place.root)
+    if parts.scheme in _THIS_MACHINE:
+        return reader + Path(parts.path).name
+    return f"{reader}{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
