@@ -5,6 +5,7 @@ machine that pulled an artifact instead of computing it, a change of one partiti
 """
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from microdiff.manifest import Manifest, read_manifest
@@ -33,15 +34,15 @@ def adopt(manifest: Manifest, store: Store, damaged: Collection[str] = ()) -> in
         store: Where to.
         damaged: Files, by their path in the artifact, whose parts are left out.
     """
-    entries: dict[str, Any] = {}
-    if manifest.facts["step"] == "shard":
-        entries = {entry["raw_data"]["basename"]: entry for entry in read_index(manifest.folder / INDEX_NAME)}
+    entries = _entries(manifest.folder, damaged) if manifest.facts["step"] == "shard" else {}
     adopted = 0
     for name, partition in manifest.partitions.items():
         for part in partition.get("parts", ()):
             if any(file in damaged for file in part["files"]):
                 continue
-            facts = part["facts"] if name not in entries else {**part["facts"], "entry": _in_group(entries[name])}
+            if part["step"] == "shard" and name not in entries:
+                continue
+            facts = part["facts"] if name not in entries else {**part["facts"], "entry": entries[name]}
             record = {
                 "name": name,
                 "counts": part["counts"],
@@ -51,6 +52,17 @@ def adopt(manifest: Manifest, store: Store, damaged: Collection[str] = ()) -> in
             paths = {file: manifest.folder / file for file in part["files"]}
             adopted += store.adopt(part["step"], part["fingerprint"], record, paths)
     return adopted
+
+
+def _entries(folder: Path, damaged: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return the shards' entries by name, as their groups' index files have them; from these if index.json is damaged."""
+    if INDEX_NAME not in damaged:
+        return {entry["raw_data"]["basename"]: _in_group(entry) for entry in read_index(folder / INDEX_NAME)}
+    groups = {path.parent.name: path for path in sorted(folder.glob(f"*/{INDEX_NAME}"))}
+    whole = {group: path for group, path in groups.items() if f"{group}/{INDEX_NAME}" not in damaged}
+    return {
+        f"{group}/{each['raw_data']['basename']}": each for group, path in whole.items() for each in read_index(path)
+    }
 
 
 def _in_group(entry: dict[str, Any]) -> dict[str, Any]:
