@@ -55,14 +55,13 @@ def adopt(manifest: Manifest, store: Store, damaged: Collection[str] = ()) -> in
 
 
 def _entries(folder: Path, damaged: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Return the shards' entries by name, as their groups' index files have them; from these if index.json is damaged."""
+    """Return the shards' entries by name, as their groups' index files have them; index.json may be damaged."""
     if INDEX_NAME not in damaged:
         return {entry["raw_data"]["basename"]: _in_group(entry) for entry in read_index(folder / INDEX_NAME)}
     groups = {path.parent.name: path for path in sorted(folder.glob(f"*/{INDEX_NAME}"))}
     whole = {group: path for group, path in groups.items() if f"{group}/{INDEX_NAME}" not in damaged}
-    return {
-        f"{group}/{each['raw_data']['basename']}": each for group, path in whole.items() for each in read_index(path)
-    }
+    listed = [(group, entry) for group, path in whole.items() for entry in read_index(path)]
+    return {f"{group}/{entry['raw_data']['basename']}": entry for group, entry in listed}
 
 
 def _in_group(entry: dict[str, Any]) -> dict[str, Any]:
