@@ -62,6 +62,8 @@ def _clear(folder: Path, names: set[str], record: DvcRecord | None, workspace: W
         log.info("%s: its manifest is damaged; partitions are looked for in the store only", folder)
     if record is not None:
         record.drop_damaged(names)
+    for name in names:  # DVC would take a file whose time has not changed, as when a disk loses a bit, for its own
+        (folder / name).unlink(missing_ok=True)
 
 
 def _step(step: str) -> Callable[..., object]:
