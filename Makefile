@@ -9,7 +9,7 @@ DATASETS := $(basename $(notdir $(filter-out %/__init__.py,$(wildcard microdiff/
 PULL = $(eval PULL := $(if $(shell dvc config core.remote 2>/dev/null),--pull))$(PULL)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench report preset all $(DATASETS) remote pull push clean-work
+.PHONY: help setup demo test check format bench report verify preset all $(DATASETS) remote pull push clean-work
 
 help: ## List the targets
 	@sed -n 's/^\([^:#\t]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | sed 's/$$(DATASETS)/$(DATASETS)/' | \
@@ -48,6 +48,9 @@ bench: setup ## Run the benchmarks
 
 report: setup ## Write reports/index.html and print the ledger
 	@python -m stages.report
+
+verify: setup ## Check every byte, count and key of the artifacts that are here
+	@python -m stages.verify
 
 preset: setup ## Switch params.yaml to PRESET=sample, small or full
 	@test -f presets/$(PRESET).yaml || { echo "make preset PRESET=sample|small|full"; exit 1; }

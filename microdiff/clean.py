@@ -58,6 +58,7 @@ def clean(dataset: str, params: Params, workspace: Workspace) -> Counts:
             stored,
             expected_in=raw.kept(),
             source_records=raw.source_records,
+            withdrawn=raw.withdrawn,
             max_rejected_share=entry.max_rejected_share,
             facts={"step": "clean", "dataset": dataset, "code": code, "settings": settings},
             measures=lambda: {

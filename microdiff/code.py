@@ -25,6 +25,7 @@ EXEMPT = {
     "microdiff.publish": "moves and hashes what others decide",
     "microdiff.settings": "declares settings, whose values are fingerprinted themselves",
     "microdiff.sources": "delivers bytes that the fingerprint already identifies",
+    "microdiff.withdrawn": "says which samples are withdrawn; fingerprints hold their keys",
 }
 
 

@@ -1,7 +1,7 @@
 """The download step: a dataset's source becomes its raw artifact."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -19,7 +19,8 @@ from microdiff.ledger import Counts, Result
 from microdiff.params import Dataset, Params, as_values
 from microdiff.progress import Progress, Reporter
 from microdiff.publish import scratch_folder
-from microdiff.raw_writer import write_raw
+from microdiff.raw_writer import NONE_WITHDRAWN, write_raw
+from microdiff.redact import Redaction
 from microdiff.rows import read_rows
 from microdiff.selection import select
 from microdiff.settings import DownloadSettings
@@ -27,6 +28,7 @@ from microdiff.sources import Source, SourceFile
 from microdiff.sources.opening import open_source
 from microdiff.step import Run, Workspace
 from microdiff.store import Stored, Unit
+from microdiff.withdrawn import Withdrawn, read_withdrawn
 
 _TABLE = "annotations.sqlite"
 _QUESTIONS_AT_ONCE = 8
@@ -61,7 +63,7 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
             table = _Table(entry, source, run, listing)
         code = code_digest(["microdiff.raw_writer", f"microdiff.handlers.{dataset}"])
         settings = {"download": as_values(params.download), "handler": as_values(entry.handler)}
-        units = [
+        bases = [
             Unit(
                 step="download",
                 name=part.name,
@@ -86,9 +88,19 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
             )
             for part in partitions
         ]
-        if any(run.store.find(unit) is None for unit in units):
-            table.make()
-        stored = run.compute(units, _Release(source, partitions, files))
+        redaction = Redaction(run.store, read_withdrawn(workspace.withdrawn(dataset)))
+        release = _Release(source, partitions, files)
+
+        def compute(bases: Sequence[Unit]) -> list[Stored]:
+            units = [redaction.apply(base, partial(_without, base.compute)) for base in bases]
+            if any(redaction.needs_source(unit) for unit in units):
+                table.make()
+            return run.compute(units, release)
+
+        stored = compute(bases)
+        if wrong := redaction.correct(stored):
+            corrected = {item.name: item for item in compute([base for base in bases if base.name in wrong])}
+            stored = [corrected.get(item.name, item) for item in stored]
         _check_keys(dataset, stored)
         facts = {
             "step": "download",
@@ -97,8 +109,8 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
             "code": code,
             "settings": settings,
         }
-        counts = run.publish(workspace.artifact(dataset, "raw"), stored, None, None, entry.max_rejected_share, facts)
-    return counts
+        folder = workspace.artifact(dataset, "raw")
+        return run.publish(folder, stored, None, None, None, entry.max_rejected_share, facts)
 
 
 def _describe(source: Source, handler: Handler, paths: Sequence[str]) -> dict[str, SourceFile]:
@@ -118,13 +130,18 @@ def _compute(
     settings: DownloadSettings,
     folder: Path,
     report: Reporter,
+    withdrawn: Withdrawn = NONE_WITHDRAWN,
 ) -> Result:
     """Fetch and write one partition. Runs in a worker."""
     source = source.with_reporter(report)
     local = {file.path: source.fetch(file) for file in files}
     with scratch_folder(folder.parent) as scratch:
         inputs = Inputs(files=local, scratch=scratch, annotations=Annotations(table), report=report)
-        return write_raw(handler.read(partition, inputs), settings, partition.name, folder, report)
+        return write_raw(handler.read(partition, inputs), settings, partition.name, folder, report, withdrawn)
+
+
+def _without(compute: Callable[..., Result], withdrawn: Withdrawn) -> Callable[[Path, Reporter], Result]:
+    return partial(compute, withdrawn=withdrawn)
 
 
 class _Table:
@@ -192,7 +209,7 @@ class _Release:
     def __call__(self, stored: Stored) -> None:
         for path in self._needs[stored.name]:
             self._uses[path] -= 1
-            if not self._uses[path]:
+            if self._uses[path] <= 0:
                 self._source.forget(self._files[path])
 
 

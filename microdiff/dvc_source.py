@@ -14,10 +14,10 @@ import logging
 import re
 from pathlib import Path, PurePosixPath
 
+from microdiff.dvc_listing import files_elsewhere, keep_listing, read_listing
 from microdiff.dvc_project import find_output, remote_settings
 from microdiff.errors import ParamsError
 from microdiff.git_revision import Revision, open_revision
-from microdiff.dvc_listing import files_elsewhere, keep_listing, read_listing
 from microdiff.objects.opening import open_store
 from microdiff.publish import scratch_folder
 from microdiff.release_file import Release, is_release, read_release

@@ -65,6 +65,7 @@ def encode(dataset: str, params: Params, workspace: Workspace) -> Counts:
             stored,
             expected_in=captions.kept(),
             source_records=captions.source_records,
+            withdrawn=captions.withdrawn,
             max_rejected_share=entry.max_rejected_share,
             facts={
                 "step": "encode",

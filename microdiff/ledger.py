@@ -30,6 +30,7 @@ class Reason(StrEnum):
     FAILED_DOWNLOAD = "failed_download"  # the source lists it and did not deliver it
     DUPLICATE_KEY = "duplicate_key"  # an earlier record has the same key
     DUPLICATE = "duplicate"  # same picture and caption as an earlier sample
+    WITHDRAWN = "withdrawn"  # taken out on request, see microdiff.withdrawn
     NON_FINITE = "non_finite"  # its latents hold NaN or infinity, or exceed float16
 
 
@@ -113,8 +114,13 @@ def check_balance(counts: Mapping[str, int], expected_in: int | None, where: str
         )
 
 
-def check_rejected_share(dataset: str, step: str, source_records: int, counts: Mapping[str, int], limit: float) -> None:
+def check_rejected_share(
+    dataset: str, step: str, source_records: int, counts: Mapping[str, int], limit: float, withdrawn: int = 0
+) -> None:
     """Check the share of the dataset's source records lost so far, this step included.
+
+    Withdrawn samples are not lost: somebody decided on them, one by one, and the list is in git. They neither use up
+    what the limit allows nor hide that a source got worse.
 
     Args:
         dataset: Dataset name, for the message and the setting's name.
@@ -122,14 +128,15 @@ def check_rejected_share(dataset: str, step: str, source_records: int, counts: M
         source_records: Number of records the source holds in the selected partitions.
         counts: This step's counts.
         limit: `max_rejected_share`, 0 to 1.
+        withdrawn: How many of the source records are withdrawn.
 
     Raises:
         RejectionError: More than `limit` of the source records are gone, or none is left.
     """
-    lost = source_records - counts[KEPT]
+    lost = source_records - withdrawn - counts[KEPT]
     share = lost / source_records if source_records else 0.0
     reasons = ", ".join(f"{name} {n}" for name, n in rejections(counts).items()) or "none in this step"
-    if source_records and not counts[KEPT]:
+    if source_records > withdrawn and not counts[KEPT]:
         raise RejectionError(f"{step} {dataset}: nothing is left of {source_records} records ({reasons}).")
     if share > limit:
         raise RejectionError(

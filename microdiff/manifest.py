@@ -1,14 +1,24 @@
 """An artifact folder and its `manifest.json`: what is in it, what it was made from, and by which code and settings."""
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from microdiff.errors import SchemaError
 from microdiff.ledger import Counts
-from microdiff.publish import link_or_copy, read_json, replace_folder, sync, write_json
+from microdiff.publish import (
+    canonical_json,
+    digest_bytes,
+    digest_json,
+    link_or_copy,
+    read_json,
+    replace_folder,
+    sync,
+    write_json,
+)
 from microdiff.store import Stored
 
 MANIFEST = "manifest.json"
@@ -25,6 +35,7 @@ class Manifest:
         counts: The step's ledger over all partitions.
         partitions: By name, in order: fingerprints, counts, and files with `bytes` and `sha256`.
         facts: What else the step says: its name, settings, code version, encoders.
+        extra: sha256 of the files that belong to no partition, by path.
     """
 
     folder: Path
@@ -32,6 +43,12 @@ class Manifest:
     counts: Counts
     partitions: Mapping[str, Mapping[str, Any]]
     facts: Mapping[str, Any]
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def withdrawn(self) -> int:
+        """How many of the source's records are withdrawn."""
+        return int(self.facts.get("withdrawn", 0))
 
     def digests(self, partition: str, *suffixes: str) -> dict[str, str]:
         """Return the sha256 of a partition's files by name, of those that end in one of `suffixes`."""
@@ -44,24 +61,12 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check an artifact folder's manifest.
+    """Read an artifact folder's manifest, and check that its files are there and have their sizes.
 
     Raises:
         SchemaError: The folder or its manifest is missing or damaged, or a file is missing or has another size.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise SchemaError(f"{folder}: no {MANIFEST} there. Build it with dvc repro, or fetch it with dvc pull.")
-    try:
-        value = read_json(path)
-        version, records, counts = value.pop("format"), value.pop("source_records"), value.pop("counts")
-        manifest = Manifest(folder, records, counts, value.pop("partitions"), value)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SchemaError(f"{path}: not a manifest ({error!r}). Rebuild the folder with dvc repro -f.") from error
-    if version != FORMAT:
-        raise SchemaError(
-            f"{path}: format {version}, this version reads format {FORMAT}. Rebuild it with dvc repro -f."
-        )
+    manifest = parse_manifest(folder)
     for partition in manifest.partitions.values():
         for name, facts in partition["files"].items():
             file = folder / name
@@ -70,6 +75,46 @@ def read_manifest(folder: Path) -> Manifest:
                 found = "it is missing" if size is None else f"it has {size}"
                 raise SchemaError(f"{file}: expected {facts['bytes']} bytes, {found}. Restore it with dvc checkout.")
     return manifest
+
+
+def parse_manifest(folder: Path) -> Manifest:
+    """Read an artifact folder's manifest, whatever its files are.
+
+    Raises:
+        SchemaError: The folder or its manifest is missing or damaged.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise SchemaError(f"{folder}: no {MANIFEST} there. Build it with dvc repro, or fetch it with dvc pull.")
+    try:
+        value = read_json(path)
+        value.pop("digest", None)
+        version, records, counts = value.pop("format"), value.pop("source_records"), value.pop("counts")
+        partitions, extra = value.pop("partitions"), value.pop("extra", {})
+        manifest = Manifest(folder, records, counts, partitions, value, extra)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SchemaError(f"{path}: not a manifest ({error!r}). Rebuild the folder with dvc repro -f.") from error
+    if version != FORMAT:
+        raise SchemaError(
+            f"{path}: format {version}, this version reads format {FORMAT}. Rebuild it with dvc repro -f."
+        )
+    return manifest
+
+
+def write_manifest(folder: Path, value: Mapping[str, Any]) -> None:
+    """Write a manifest together with its own digest, so that damage to it is seen without anything beside it."""
+    write_json(folder / MANIFEST, {**value, "digest": digest_json(value)})
+
+
+def is_whole(folder: Path) -> bool:
+    """Tell whether a manifest is, byte for byte, as it was written."""
+    text = (folder / MANIFEST).read_bytes()
+    try:
+        value = json.loads(text)
+        digest = value.pop("digest")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return bool(digest == digest_json(value) and text == canonical_json({**value, "digest": digest}).encode())
 
 
 def assemble(
@@ -101,10 +146,36 @@ def assemble(
             target = partial / name
             target.parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(path, target)
-        partitions[item.name] = {"fingerprints": item.fingerprints, "counts": item.counts, "files": item.files}
+        partitions[item.name] = {
+            "fingerprints": item.fingerprints,
+            "counts": item.counts,
+            "files": item.files,
+            "parts": [_part(part) for part in item.parts],
+        }
     for name, value in extra.items():
         write_json(partial / name, value)
-    summary = {"format": FORMAT, "source_records": source_records, "counts": counts, "partitions": partitions}
-    write_json(partial / MANIFEST, {**facts, **summary})
+    write_manifest(
+        partial,
+        {
+            **facts,
+            "format": FORMAT,
+            "source_records": source_records,
+            "counts": counts,
+            "partitions": partitions,
+            "extra": {name: digest_bytes(canonical_json(value).encode()) for name, value in sorted(extra.items())},
+        },
+    )
     sync(partial)
     replace_folder(partial, folder)
+
+
+def _part(part: Stored) -> dict[str, Any]:
+    """Return what makes a folder of the store out of a partition's files again, see `microdiff.adopt`."""
+    facts = {name: value for name, value in part.result.facts.items() if name != "entry"}  # that is in index.json
+    return {
+        "step": part.step,
+        "fingerprint": part.fingerprints[0],
+        "counts": part.counts,
+        "facts": facts,
+        "files": sorted(part.files),
+    }

@@ -25,14 +25,23 @@ def read_images(folder: Path, partition: str) -> Iterator[RawImage]:
     Raises:
         SchemaError: The tar is missing or damaged.
     """
-    path = folder / f"{partition}.tar"
+    for name, data in read_members(folder / f"{partition}.tar"):
+        yield RawImage(name.partition(".")[0], data)
+
+
+def read_members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the names and the bytes of a raw partition's members in order.
+
+    Raises:
+        SchemaError: The tar is missing or damaged.
+    """
     try:
         with path.open("rb") as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
             for member in tar:
                 file = tar.extractfile(member)
                 if file is None:
                     raise SchemaError(f"{path}: {member.name} is not a file")
-                yield RawImage(member.name.partition(".")[0], file.read())
+                yield member.name, file.read()
             opened.seek(tar.offset)
             if opened.read(len(_END)) != _END:  # tarfile takes a damaged header for the end
                 raise SchemaError(f"{path}: damaged (no end of archive after {tar.offset} bytes). {_REMEDY}")

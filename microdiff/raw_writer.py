@@ -3,7 +3,7 @@
 import io
 import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from microdiff.progress import Reporter
 from microdiff.publish import digest_bytes
 from microdiff.rows import new_table
 from microdiff.settings import DownloadSettings
+from microdiff.withdrawn import Withdrawn
 
+NONE_WITHDRAWN = Withdrawn()
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -39,6 +41,7 @@ def write_raw(
     name: str,
     folder: Path,
     report: Reporter,
+    withdrawn: Withdrawn = NONE_WITHDRAWN,
 ) -> Result:
     """Write one partition.
 
@@ -48,6 +51,7 @@ def write_raw(
         name: The partition's name.
         folder: Receives `<name>.tar` and `<name>.parquet`.
         report: Receives progress.
+        withdrawn: Samples to leave out: their rows say no more than that.
 
     Returns:
         The partition's counts.
@@ -60,35 +64,48 @@ def write_raw(
     ):
         for record in records:
             ledger.enter()
-            key, outcome = _judge(record, keys, settings)
+            key = _unique(record.key, keys)
+            outcome = RefusedImage(Reason.WITHDRAWN) if withdrawn.covers(key) else _judge(record, key, settings)
             row = _row(record, key, outcome)
+            if row["status"] == Reason.WITHDRAWN:
+                row = withdrawn_row(row)
             if isinstance(outcome, StoredImage):
-                _add(tar, f"{key}.{outcome.extension}", outcome.data)
+                add_picture(tar, f"{key}.{outcome.extension}", outcome.data)
             ledger.leave(row["status"])
             add_row(row)
             report.tick(1)
     return Result(ledger.counts())
 
 
-def _judge(
-    record: Sample | Rejection, keys: set[str], settings: DownloadSettings
-) -> tuple[str, StoredImage | RefusedImage]:
-    """Return the record's key, made unique, and its picture or the reason against it."""
-    key = first = _text(record.key)
+def withdrawn_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a sample that is withdrawn: its key and where it was, nothing of what it was."""
+    blank = {"captions": [], "sha256": "", "meta": "{}"}
+    sizes = dict.fromkeys(("width", "height", "original_width", "original_height"), 0)
+    return {**row, **blank, **sizes, "status": Reason.WITHDRAWN.value}
+
+
+def _unique(wanted: str, keys: set[str]) -> str:
+    """Return a key that is not among the keys, and add it to them."""
+    key = first = _text(wanted)
     number = 1
     while key in keys:
         number += 1
         key = f"{first}#{number}"
     keys.add(key)
-    if number > 1:
-        return key, RefusedImage(Reason.DUPLICATE_KEY)
+    return key
+
+
+def _judge(record: Sample | Rejection, key: str, settings: DownloadSettings) -> StoredImage | RefusedImage:
+    """Return the record's picture or the reason against it."""
+    if key != _text(record.key):
+        return RefusedImage(Reason.DUPLICATE_KEY)
     if isinstance(record, Rejection):
-        return key, RefusedImage(record.reason)
+        return RefusedImage(record.reason)
     if not record.captions:
-        return key, RefusedImage(Reason.MISSING_CAPTION)
+        return RefusedImage(Reason.MISSING_CAPTION)
     if not any(caption.strip() for caption in record.captions):
-        return key, RefusedImage(Reason.EMPTY_CAPTION)
-    return key, store_image(record.image, settings)
+        return RefusedImage(Reason.EMPTY_CAPTION)
+    return store_image(record.image, settings)
 
 
 def _row(record: Sample | Rejection, key: str, outcome: StoredImage | RefusedImage) -> dict[str, Any]:
@@ -111,7 +128,7 @@ def _text(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+def add_picture(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     """Add a member whose header depends on nothing but its name and size."""
     member = tarfile.TarInfo(name)
     member.size = len(data)

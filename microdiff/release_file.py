@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from microdiff.errors import SourceError
 from microdiff.dvc_listing import check_paths, listing_bytes
+from microdiff.errors import SourceError
 from microdiff.objects import ObjectStore
 from microdiff.objects.fetching import FEW_ATTEMPTS, ask
 from microdiff.objects.opening import open_store

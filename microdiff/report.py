@@ -8,9 +8,9 @@ from typing import Any
 
 from microdiff.errors import SchemaError
 from microdiff.publish import read_json
-from microdiff.step import Workspace
+from microdiff.step import KINDS, Workspace
 
-STEPS = {"download": "raw", "clean": "captions", "encode": "latents", "shard": "shards"}
+STEPS = {step: kind for kind, step in KINDS.items()}
 _SHOWN = 8
 
 

@@ -64,6 +64,7 @@ def shard(dataset: str, params: Params, workspace: Workspace) -> Counts:
             stored,
             expected_in={unit.name: unit.num_samples or 0 for unit in units},
             source_records=latents.source_records,
+            withdrawn=latents.withdrawn,
             max_rejected_share=entry.max_rejected_share,
             facts={
                 "step": "shard",

@@ -12,13 +12,16 @@ from typing import Any
 from microdiff.crew import crew_for, num_workers
 from microdiff.errors import StepError
 from microdiff.executor import Outcome
-from microdiff.ledger import EXPANDED, Counts, add_up, check_balance, check_rejected_share, metrics, rejections
+from microdiff.ledger import EXPANDED, Counts, Reason, add_up, check_balance, check_rejected_share, metrics, rejections
 from microdiff.manifest import MANIFEST, assemble, read_manifest
 from microdiff.progress import Progress
 from microdiff.publish import write_json
 from microdiff.store import Store, Stored, Unit
+from microdiff.withdrawn import WITHDRAWN
 
 log = logging.getLogger("microdiff")
+
+KINDS = {"raw": "download", "captions": "clean", "latents": "encode", "shards": "shard"}  # artifacts by their steps
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,10 @@ class Workspace:
     def artifact(self, dataset: str, kind: str) -> Path:
         """Return an artifact folder: kind is raw, captions, latents or shards."""
         return self.root / "data" / dataset / kind
+
+    def withdrawn(self, dataset: str) -> Path:
+        """Return the list of a dataset's withdrawn samples."""
+        return self.root / "data" / dataset / WITHDRAWN
 
     def metrics(self, step: str, dataset: str) -> Path:
         """Return a step's metrics file."""
@@ -132,6 +139,7 @@ class Run:
         stored: Sequence[Stored],
         expected_in: Mapping[str, int] | None,
         source_records: int | None,
+        withdrawn: int | None,
         max_rejected_share: float,
         facts: Mapping[str, Any],
         extra: Mapping[str, Any] | None = None,
@@ -144,6 +152,7 @@ class Run:
             stored: Its partitions.
             expected_in: What the step before kept, by partition; None for the first step.
             source_records: Records in the source; None for the first step, whose own `in` it is.
+            withdrawn: How many of them are withdrawn; None for the first step, which takes them out.
             max_rejected_share: The dataset's limit.
             facts: For the manifest.
             extra: JSON files to put into the folder, by path.
@@ -162,8 +171,9 @@ class Run:
         counts = add_up(item.counts for item in stored)
         check_balance(counts, None if expected_in is None else sum(expected_in.values()), f"{self.step} {self.dataset}")
         records = (counts["in"] if source_records is None else source_records) + counts.get(EXPANDED, 0)
-        check_rejected_share(self.dataset, self.step, records, counts, max_rejected_share)
-        assemble(folder, stored, records, counts, facts, extra or {})
+        gone = counts.get(Reason.WITHDRAWN.value, 0) if withdrawn is None else withdrawn
+        check_rejected_share(self.dataset, self.step, records, counts, max_rejected_share, gone)
+        assemble(folder, stored, records, counts, {**facts, "withdrawn": gone}, extra or {})
         self._write_reports(counts, measures())
         return counts
 

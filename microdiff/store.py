@@ -6,12 +6,13 @@ earlier settings, and one that no longer applies is not found. The folder is wri
 and renamed; its presence means that it is complete.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from microdiff.errors import SchemaError, StepError
 from microdiff.executor import Outcome, run_units
 from microdiff.ledger import Counts, Result
 from microdiff.progress import SAMPLES, Reporter
-from microdiff.publish import digest_file, digest_json, read_json, scratch_folder, sweep, sync, write_json
+from microdiff.publish import digest_file, digest_json, link_or_copy, read_json, scratch_folder, sweep, sync, write_json
 
 RECORD = "partition.json"
 _FINGERPRINT_DIGITS = 32
@@ -62,6 +63,7 @@ class Stored:
         result: What its computation said.
         files: `bytes` and `sha256` by path in the artifact.
         paths: Where the store has them.
+        others: The results it is joined from, besides its own.
     """
 
     step: str
@@ -70,6 +72,13 @@ class Stored:
     result: Result
     files: Mapping[str, Mapping[str, Any]]
     paths: Mapping[str, Path]
+    others: "tuple[Stored, ...]" = ()
+
+    @property
+    def parts(self) -> "tuple[Stored, ...]":
+        """The results that it consists of, each a folder of the store."""
+        own = {name: facts for name, facts in self.files.items() if all(name not in each.files for each in self.others)}
+        return replace(self, fingerprints=self.fingerprints[:1], files=own, others=()), *self.others
 
     @property
     def counts(self) -> Counts:
@@ -86,6 +95,7 @@ class Stored:
             self.result,
             {name: facts for part in parts for name, facts in part.files.items()},
             {name: path for part in parts for name, path in part.paths.items()},
+            others,
         )
 
 
@@ -117,6 +127,49 @@ class Store:
         except SchemaError:
             _discard(folder)
             return None
+
+    def finished(self, step: str) -> Iterator[Stored]:
+        """Yield all of a step's results that are in the store and whole."""
+        for folder in sorted(path for path in (self.root / step).glob("*") if _is_entry(path)):
+            with contextlib.suppress(SchemaError, FileNotFoundError):
+                yield _load(folder)
+
+    def adopt(self, step: str, fingerprint: str, record: Mapping[str, Any], paths: Mapping[str, Path]) -> bool:
+        """Take in a finished result from files that were made elsewhere; return whether it was not there yet.
+
+        Args:
+            step: Which kind it is.
+            fingerprint: Its folder's name.
+            record: What `partition.json` holds: name, counts, facts, files.
+            paths: Where its files are now; they are linked, or copied where links are impossible.
+        """
+        target = self.root / step / fingerprint
+        if target.exists():
+            return False
+        with scratch_folder(target.parent) as folder:
+            for name, path in paths.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                link_or_copy(path, folder / name)
+            write_json(folder / RECORD, record)
+            _publish(folder, target)
+        return True
+
+    def drop_damaged(self, names: Collection[str]) -> int:
+        """Remove results one of whose files is damaged; return how many.
+
+        Args:
+            names: Of files. Every result with a file of one of these names is looked at, and removed if it is not the
+                file that its record speaks of.
+        """
+        dropped = 0
+        for name in sorted(names):
+            for path in sorted(self.root.glob(f"*/{'[0-9a-f]' * _FINGERPRINT_DIGITS}/{name}")):
+                folder = path.parents[name.count("/")]
+                recorded = read_json(folder / RECORD)["files"].get(name, {})
+                if recorded and digest_file(path) != recorded["sha256"]:
+                    _discard(folder)
+                    dropped += 1
+        return dropped
 
     def compute(self, units: Sequence[Unit], crew: Crew, report: Reporter) -> Iterator[Stored | Outcome]:
         """Compute units, yielding each one's result, or how it failed, as it ends.
@@ -206,11 +259,15 @@ def _compute(unit: Unit, target: Path, report: Reporter) -> Stored:
             files[name] = {"bytes": path.stat().st_size, "sha256": result.digests.get(name) or digest_file(path)}
         record = {"name": unit.name, "counts": result.counts, "facts": dict(result.facts), "files": files}
         write_json(folder / RECORD, record)
-        try:
-            folder.rename(target)
-        except OSError as error:
-            if error.errno not in _ALREADY_THERE:
-                raise
-            # Another process finished the same unit first: same fingerprint, same bytes.
-        sync(target.parent)
+        _publish(folder, target)
     return _load(target)
+
+
+def _publish(folder: Path, target: Path) -> None:
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno not in _ALREADY_THERE:
+            raise
+        # Another process finished the same unit first: same fingerprint, same bytes.
+    sync(target.parent)

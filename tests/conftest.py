@@ -1,6 +1,8 @@
 """Fixtures that several test modules share."""
 
 import copy
+import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -66,3 +68,42 @@ def tree_bytes(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
     }
+
+
+FEW_PARTITIONS = {"datasets.coco.download.partitions": "0-2", "shard.shard_bytes": 131072}
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """All four steps on three partitions of the COCO miniature; tests work on copies of it (see `copy_of`)."""
+    from microdiff.clean import clean
+    from microdiff.download import download
+    from microdiff.encode import encode
+    from microdiff.shard import shard
+
+    root = tmp_path_factory.mktemp("built")
+    path = root / "params.yaml"
+    path.write_text(yaml.safe_dump(changed(sample_preset(), FEW_PARTITIONS)), encoding="utf-8")
+    os.chdir(REPO)
+    for step in (download, clean, encode, shard):
+        step("coco", load_params(path), Workspace(root))
+    return Workspace(root)
+
+
+def copy_of(workspace: Workspace, root: Path) -> Workspace:
+    """Return a copy of a workspace, its files being hard links in it as they are in the original."""
+    shutil.copytree(workspace.root / "data", root / "data")
+    shutil.copytree(workspace.root / "metrics", root / "metrics")
+    shutil.copy(workspace.root / "params.yaml", root / "params.yaml")
+    work = workspace.root / ".work"
+    originals = {path.stat().st_ino: path for path in (workspace.root / "data").rglob("*") if path.is_file()}
+
+    def link(source: str, target: str) -> None:
+        original = originals.get(Path(source).stat().st_ino)
+        if original is None:
+            shutil.copy2(source, target)
+        else:
+            os.link(root / original.relative_to(workspace.root), target)
+
+    shutil.copytree(work, root / ".work", copy_function=link)
+    return Workspace(root)

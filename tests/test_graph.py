@@ -48,7 +48,7 @@ def test_code_deps_are_what_the_step_imports(graph: dict[str, Any], step: str) -
 @pytest.mark.parametrize(
     ("step", "data", "params"),
     [
-        ("download", [], {"download", "datasets.${key}.download"}),
+        ("download", ["data/${key}/withdrawn.tsv"], {"download", "datasets.${key}.download"}),
         ("clean", ["data/${key}/raw"], {"datasets.${key}.clean"}),
         ("encode", ["data/${key}/captions", "data/${key}/raw"], {"encode"}),
         ("shard", ["data/${key}/latents"], {"shard"}),

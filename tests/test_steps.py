@@ -269,7 +269,7 @@ def test_a_full_disk_is_said_so(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "0000.tar")
 
-    monkeypatch.setattr(raw_writer, "_add", full)
+    monkeypatch.setattr(raw_writer, "add_picture", full)
     with pytest.raises(MicrodiffError, match="No space left on device"):
         download("coco", make_params(), workspace)
     assert not workspace.artifact("coco", "raw").exists()
