@@ -388,9 +388,19 @@ def test_the_next_partition_is_decoded_while_the_device_computes(
         (tmp_path / f"out{name}").mkdir()
         results[name] = write_image_latents(tmp_path, name, settings, tmp_path / f"out{name}", Heard())
 
-    threads = [threading.Thread(target=unit, args=(name,)) for name in ("0000", "0001")]
+    # An encoder is asked for in the device's queue: the next partition's must be had before the device is kept busy.
+    next_one_ready = threading.Event()
+    asked = image_encoder.image_encoder
+
+    def had(settings: Any) -> Any:
+        next_one_ready.set()
+        return asked(settings)
+
+    monkeypatch.setattr(image_encoder, "image_encoder", had)
+    threads = [threading.Thread(target=unit, args=(name,)) for name in ("0001", "0000")]
     for thread in threads:
         thread.start()
+        assert next_one_ready.wait(60)
     for thread in threads:
         thread.join()
     assert {name: result.counts["kept"] for name, result in results.items()} == {"0000": 5, "0001": 5}
