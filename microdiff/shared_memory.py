@@ -140,10 +140,14 @@ def _remove_unless_held(holder: Path, files: list[Path]) -> bool:
 def _ours(folder: Path, pattern: "re.Pattern[str]") -> dict[str, list[Path]]:
     """Return this user's files by their number."""
     found = defaultdict(list)
-    for entry in os.scandir(folder):
-        match = pattern.fullmatch(entry.name)
-        if match and entry.stat(follow_symlinks=False).st_uid == os.getuid():
-            found[match[1]].append(Path(entry.path))
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            match = pattern.fullmatch(entry.name)
+            if match is None:
+                continue
+            with contextlib.suppress(FileNotFoundError):  # its owner has just removed it
+                if entry.stat(follow_symlinks=False).st_uid == os.getuid():
+                    found[match[1]].append(Path(entry.path))
     return found
 
 
