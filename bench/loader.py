@@ -144,6 +144,8 @@ def main() -> None:
         sys.path.insert(0, str(options.reference))
         module = importlib.import_module("micro_diffusion.datasets.latents_loader")
         builders = {"reference": module.build_streaming_latents_dataloader, **builders}
+    if options.into is not None:
+        options.into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.into) as name:
         folder = Path(name) / "shards"
         write_shards(folder, options.samples)

@@ -5,7 +5,9 @@ Reading holds the interpreter's lock only between system calls, so threads that 
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,19 @@ class ShardFile:
     may_go: bool = False
 
 
+@dataclass(frozen=True)
+class Helpers:
+    """Threads that read parts of a batch beside each other.
+
+    Attributes:
+        threads: They.
+        number: How many.
+    """
+
+    threads: Executor
+    number: int
+
+
 class BatchReader:
     """Reads samples of one sequence of shards. Safe to use from several threads.
 
@@ -77,13 +92,14 @@ class BatchReader:
         return np.searchsorted(self._ends, ids, side="right")
 
     def read(
-        self, ids: NDArray[np.int64], buffers: Mapping[str, Buffers]
+        self, ids: NDArray[np.int64], buffers: Mapping[str, Buffers], helpers: Helpers | None = None
     ) -> tuple[dict[str, torch.Tensor], dict[str, list[str]]]:
         """Read samples.
 
         Args:
             ids: Their numbers, in the batch's order.
             buffers: Memory for each column of fixed size, for at least as many samples.
+            helpers: Read parts of the batch beside each other; without them the caller reads it.
 
         Returns:
             The columns of fixed size, each a flat uint8 tensor of the samples' values; and the texts.
@@ -97,15 +113,34 @@ class BatchReader:
             tensors[name] = tensor[: len(ids) * self._arrays[name]]
         texts = {name: [""] * len(ids) for name in self._texts}
         order = np.argsort(ids, kind="stable")  # neighbours in a file one after the other
-        numbers = self.shards_of(ids[order])
-        samples = ids[order] - np.concatenate(([0], self._ends))[numbers]
-        cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(ids)]
+        if helpers is None:
+            self._read_part(ids, order, columns, texts)
+        else:
+            parts = np.array_split(order, helpers.number)
+            read = partial(self._read_part, ids, columns=columns, texts=texts, memory=tensors)
+            jobs = [helpers.threads.submit(read, part) for part in parts if len(part)]
+            wait(jobs)
+            for job in jobs:
+                job.result()
+        return tensors, texts
+
+    def _read_part(
+        self,
+        ids: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        columns: Columns,
+        texts: Texts,
+        memory: object = None,
+    ) -> None:
+        """Read some rows of a batch, given in the order of their samples."""
+        numbers = self.shards_of(ids[rows])
+        samples = ids[rows] - np.concatenate(([0], self._ends))[numbers]
+        cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(rows)]
         runs = [
-            _Run(self._opened(number), self._shards[number], samples[begin:end].tolist(), order[begin:end].tolist())
+            _Run(self._opened(number), self._shards[number], samples[begin:end].tolist(), rows[begin:end].tolist())
             for number, begin, end in zip(numbers[cuts[:-1]].tolist(), cuts, cuts[1:], strict=False)
         ]
         self._read_runs(runs, columns, texts)
-        return tensors, texts
 
     def _opened(self, number: int) -> OpenShard:
         opened = self._open.get(number)
@@ -141,6 +176,7 @@ class BatchReader:
         scratch = bytearray(2**16)
         probes, row_number = True, 0
         for at, run in enumerate(runs):
+            withdrawn = bool(run.shard.withdrawn) and self._key_column is not None
             for nth, (sample, row) in enumerate(zip(run.samples, run.rows, strict=True)):
                 probe = probes and row_number % _PROBE_ROWS == 0
                 row_number += 1
@@ -150,7 +186,7 @@ class BatchReader:
                         other.advise(0)
                     probes = False
                 scratch = run.read(sample, row, columns, texts, scratch)
-                if run.shard.withdrawn and self._key_column is not None:
+                if withdrawn:
                     scratch = self._replace_withdrawn(run, sample, row, columns, texts, scratch)
 
     def _replace_withdrawn(

@@ -1,7 +1,6 @@
 """Encode one partition's captions: a latents file with one text column, and its mask if its encoder has one."""
 
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +37,7 @@ def write_caption_latents(
     from microdiff.device_queue import QUEUE
     from microdiff.text_encoder import text_encoder
 
-    encoder = QUEUE.call(partial(text_encoder, settings))
+    encoder = QUEUE.load(text_encoder, settings).result()
     ledger = Ledger()
     samples = [(row["key"], row["caption"]) for row in read_kept(captions / f"{name}.parquet", ["key", "caption"])]
     index: dict[str, int] = {}

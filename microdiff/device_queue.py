@@ -6,8 +6,9 @@ computed the next is launched behind it, copies between pinned memory and the GP
 result but the partition it is for.
 """
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
@@ -23,7 +24,8 @@ from microdiff.progress import Reporter
 
 # Shapes: B batch.
 
-Given = TypeVar("Given")
+Settings = TypeVar("Settings", bound=Hashable)
+Model = TypeVar("Model")
 _Mark = torch.cuda.Event | float  # a moment on the device
 
 
@@ -73,13 +75,27 @@ class DeviceQueue:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
+        self._lock = threading.Lock()
+        self._models: dict[Hashable, Future[Any]] = {}
         self._sizes: dict[tuple[str, bool], int] = {}
         self._ended: _Mark | None = None
         self._gaps: list[tuple[_Mark, _Mark]] = []
 
-    def call(self, function: Callable[[], Given]) -> Given:
-        """Call a function on the device's thread, such as one that loads a model, and wait for it."""
-        return self._thread.submit(self._call, function).result()
+    def load(self, loader: Callable[[Settings], Model], settings: Settings) -> Future[Model]:
+        """Queue the loading of a model, unless it is loaded or queued: then nothing waits for the batches queued since.
+
+        Args:
+            loader: Called on the device's thread, once for these settings; again if it raised.
+            settings: Its argument.
+
+        Returns:
+            The model, or what the loader raised.
+        """
+        with self._lock:
+            model = self._models.get((loader, settings))
+            if model is None or (model.done() and model.exception() is not None):
+                model = self._models[loader, settings] = self._thread.submit(self._load, loader, settings)
+            return model
 
     def submit(self, batch: Batch, dtype: torch.dtype, report: Reporter, *, precise: bool = False) -> Future[Encoded]:
         """Queue a batch.
@@ -99,10 +115,10 @@ class DeviceQueue:
         """Return how many rows of a kind of batch are encoded at once: as many as wanted, if they fit."""
         return min(wanted, self._sizes.get((label, False), wanted))
 
-    def _call(self, function: Callable[[], Given]) -> Given:
+    def _load(self, loader: Callable[[Settings], Model], settings: Settings) -> Model:
         self._close_gap()
         try:
-            return function()
+            return loader(settings)
         finally:
             self._ended = _mark()
 

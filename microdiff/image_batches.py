@@ -1,6 +1,7 @@
 """Pictures in batches of one resolution, as the device takes them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import torch
@@ -23,13 +24,13 @@ class ImageBatch:
         label: The column their latents are for, such as `latents_512`.
         keys: Of their samples.
         images_BRR3: uint8, on the CPU.
-        encoder: Encodes them.
+        encoder: Encodes them; loaded, or queued for loading, before any batch is queued.
     """
 
     label: str
     keys: Sequence[str]
     images_BRR3: Tensor
-    encoder: ImageEncoder
+    encoder: Future[ImageEncoder]
 
     @property
     def px(self) -> int:
@@ -47,12 +48,13 @@ class ImageBatch:
 
     def encode(self, *, precise: bool) -> Tensor:
         """Return their latents, float32 (B, C, H, W), on the device."""
-        images_BRR3 = self.images_BRR3.to(self.encoder.device, non_blocking=True)
-        return self.encoder.encode(images_BRR3, self.keys, precise=precise)
+        encoder = self.encoder.result()
+        images_BRR3 = self.images_BRR3.to(encoder.device, non_blocking=True)
+        return encoder.encode(images_BRR3, self.keys, precise=precise)
 
 
 def image_batches(
-    pictures: Iterable[tuple[str, Mapping[int, Pixels]]], encoder: ImageEncoder, settings: ImageEncoderSettings
+    pictures: Iterable[tuple[str, Mapping[int, Pixels]]], encoder: Future[ImageEncoder], settings: ImageEncoderSettings
 ) -> Iterator[ImageBatch]:
     """Collect pictures in batches, each of consecutive pictures of one resolution, as they fill up.
 

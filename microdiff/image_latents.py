@@ -5,7 +5,6 @@ With the setting `latents: moments` its tensors are `moments_<px>`.
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from microdiff.ahead import ahead, num_threads
@@ -44,7 +43,7 @@ def write_image_latents(raw: Path, name: str, settings: ImageEncoderSettings, fo
     from microdiff.image_batches import image_batches
     from microdiff.image_encoder import image_encoder
 
-    encoder = QUEUE.call(partial(image_encoder, settings))
+    encoder = QUEUE.load(image_encoder, settings)  # meanwhile the first pictures are decoded
     keys: list[str] = []
     rejected: dict[str, str] = {}
     done: dict[int, list[str]] = {px: [] for px in settings.resolutions}
@@ -75,7 +74,7 @@ def write_image_latents(raw: Path, name: str, settings: ImageEncoderSettings, fo
         for column in columns.values():
             report.batches(column, QUEUE.batch_size(column, settings.batch_size))
         tensors = {column: Tensor(done[px], spools[px]) for px, column in columns.items()}
-        write_latents(folder / f"{name}.image.safetensors", tensors, encoder.description, rejected)
+        write_latents(folder / f"{name}.image.safetensors", tensors, encoder.result().description, rejected)
     ledger = Ledger()
     for key in keys:
         ledger.enter()

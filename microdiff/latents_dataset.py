@@ -7,7 +7,7 @@ a loader. The class is at module level because spawned DataLoader workers unpick
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from time import time_ns
+from time import sleep, time_ns
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,10 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from streaming import StreamingDataset
 from streaming.base.batching import generate_work
+from streaming.base.constant import TICK
 from streaming.base.world import World
 
-from microdiff.batch_reader import BatchReader, ShardFile
+from microdiff.batch_reader import BatchReader, Helpers, ShardFile
 from microdiff.buffers import Buffers, PinnedBuffers, RecycledBuffers
 from microdiff.draws import drop_caption_mask, sampling_noise
 from microdiff.latents_stream import LatentsStream
@@ -62,13 +63,16 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
         self._reader: BatchReader | None = None
         self._buffers: dict[tuple[bool, bool], Mapping[str, Buffers]] = {}
 
-    def read_batch(self, ids: NDArray[np.int64], epoch: int, pinned: bool = False) -> dict[str, Any]:
+    def read_batch(
+        self, ids: NDArray[np.int64], epoch: int, pinned: bool = False, helpers: Helpers | None = None
+    ) -> dict[str, Any]:
         """Read one batch. Safe to call from several threads.
 
         Args:
             ids: The samples' numbers, at most `batch_size`.
             epoch: Which epoch, from 0: decides what is dropped and drawn.
             pinned: Whether in page-locked memory.
+            helpers: Threads that read parts of the batch; the caller reads all of it without them.
 
         Returns:
             `image_latents` (B,C,H,W) and `caption_latents` (B,1,T,D) as stored, `drop_caption_mask` float64 (B,), and
@@ -78,7 +82,7 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
             SchemaError: A shard or a sample is not what its index says.
         """
         first = self.shard_sets[0]
-        raw, texts = self._reading().read(ids, self._buffers_for(len(ids) == 1, pinned))
+        raw, texts = self._reading().read(ids, self._buffers_for(len(ids) == 1, pinned), helpers)
         names: Sequence[str | int] = texts[KEY_COLUMN] if self.has_keys and KEY_COLUMN in texts else ids.tolist()
         image = _shaped(raw[first.image.column], first.image)
         if first.has_moments:
@@ -136,14 +140,50 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
         return [number for number in numbers if self._shard_states[number] != _LOCAL]
 
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
-        """Fetch a shard if it is not there; when that fails, another try may begin."""
+        """Fetch a shard if it is not there; when that fails, another try may begin.
+
+        Unlike streaming's own, this counts a shard's bytes before it is fetched: shards that are fetched beside each
+        other would together exceed `cache_limit`.
+
+        Args:
+            shard_id: Its number.
+            blocking: Whether to wait for others who fetch it, or whose fetches leave no room for it.
+        """
+        shard, stream = self.shards[shard_id], self.streams[self.stream_per_shard[shard_id]]
+        while (claimed := self._claim(shard_id)) is None:
+            if not blocking:
+                return
+            sleep(TICK)
+        if not claimed:
+            return
+        state, kept_bytes = _REMOTE, 0
         try:
-            super().prepare_shard(shard_id, blocking)
-        except BaseException:
+            stream.prepare_shard(shard)
+            state, kept_bytes = _LOCAL, shard.raw_data.bytes
+        finally:
             with FileLock(self._cache_filelock_path):
-                if self._shard_states[shard_id] == _PREPARING:
-                    self._shard_states[shard_id] = _REMOTE
-            raise
+                self.cache_usage -= shard.get_max_size() - kept_bytes
+                self._shard_access_times[shard_id] = time_ns()
+                self._shard_states[shard_id] = state
+
+    def _claim(self, shard_id: int) -> bool | None:
+        """Make room for a shard and note that the caller fetches it; False: it is there; None: ask again later."""
+        shard = self.shards[shard_id]
+        with FileLock(self._cache_filelock_path):
+            if self._shard_states[shard_id] == _PREPARING:
+                return None
+            if self._shard_states[shard_id] == _LOCAL:
+                self._shard_access_times[shard_id] = time_ns()
+                if Path(shard.dirname, shard.raw_data.basename).exists():
+                    return False
+                self._evict_shard(shard_id)  # somebody removed it
+            while self.cache_limit and self.cache_usage + shard.get_max_size() > self.cache_limit:
+                if not (self._shard_states.numpy() == _LOCAL).any():
+                    return None  # all room is taken by shards on their way
+                self._evict_coldest_shard()
+            self.cache_usage += shard.get_max_size()
+            self._shard_states[shard_id] = _PREPARING
+            return True
 
     def load_state_dict(self, obj: dict[str, Any]) -> None:
         """Resume from a checkpoint when iterated next, and keep its order and dropout in later epochs.

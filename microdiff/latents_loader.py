@@ -5,6 +5,7 @@ suffice, because reading holds the interpreter's lock only between system calls;
 and a lost run leaves no processes behind.
 """
 
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,16 +17,19 @@ import torch
 from numpy.typing import NDArray
 from streaming import StreamingDataLoader
 
+from microdiff.batch_reader import Helpers
 from microdiff.latents_dataset import LatentsDataset
 
 _FETCHING_THREADS = 8
+_READING_THREADS = 4  # at least, where there are as many cores
 
 
 class LatentsLoader(StreamingDataLoader):  # type: ignore[misc]  # streaming ships without type information
     """Batches of a `LatentsDataset`.
 
-    `num_workers` threads read ahead by `prefetch_factor` batches each; with 0, the caller reads. A batch's memory is
-    used again when nothing refers to the batch any more, so batches may be kept.
+    With `num_workers`, threads read ahead, `prefetch_factor` batches for each; with 0 a batch is read, in parts, when
+    it is asked for. There are at least a few threads: what `num_workers` decides is the order of batches and how many
+    are read ahead. A batch's memory is used again when nothing refers to the batch any more, so batches may be kept.
 
     Args:
         dataset: The samples.
@@ -66,17 +70,18 @@ class LatentsLoader(StreamingDataLoader):  # type: ignore[misc]  # streaming shi
         batches = iter_batches(work, self.drop_last)
         if any(each.source for each in self.dataset.shard_sets):
             batches = self._fetch_ahead(batches, stop)
-        if not self.num_workers:
-            for ids in batches:
-                yield self.dataset.read_batch(ids, epoch, pinned)
-            return
 
         def set_device() -> None:  # else page-locked memory would be had through the first GPU, whichever ours is
             if device is not None:
                 torch.cuda.set_device(device)
 
-        threads = ThreadPoolExecutor(self.num_workers, "microdiff-read", set_device)
+        number = max(self.num_workers, min(_READING_THREADS, len(os.sched_getaffinity(0))))
+        threads = ThreadPoolExecutor(number, "microdiff-read", set_device)
         stop.callback(threads.shutdown, wait=False, cancel_futures=True)
+        if not self.num_workers:
+            for ids in batches:
+                yield self.dataset.read_batch(ids, epoch, pinned, Helpers(threads, number))
+            return
         reads: deque[Future[dict[str, Any]]] = deque()
         for ids in batches:
             reads.append(threads.submit(self.dataset.read_batch, ids, epoch, pinned))

@@ -78,9 +78,9 @@ def build_streaming_latents_dataloader(
         cache: Folder for shards that are remote or compressed; None is a temporary or the user's own cache folder.
         cache_limit: Bytes that such shards may take, such as `"200gb"`; those unused for longest make room.
         predownload: By how many samples to fetch such shards ahead; None is eight batches.
-        **dataloader_kwargs: `num_workers`, the number of threads that read ahead (0: the caller reads),
-            `prefetch_factor`, the batches that each reads ahead, and `pin_memory`, as for torch's DataLoader. Its
-            options for worker processes are accepted and have no effect.
+        **dataloader_kwargs: `num_workers`, `prefetch_factor` and `pin_memory`, as for torch's DataLoader: workers times
+            factor is how many batches are read ahead; with 0 workers none is. Workers are threads, never fewer than
+            four where there are cores. Options for worker processes are accepted and have no effect.
 
     Raises:
         ParamsError: Arguments are out of range; the message lists all of them.

@@ -364,11 +364,12 @@ def test_batches_wait_for_the_device(tmp_path: Path, use_vae: Callable[[Any], An
 def test_the_next_partition_is_decoded_while_the_device_computes(
     tmp_path: Path, use_vae: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    next_one_decoded = threading.Event()
+    first_one_encoding, next_one_decoded = threading.Event(), threading.Event()
 
     class Waiting(FakeVae):
         def encode(self, images: Tensor, keys: Sequence[str], *, precise: bool = False) -> Tensor:
             if keys[0].startswith("first"):
+                first_one_encoding.set()
                 assert next_one_decoded.wait(60)
             return super().encode(images, keys, precise=precise)
 
@@ -388,23 +389,49 @@ def test_the_next_partition_is_decoded_while_the_device_computes(
         (tmp_path / f"out{name}").mkdir()
         results[name] = write_image_latents(tmp_path, name, settings, tmp_path / f"out{name}", Heard())
 
-    # An encoder is asked for in the device's queue: the next partition's must be had before the device is kept busy.
-    next_one_ready = threading.Event()
-    asked = image_encoder.image_encoder
-
-    def had(settings: Any) -> Any:
-        next_one_ready.set()
-        return asked(settings)
-
-    monkeypatch.setattr(image_encoder, "image_encoder", had)
-    threads = [threading.Thread(target=unit, args=(name,)) for name in ("0001", "0000")]
-    for thread in threads:
-        thread.start()
-        assert next_one_ready.wait(60)
-    for thread in threads:
+    first, following = (threading.Thread(target=unit, args=(name,)) for name in ("0000", "0001"))
+    first.start()
+    assert first_one_encoding.wait(60)  # the device is busy until the next partition has been decoded
+    following.start()
+    for thread in (first, following):
         thread.join()
     assert {name: result.counts["kept"] for name, result in results.items()} == {"0000": 5, "0001": 5}
     assert len(vae.calls) == 2
+
+
+def test_pictures_are_decoded_while_the_model_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = threading.Event()
+
+    def loading(settings: Any) -> FakeVae:
+        assert decoded.wait(60)
+        return FakeVae()
+
+    def noticing(data: bytes, resolutions: Sequence[int]) -> Any:
+        decoded.set()
+        return squares(data, resolutions)
+
+    monkeypatch.setattr(image_encoder, "image_encoder", loading)
+    monkeypatch.setattr(image_latents, "squares", noticing)
+    assert encode_keys(tmp_path, ["a", "b"])[0].counts["kept"] == 2
+
+
+def test_a_model_is_loaded_once_and_again_only_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = 0
+
+    def loading(settings: Any) -> FakeVae:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise StepError("the hub does not answer")
+        return FakeVae()
+
+    monkeypatch.setattr(image_encoder, "image_encoder", loading)
+    with pytest.raises(StepError, match="does not answer"):
+        encode_keys(tmp_path, ["a"])
+    for name in ("second", "third"):
+        (tmp_path / name).mkdir()
+        assert encode_keys(tmp_path / name, ["a", "b"])[0].counts["kept"] == 2
+    assert attempts == 2
 
 
 def test_an_error_on_the_device_belongs_to_who_queued_the_batch(tmp_path: Path, use_vae: Callable[[Any], Any]) -> None:
@@ -438,10 +465,10 @@ def test_times_of_the_device_add_up(monkeypatch: pytest.MonkeyPatch, queue: Devi
             return torch.zeros(1, 1)
 
     heard = Heard()
-    queue.call(lambda: None)  # ends at 1
+    queue.load(lambda settings: None, "first").result()  # ends at 1
     for _ in range(2):
         queue.submit(Batch(), torch.float32, heard).result().wait(heard)
-    queue.call(lambda: None)
+    queue.load(lambda settings: None, "second").result()
     queue.submit(Batch(), torch.float32, heard).result().wait(heard)
     #       1  idle  2  4  busy  8  idle  16  32  busy  64  idle  128  256 (loading)  idle  512  1024  busy  2048
     assert heard.times == [(8.0 - 4, 2.0 - 1), (64.0 - 32, 16.0 - 8), (2048.0 - 1024, 128.0 - 64 + 512 - 256)]
