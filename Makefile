@@ -3,6 +3,8 @@ PYTHON ?= python3
 UV := 0.13.9
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# Where images of containers switch it off, every process would compile torch and all else anew: half a minute each.
+unexport PYTHONDONTWRITEBYTECODE
 DATASETS := $(basename $(notdir $(filter-out %/__init__.py,$(wildcard microdiff/handlers/*.py))))
 # Where a DVC remote is configured, what it has is pulled instead of computed. What is current is left alone even if what
 # it was made from is not there (--allow-missing); if the shards themselves are not there, they alone are pulled.

@@ -8,7 +8,7 @@ loader then reads the same shards, turn and turn about with ours: the ratio is t
 
 - warm: the second epoch of each loader, from the page cache. `copy` is one thread reading as many bytes in order into
   one buffer.
-- cold: the shards are dropped from the page cache first, as far as the system lets a program do that.
+- cold: the shards are dropped from the page cache first, as far as the system lets a program do that; for `copy` too.
 - first batch: from building the loader to its first batch, without importing anything.
 - epoch start: the order of an epoch for an index of that many samples, 1,350 to a shard, shuffled.
 """
@@ -165,7 +165,9 @@ def compare(folder: Path, builders: dict[str, Build], rounds: int) -> None:
                 for _ in range(rounds):
                     for who, build in builders.items():
                         found.setdefault(who, []).append(measure(build, folder, image_size, num_workers))
-                    if measure is warm:
+                    if measure is cold:
+                        forget(folder)
+                    if measure is not first_batch:
                         found.setdefault("copy", []).append(plain_copy(folder, image_size))
                 figures = described(found, image_size, measure is first_batch)
                 print(f"{what}, {image_size} px, {num_workers} workers: {figures}", flush=True)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from microdiff.annotations import Annotations, write_annotations
 from microdiff.code import code_digest
 from microdiff.crew import Crew
-from microdiff.errors import SchemaError, StepError
+from microdiff.errors import SchemaError, SourceError, StepError
 from microdiff.executor import Outcome
 from microdiff.handlers import Handler, Inputs, Partition
 from microdiff.ledger import Counts, Result
@@ -24,6 +23,7 @@ from microdiff.redact import Redaction
 from microdiff.rows import read_rows
 from microdiff.selection import select
 from microdiff.settings import DownloadSettings
+from microdiff.source_listing import LostSource, SourceListing, describe, recall, remember
 from microdiff.sources import Source, SourceFile
 from microdiff.sources.opening import open_source
 from microdiff.step import Run, Workspace
@@ -31,7 +31,6 @@ from microdiff.store import Stored, Unit
 from microdiff.withdrawn import Withdrawn, read_withdrawn
 
 _TABLE = "annotations.sqlite"
-_QUESTIONS_AT_ONCE = 8
 
 
 def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
@@ -53,14 +52,11 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
     entry = params.dataset(dataset)
     run = Run("download", dataset, workspace)
     with run.store.in_use():
-        source = open_source(entry.source, run.store.root)
-        with Progress(f"list {dataset}", None) as listing:
-            available = entry.handler.partitions(source.with_reporter(listing))
-            partitions = select(available, entry.partitions, dataset)
-            files = _describe(
-                source.with_reporter(listing), entry.handler, [path for part in partitions for path in part.files]
-            )
-            table = _Table(entry, source, run, listing)
+        withdrawn = read_withdrawn(workspace.withdrawn(dataset))
+        with Progress(f"list {dataset}", None) as progress:
+            origin = _Origin(entry, run.store.root, progress, may_be_lost=bool(withdrawn))
+        source, partitions, files = origin.source, origin.listing.partitions, origin.listing.files
+        table = _Table(entry, origin, run)
         code = code_digest(["microdiff.raw_writer", f"microdiff.handlers.{dataset}"])
         settings = {"download": as_values(params.download), "handler": as_values(entry.handler)}
         bases = [
@@ -88,7 +84,7 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
             )
             for part in partitions
         ]
-        redaction = Redaction(run.store, read_withdrawn(workspace.withdrawn(dataset)))
+        redaction = Redaction(run.store, withdrawn)
         release = _Release(source, partitions, files)
 
         def compute(bases: Sequence[Unit]) -> list[Stored]:
@@ -113,12 +109,49 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
         return run.publish(folder, stored, None, None, None, entry.max_rejected_share, facts)
 
 
-def _describe(source: Source, handler: Handler, paths: Sequence[str]) -> dict[str, SourceFile]:
-    """Ask the source about files, several at once."""
-    distinct = sorted(set(paths))
-    with ThreadPoolExecutor(_QUESTIONS_AT_ONCE) as pool:
-        answers = pool.map(lambda path: source.stat(path, handler.checksum(path)), distinct)
-        return dict(zip(distinct, answers, strict=True))
+class _Origin:
+    """Where a dataset comes from, and what is there.
+
+    Args:
+        entry: The dataset.
+        work: The store's folder, where the listing is kept.
+        report: Receives messages.
+        may_be_lost: Whether the listing kept will do if the source does not answer.
+    """
+
+    def __init__(self, entry: Dataset, work: Path, report: Reporter, *, may_be_lost: bool) -> None:
+        question = {
+            "source": entry.source,
+            "handler": as_values(entry.handler),
+            "partitions": entry.partitions,
+            "annotations": entry.handler.annotation_root(),
+        }
+        kept = work / "listings" / f"{entry.name}.json"
+        self.source: Source
+        self.annotations: Source  # where annotation files are
+        try:
+            self._ask(entry, work, report)
+        except SourceError as error:
+            earlier = recall(kept, question) if may_be_lost else None
+            if earlier is None:
+                raise
+            report.say(f"{error}\nGoing on with what the source listed last time, to take out withdrawn samples.")
+            self.source = self.annotations = LostSource(earlier.source, error)
+            self.listing = earlier
+        else:
+            remember(kept, question, self.listing)
+
+    def _ask(self, entry: Dataset, work: Path, report: Reporter) -> None:
+        self.source = self.annotations = open_source(entry.source, work)
+        source = self.source.with_reporter(report)
+        partitions = tuple(select(entry.handler.partitions(source), entry.partitions, entry.name))
+        files = describe(source, entry.handler, [path for part in partitions for path in part.files])
+        root = entry.handler.annotation_root()
+        if root is not None:
+            self.annotations = open_source(root, work)
+        source = self.annotations.with_reporter(report)
+        annotations = describe(source, entry.handler, entry.handler.annotation_files(source))
+        self.listing = SourceListing(self.source.name, partitions, files, tuple(annotations.values()))
 
 
 def _compute(
@@ -147,13 +180,10 @@ def _without(compute: Callable[..., Result], withdrawn: Withdrawn) -> Callable[[
 class _Table:
     """A dataset's table of annotations, made once in the store; a dataset without annotation files has none."""
 
-    def __init__(self, entry: Dataset, source: Source, run: Run, report: Reporter) -> None:
+    def __init__(self, entry: Dataset, origin: _Origin, run: Run) -> None:
         self._run = run
-        root = entry.handler.annotation_root()
-        self._source = source if root is None else open_source(root, run.store.root)
-        source = self._source.with_reporter(report)
-        described = _describe(source, entry.handler, entry.handler.annotation_files(source))
-        self.files = list(described.values())
+        self._source = origin.annotations
+        self.files = origin.listing.annotations
         modules = ["microdiff.annotations", f"microdiff.handlers.{entry.name}"]
         self._unit = Unit(
             step="download-annotations",

@@ -17,9 +17,6 @@ from microdiff.errors import SchemaError
 from microdiff.shard_source import ShardSource
 from microdiff.withdrawn import Withdrawn
 
-REMOTE_SCHEME = "dvc://"
-RELEASE_NAME = "microdiff-release.json"
-
 
 def open_source(given: "str | Path | ShardSource", cache: Path | None) -> ShardSource | None:
     """Return what fetches a remote shard set, None for a folder on this machine.
@@ -33,10 +30,10 @@ def open_source(given: "str | Path | ShardSource", cache: Path | None) -> ShardS
     """
     if not isinstance(given, str | Path):
         return given
-    if not str(given).startswith(REMOTE_SCHEME) and not str(given).endswith(RELEASE_NAME):
-        return None
-    from microdiff.dvc_source import open_dvc_source
+    from microdiff.dvc_source import is_shard_source, open_dvc_source
 
+    if not is_shard_source(str(given)):
+        return None
     source: ShardSource = open_dvc_source(str(given), cache)
     return source
 

@@ -120,18 +120,19 @@ def test_failed_fetch_is_told_and_can_be_tried_again(source: FakeSource) -> None
     assert len(keys_of(loader)) == NUM
 
 
-def test_urls_are_opened_as_dvc_sources(source: FakeSource, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["dvc://data/coco/shards@v1", "release-v1.json", "https://host/r.json?signature=1"])
+def test_names_of_remote_sets_are_opened_as_such(
+    source: FakeSource, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
     asked = []
 
-    class Module:
-        @staticmethod
-        def open_dvc_source(url: str, cache: Path | None) -> FakeSource:
-            asked.append((url, cache))
-            return source
+    def open_dvc_source(url: str, cache: Path | None) -> FakeSource:
+        asked.append((url, cache))
+        return source
 
-    monkeypatch.setitem(sys.modules, "microdiff.dvc_source", Module())
-    assert len(keys_of(build("dvc://data/coco/shards@v1", drop_last=False, cache=tmp_path))) == NUM
-    assert asked == [("dvc://data/coco/shards@v1", tmp_path)]
+    monkeypatch.setattr("microdiff.dvc_source.open_dvc_source", open_dvc_source)
+    assert len(keys_of(build(name, drop_last=False, cache=tmp_path))) == NUM
+    assert asked == [(name, tmp_path)]
 
 
 def test_the_only_copy_is_never_limited(source: FakeSource) -> None:

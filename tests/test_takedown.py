@@ -13,7 +13,7 @@ from conftest import copy_of, tree_bytes
 from microdiff.clean import clean
 from microdiff.download import download
 from microdiff.encode import encode
-from microdiff.errors import ParamsError, RejectionError, StepError
+from microdiff.errors import ParamsError, RejectionError, SourceError, StepError
 from microdiff.forget import Request, find, forget, read_requests
 from microdiff.ledger import check_rejected_share
 from microdiff.manifest import read_manifest
@@ -23,6 +23,7 @@ from microdiff.publish import read_json
 from microdiff.raw_reader import read_images
 from microdiff.shard import shard
 from microdiff.shard_file import ShardFile
+from microdiff.sources import Source
 from microdiff.sources.local import LocalSource
 from microdiff.step import Workspace
 from microdiff.withdrawn import Withdrawal, Withdrawn, read_withdrawn, write_withdrawn
@@ -189,6 +190,46 @@ def test_on_a_machine_that_pulled_the_artifacts_no_other_partition_is_computed(h
         shutil.rmtree(here.artifact("coco", kind))  # as DVC does before a step runs
         computed |= run(here, step)
     assert (computed["download"], computed["clean"], computed["encode"]) == (1, 1, 3)
+
+
+@pytest.fixture
+def lost_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_source(root: str, work: Path) -> Source:
+        raise SourceError(f"{root}: the links have expired")
+
+    monkeypatch.setattr("microdiff.download.open_source", open_source)
+
+
+@pytest.mark.usefixtures("lost_source")
+def test_samples_go_though_the_source_answers_no_more(here: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    key = kept(here, "0001")[0]
+    withdraw(here, key, partition="0001")
+    assert run(here, *STEPS)["download"] == 1
+    assert key not in set(everything(here))
+    assert "the links have expired" in caplog.text
+    assert "what the source listed last time" in caplog.text
+
+
+@pytest.mark.usefixtures("lost_source")
+@pytest.mark.parametrize("case", ["nothing is withdrawn", "another selection", "never listed"])
+def test_a_lost_source_is_an_error_otherwise(here: Workspace, case: str) -> None:
+    params = params_of(here)
+    if case != "nothing is withdrawn":
+        withdraw(here, kept(here, "0001")[0])
+    if case == "another selection":
+        params = replace(params, datasets={"coco": replace(params.dataset("coco"), partitions="0")})
+    if case == "never listed":
+        (here.root / ".work/listings/coco.json").unlink()
+    with pytest.raises(SourceError, match="links have expired"):
+        download("coco", params, here)
+
+
+@pytest.mark.usefixtures("lost_source")
+def test_what_the_store_lacks_cannot_come_from_a_lost_source(here: Workspace) -> None:
+    withdraw(here, kept(here, "0001")[0], partition="0001")
+    shutil.rmtree(here.root / ".work/download")
+    with pytest.raises(StepError, match=r"is needed, but .* the links have expired"):
+        run(here, "download")
 
 
 @pytest.mark.parametrize("gone", [(), ("raw",), ("raw", "captions"), ("raw", "captions", "latents")])

@@ -14,8 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
-from conftest import REPO, copy_of, tree_bytes
+import tiny_models
+from conftest import REPO, changed, copy_of, sample_preset, tree_bytes
 from microdiff.errors import ParamsError, SchemaError
 from microdiff.latents import LatentsFile
 from microdiff.manifest import MANIFEST, is_whole, read_manifest, write_manifest
@@ -29,6 +31,7 @@ from microdiff.verify.deep import psnr, relative_difference, verify_deep
 from microdiff.verify.dvc_record import dvc_record, folder_digest
 from microdiff.verify.files import md5_of
 from microdiff.verify.latents import is_finite
+from microdiff.verify.repair import _step
 from microdiff.verify.run import run
 from microdiff.withdrawn import Withdrawal, Withdrawn, write_withdrawn
 
@@ -339,8 +342,8 @@ def test_a_manifest_knows_whether_it_is_whole(here: Workspace) -> None:
     folder = here.artifact("coco", "raw")
     assert is_whole(folder)
     text = (folder / MANIFEST).read_text()
-    for changed in (text.replace("0001", "0003", 1), text + " ", text.replace('"digest"', '"digests"'), "[]", "{"):
-        (folder / MANIFEST).write_text(changed)
+    for other in (text.replace("0001", "0003", 1), text + " ", text.replace('"digest"', '"digests"'), "[]", "{"):
+        (folder / MANIFEST).write_text(other)
         assert not is_whole(folder)
 
 
@@ -444,6 +447,64 @@ def test_latents_and_captions_of_others_are_told(here: Workspace) -> None:
     assert "encoded anew" in what
 
 
+@pytest.fixture(scope="module")
+def other_forms(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """All steps with what the sample settings leave out: moments, bfloat16, a second encoder with masks, zstd."""
+    root = tmp_path_factory.mktemp("forms")
+    tiny_models.save_t5(root / "t5")
+    document = sample_preset()
+    text = {**document["encode"]["text"]["caption_latents"], "model": str(root / "t5"), "revision": None}
+    changes = {
+        "datasets.coco.download.partitions": "0-1",
+        "datasets.coco.download.images_per_partition": 5,
+        "datasets.coco.max_rejected_share": 0.9,
+        "encode.image.latents": "moments",
+        "encode.image.store": "bfloat16",
+        "encode.text.caption_latents_t5": {**text, "store": "bfloat16"},
+        "shard.compression": "zstd",
+    }
+    (root / "params.yaml").write_text(yaml.safe_dump(changed(document, changes)), encoding="utf-8")
+    os.chdir(REPO)
+    for step in KINDS.values():
+        _step(step)("coco", load_params(root / "params.yaml"), Workspace(root))
+    return Workspace(root)
+
+
+def test_sets_of_other_forms_pass(other_forms: Workspace) -> None:
+    shards = [path.name for path in files_of(other_forms, "shards")]
+    assert any(name.endswith(".mds.zstd") for name in shards)
+    assert any("t5" in path.name for path in files_of(other_forms, "latents"))
+    result = verify_dataset("coco", other_forms)
+    assert (result.problems, result.kinds) == ([], list(KINDS))
+    deep = verify_deep("coco", load_params(other_forms.root / "params.yaml"), other_forms)
+    assert (deep.findings.problems, deep.note) == ([], "")
+    assert deep.compared
+    assert all(each.psnr_db >= each.floor_db > 10 for each in deep.compared)
+
+
+@pytest.mark.parametrize("kind", ["latents", "shards"])
+def test_flipped_bits_in_sets_of_other_forms_are_caught(other_forms: Workspace, kind: str) -> None:
+    test_every_flipped_bit_is_caught_and_nothing_else_is_blamed(other_forms, kind)
+
+
+def test_values_of_other_forms_must_be_finite(other_forms: Workspace, tmp_path: Path) -> None:
+    workspace = copy_of(other_forms, tmp_path / "copy")
+    damaged = {}
+    for kind in ("image", "text_t5"):
+        path = workspace.artifact("coco", "latents") / f"0000.{kind}.safetensors"
+        tensors = LatentsFile(path)
+        column = tensors.names[0]
+        rows = tensors.rows(column)
+        data = bytearray(path.read_bytes())
+        data[rows.offset + 2 : rows.offset + 4] = b"\x80\x7f"  # type: ignore[attr-defined]  # infinity
+        path.unlink()
+        path.write_bytes(data)
+        damaged[f"latents/{path.name}"] = tensors.keys(column)[0]
+    reseal(workspace.artifact("coco", "latents"))
+    problems = [each for each in verify_dataset("coco", workspace).problems if "holds NaN or infinity" in each.what]
+    assert {f"{each.kind}/{each.file}": each.key for each in problems} == damaged
+
+
 def test_measures_of_likeness() -> None:
     black, white = np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 255, np.uint8)
     assert psnr(black, white) == pytest.approx(0)
@@ -502,6 +563,35 @@ def test_with_dvc_the_damaged_copies_go_and_all_three_come_back(
     assert path.stat().st_nlink == 3
     assert (repository / "dvc.lock").read_bytes() == lock
     assert dvc(repository, "status", "clean@coco").strip() == "Data and pipelines are up to date."
+
+
+@pytest.mark.parametrize("has_cloud_copy", [True, False])
+def test_repair_pulls_what_the_remote_has_and_computes_the_rest(
+    built: Workspace, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_cloud_copy: bool
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(repository))
+    workspace = Workspace(repository)
+    dvc(repository, "remote", "add", "--default", "team", str(tmp_path / "remote"))
+    if has_cloud_copy:
+        dvc(repository, "push", "clean@coco", "shard@coco")
+        for kind in ("raw", "latents"):  # now nothing can be computed
+            shutil.rmtree(workspace.artifact("coco", kind))
+        shutil.rmtree(repository / "samples")
+        shutil.rmtree(repository / ".work")
+    damaged = [
+        workspace.artifact("coco", "captions") / "0001.parquet",
+        next(workspace.artifact("coco", "shards").glob("512/*.mds")),
+    ]
+    expected = [(built.root / path.relative_to(repository)).read_bytes() for path in damaged]
+    for path in damaged:
+        path.chmod(0o644)
+        damage_all(path)
+    command = [sys.executable, "-m", "stages.verify", "coco"]
+    assert subprocess.run(command, cwd=repository, capture_output=True, check=False).returncode == 1
+    done = subprocess.run([*command, "--repair"], cwd=repository, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [path.read_bytes() for path in damaged] == expected
+    assert subprocess.run(command, cwd=repository, capture_output=True, check=False).returncode == 0
 
 
 def test_dvc_knows_a_changed_manifest_and_another_version(here: Workspace) -> None:
