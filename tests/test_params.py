@@ -70,6 +70,7 @@ def test_committed_params_are_the_sample_preset() -> None:
         ("encode.text", None, "encode.text: expected a mapping, got None"),
         ("encode.image.latents", "means", "encode.image.latents: expected one of sample, mode, moments, got 'means'"),
         ("encode.image.compile", 1, "encode.image.compile: expected true or false, got 1"),
+        ("shard.compression", "gzip", "shard.compression: expected one of none, zstd, got 'gzip'"),
         ("datasets", {}, "datasets: expected at least one dataset"),
         ("datasets.imagenet", {}, "datasets.imagenet: no such dataset"),
         ("datasets.coco.max_rejected_share", 2, "datasets.coco.max_rejected_share: expected 0 to 1, got 2.0"),
