@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,8 +20,10 @@ pytestmark = [
 ]
 
 RANK = """
-import json, sys
+import json, os, sys
 sys.path.insert(0, "tests")
+import torch.distributed as dist
+dist.init_process_group("gloo", f"file://{sys.argv[4]}", rank=int(os.environ["RANK"]), world_size=2)
 from test_loader import build
 from test_loader_order import plain_loader
 make, folder, workers = {"ours": build, "plain": plain_loader}[sys.argv[1]], sys.argv[2], int(sys.argv[3])
@@ -31,6 +32,8 @@ first = iter(loader)
 seen = [next(first)["key"] for _ in range(3)]
 state = loader.state_dict()
 print(json.dumps({"seen": seen, "rest": [b["key"] for b in first], "next": [b["key"] for b in loader], "state": state}))
+dist.barrier()
+dist.destroy_process_group()
 """
 
 
@@ -116,20 +119,23 @@ def test_workers_take_turns(shape: tuple[int, int, int], drop_last: bool) -> Non
 
 
 def run_ranks(which: str, folder: Path, num_workers: int, temporary: Path) -> list[dict[str, Any]]:
-    """Run two ranks of one machine, as torchrun would start them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    """Run two ranks of one machine, which know of each other before the loader is built, as in a training script."""
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TMPDIR": str(temporary)}
+    meeting = temporary / f"meeting of {which}"  # a file, not a port that might be taken meanwhile
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", RANK, which, str(folder), str(num_workers)],
-            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank, "TMPDIR": str(temporary)},
+            [sys.executable, "-W", "ignore", "-c", RANK, which, str(folder), str(num_workers), str(meeting)],
+            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank},
             stdout=subprocess.PIPE,
         )
         for rank in ("0", "1")
     ]
-    answers = [rank.communicate(timeout=300)[0] for rank in ranks]
+    try:
+        answers = [rank.communicate(timeout=300)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
     assert [rank.returncode for rank in ranks] == [0, 0]
     return [json.loads(answer.splitlines()[-1]) for answer in answers]
 
