@@ -5,7 +5,7 @@
 Part one writes latents of the published sizes (77 x 1024 text, 256 and 512 px: 198 KB a sample) in eight partitions,
 and the shard step with one worker makes shards of them: listed, shuffled over all partitions, hashed, synced. `copy`
 is the same files copied and synced, turn and turn about, all from the page cache. Part two decides which samples share
-a shard, for ever more of them, in a process of its own each: seconds, and the memory that came on top.
+a shard, for ever more of them, in a process of its own each: seconds, and by how much the peak of memory grew.
 """
 
 import argparse
@@ -118,7 +118,7 @@ def planning(num_samples: int) -> None:
     columns = {"512": {"key": "str"}, "256": {"key": "str"}}
     units = list(_shard_units(Path(), [_Listing()] * 1000, samples, columns, settings))
     spent_s, after_kb = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    memory = f"{(after_kb - before_kb) / 1000:,.0f} MB more"
+    memory = f"peak {(after_kb - before_kb) / 1000:,.0f} MB higher"
     print(f"{num_samples:,} samples: {len(units):,} shards planned in {spent_s:.1f} s, {memory}", flush=True)
 
 
