@@ -176,7 +176,8 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
                 self._shard_access_times[shard_id] = time_ns()
                 if Path(shard.dirname, shard.raw_data.basename).exists():
                     return False
-                self._evict_shard(shard_id)  # somebody removed it
+                self.cache_usage -= shard.raw_data.bytes  # somebody removed it
+                self._shard_states[shard_id] = _REMOTE
             while self.cache_limit and self.cache_usage + shard.get_max_size() > self.cache_limit:
                 if not (self._shard_states.numpy() == _LOCAL).any():
                     return None  # all room is taken by shards on their way

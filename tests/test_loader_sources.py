@@ -98,6 +98,16 @@ def test_limited_cache_stays_within_its_limit(source: FakeSource, tmp_path: Path
     assert max(source.fetched.values()) > 1
 
 
+def test_a_cached_shard_that_somebody_removed_is_fetched_again_and_counted_once(source: FakeSource) -> None:
+    loader = build(source, drop_last=False, cache_limit="1gb")
+    expected = sorted(keys_of(loader))
+    for _ in range(2):
+        next(source.local.glob("*/*.mds")).unlink()
+        assert sorted(keys_of(loader)) == expected
+        assert loader.dataset.cache_usage == sum(path.stat().st_size for path in source.local.glob("*/*.mds"))
+    assert sorted(source.fetched.values())[-1] > 1
+
+
 def test_resumption_fetches_what_it_needs(source: FakeSource) -> None:
     loader = build(source, shuffle=False, drop_last=False)
     batches = iter(loader)
