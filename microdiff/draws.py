@@ -1,22 +1,28 @@
 """What is drawn at random per sample, so that (seed, epoch, key) alone decide it, whatever the workers and ranks."""
 
-import hashlib
+from collections.abc import Sequence
+from hashlib import blake2b
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def drop_caption_mask(seed: int, epoch: int, name: str | int, cap_drop_prob: float) -> float:
-    """Return 0. if a sample's caption is to be dropped in this epoch, else 1.
+def drop_caption_mask(seed: int, epoch: int, names: Sequence[str | int], cap_drop_prob: float) -> NDArray[np.float64]:
+    """Return float64 (B,): 0. where a sample's caption is to be dropped in this epoch, else 1.
 
     Args:
         seed: The loader's seed.
         epoch: Which epoch, from 0.
-        name: The sample's key or, for shards without keys, its position.
+        names: The samples' keys or, for shards without keys, their positions.
         cap_drop_prob: Probability of 0., in [0, 1].
     """
-    digest = hashlib.blake2b(f"{seed} {epoch} {name}".encode(), digest_size=8).digest()
-    return 0.0 if int.from_bytes(digest, "little") < cap_drop_prob * 2**64 else 1.0
+    if not 0 < cap_drop_prob < 1:
+        return np.full(len(names), 1.0 - cap_drop_prob)
+    prefix = f"{seed} {epoch} "
+    digests = b"".join([blake2b(f"{prefix}{name}".encode(), digest_size=8).digest() for name in names])
+    kept = np.frombuffer(digests, "<u8") >= np.uint64(ceil(cap_drop_prob * 2**64))
+    return kept.astype(np.float64)
 
 
 def sampling_noise(seed: int, epoch: int, name: str | int, out: NDArray[np.float32]) -> None:
@@ -28,6 +34,6 @@ def sampling_noise(seed: int, epoch: int, name: str | int, out: NDArray[np.float
         name: As in `drop_caption_mask`.
         out: Receives standard normal values.
     """
-    digest = hashlib.blake2b(f"noise {seed} {epoch} {name}".encode(), digest_size=16).digest()
+    digest = blake2b(f"noise {seed} {epoch} {name}".encode(), digest_size=16).digest()
     generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
     generator.standard_normal(dtype=np.float32, out=out)

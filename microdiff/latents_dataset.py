@@ -87,9 +87,7 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
         image = _shaped(raw[first.image.column], first.image)
         if first.has_moments:
             image = self._sampled(image, epoch, names, pinned)
-        mask = np.full(len(ids), 1.0 if self.cap_drop_prob < 1 else 0.0)
-        if 0 < self.cap_drop_prob < 1:
-            mask[:] = [drop_caption_mask(self.shuffle_seed, epoch, name, self.cap_drop_prob) for name in names]
+        mask = drop_caption_mask(self.shuffle_seed, epoch, names, self.cap_drop_prob)
         batch: dict[str, Any] = {
             "image_latents": image,
             "caption_latents": _shaped(raw[first.caption.column], first.caption).unsqueeze(1),

@@ -27,21 +27,23 @@ Text = tuple[str, int, bool, int, bool]
 bytes, likewise."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """How to read samples whose variable columns have the sizes guessed.
 
     Attributes:
         rest: Bytes of a sample without the guessed column.
-        scratch: Scratch memory it takes, without the guessed column.
-        others: Sizes of the variable columns without the guessed one.
+        scratch: Scratch memory it takes, without the guessed column; the variable columns' sizes are at its start.
+        sizes: Of the variable columns, 0 for the guessed one.
+        guessed: Which of them follows from a sample's total size; None if there is no need to guess.
         reads: What to read.
         texts: The texts among it.
     """
 
     rest: int
     scratch: int
-    others: tuple[int, ...]
+    sizes: tuple[int, ...]
+    guessed: int | None
     reads: Sequence[Read]
     texts: Sequence[Text]
 
@@ -53,6 +55,11 @@ class Layout:
         entry: The shard's entry in the index.
         arrays: Wanted columns of fixed size and their bytes; also those that the index calls variable.
         texts: Wanted columns of varying size.
+
+    Attributes:
+        variable: The columns of varying size, in their order.
+        head: Their sizes, at the start of each sample.
+        only_plan: The plan for every sample, None if their sizes ask for several.
     """
 
     def __init__(self, entry: Mapping[str, Any], arrays: Mapping[str, int], texts: Sequence[str]) -> None:
@@ -61,12 +68,10 @@ class Layout:
         self.variable = [name for name, size in self._columns if not size]
         self.head = Struct(f"<{len(self.variable)}I")
         unknown = [number for number, name in enumerate(self.variable) if name not in self._arrays]
-        self.guessed = unknown[0] if unknown else None
+        self._guessed = unknown[0] if unknown else None
         self._plans: dict[tuple[int, ...], Plan] = {}
-
-    def first_guess(self) -> Plan:
-        """Return a plan to begin with."""
-        return self.plan([self._arrays.get(name, 0) for name in self.variable])
+        sizes = [self._arrays.get(name, 0) for name in self.variable]
+        self.only_plan = self.plan(sizes) if len(unknown) <= 1 else None
 
     def check(self, sizes: Sequence[int]) -> str:
         """Return in words what a sample's sizes have against its being read; nothing if they are right."""
@@ -77,27 +82,13 @@ class Layout:
 
     def plan(self, sizes: Sequence[int]) -> Plan:
         """Return the plan for samples with these sizes of variable columns; the guessed one's does not matter."""
-        fixed = tuple(0 if number == self.guessed else size for number, size in enumerate(sizes))
-        if fixed not in self._plans:
+        fixed = tuple(0 if number == self._guessed else size for number, size in enumerate(sizes))
+        plan = self._plans.get(fixed)
+        if plan is None:
             if len(self._plans) > 1024:  # texts of every length: more plans than it pays to keep
                 self._plans.clear()
-            self._plans[fixed] = self._make(fixed)
-        return self._plans[fixed]
-
-    def fits(self, plan: Plan, extra: int, sizes: tuple[int, ...]) -> bool:
-        """Tell whether a sample was read rightly.
-
-        Args:
-            plan: How it was read.
-            extra: The bytes that were guessed.
-            sizes: Of its variable columns, as the sample itself states them.
-        """
-        if self.guessed is None:
-            return sizes == plan.others
-        return sizes[self.guessed] == extra and self._others(sizes) == plan.others
-
-    def _others(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        return sizes if self.guessed is None else sizes[: self.guessed] + sizes[self.guessed + 1 :]
+            plan = self._plans[fixed] = self._make(fixed)
+        return plan
 
     def _values(self, sizes: Sequence[int]) -> Iterator[Piece]:
         """Yield name, size and whether it is the guessed one, of all columns."""
@@ -107,7 +98,7 @@ class Layout:
                 yield name, fixed, False
             else:
                 number, size = next(variable)
-                yield name, size, number == self.guessed
+                yield name, size, number == self._guessed
 
     def _make(self, sizes: tuple[int, ...]) -> Plan:
         pieces: list[Piece] = [(None, self.head.size, False)]
@@ -136,7 +127,7 @@ class Layout:
         reads.append((begin, shifts, pieces))
         scratch_bytes = sum(size for *_, run in reads for column, size, _ in run if column is None)
         merged = [(place, later, _merged(run)) for place, later, run in reads]
-        return Plan(position, scratch_bytes, self._others(sizes), merged, texts)
+        return Plan(position, scratch_bytes, sizes, self._guessed, merged, texts)
 
 
 def _merged(pieces: Sequence[Piece]) -> list[Piece]:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import resource
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from microdiff.mds_layout import Layout, Plan
 
 _MAX_OPEN = 2048
 _CHUNK_BYTES = 2**20
+_SAMPLES_ASKED = 5
 
 
 class OpenShard:
@@ -23,8 +24,8 @@ class OpenShard:
         path: The file.
         descriptor: Its file descriptor.
         layout: Its columns.
-        plan: The plan that fitted the last sample read from it: the first guess for the next one.
         offsets: Position of each sample and of the end.
+        usual_plan: The plan that most of its samples fit, as far as a few of them tell.
     """
 
     def __init__(self, path: Path, entry: Mapping[str, Any], layout: Layout) -> None:
@@ -34,7 +35,7 @@ class OpenShard:
             FileNotFoundError: It is not there.
             SchemaError: It is not the file that the index describes.
         """
-        self.path, self.layout, self.plan = path, layout, layout.first_guess()
+        self.path, self.layout = path, layout
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         size, samples = os.fstat(self.descriptor).st_size, entry["samples"]
         if size != entry["raw_data"]["bytes"]:
@@ -46,6 +47,35 @@ class OpenShard:
         if numbers[0] != samples or numbers[-1] != size:
             raise SchemaError(f"{path}: expected {samples} samples, as the index says, got {numbers[0]}: pull it again")
         self.offsets: Sequence[int] = numbers[1:]
+        self.usual_plan = layout.only_plan or self._usual_plan(samples)
+
+    def own_plan(self, sample: int) -> Plan:
+        """Return the plan that a sample's own sizes ask for.
+
+        Raises:
+            SchemaError: They are not what the index says.
+        """
+        begin, end = self.offsets[sample], self.offsets[sample + 1]
+        head = os.pread(self.descriptor, self.layout.head.size, begin)
+        if len(head) != self.layout.head.size:
+            raise self.damaged(sample, "the file ends too soon")
+        sizes = self.layout.head.unpack(head)
+        problem = self.layout.check(sizes)
+        plan = self.layout.plan(sizes)
+        guessed = 0 if plan.guessed is None else sizes[plan.guessed]
+        if not problem and plan.rest + guessed != end - begin:
+            problem = f"its columns take {plan.rest + guessed} bytes, but it has {end - begin}"
+        if problem:
+            raise self.damaged(sample, problem)
+        return plan
+
+    def damaged(self, sample: int, problem: str) -> SchemaError:
+        """Return the error for a sample that cannot be read."""
+        return SchemaError(f"{self.path}: sample {sample}: {problem}: write or pull it again")
+
+    def _usual_plan(self, samples: int) -> Plan:
+        asked = dict.fromkeys(number * samples // _SAMPLES_ASKED for number in range(_SAMPLES_ASKED))
+        return Counter(map(self.own_plan, asked)).most_common(1)[0][0]
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
@@ -103,6 +133,3 @@ def known_hash(hashes: Mapping[str, str]) -> str | None:
     """Return the first of an index entry's hashes that can be checked, SHA-256 before others."""
     known = [name for name in sorted(hashes) if name in hashlib.algorithms_available]
     return "sha256" if "sha256" in known else next(iter(known), None)
-
-
-__all__ = ["OpenShard", "OpenShards", "Plan", "check_hash", "known_hash"]
