@@ -7,8 +7,10 @@ folder. `--reference` names a checkout of the published code (https://github.com
 loader then reads the same shards, turn and turn about with ours: the ratio is the claim, speed is the machine's.
 
 - warm: the second epoch of each loader, from the page cache. `copy` is one thread reading as many bytes in order into
-  one buffer.
-- cold: the shards are dropped from the page cache first, as far as the system lets a program do that; for `copy` too.
+  one buffer, which stays in the processor's cache. `bare` is the loader's number of threads with nothing to do but
+  read as many bytes from random places into as many buffers as the loader has: about what the machine can do.
+- cold: the shards are dropped from the page cache first, as far as the system lets a program do
+  that; for the others too.
 - first batch: from building the loader to its first batch, without importing anything.
 - epoch start: the order of an epoch for an index of that many samples, 1,350 to a shard, shuffled.
 """
@@ -20,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,6 +36,7 @@ from microdiff import build_streaming_latents_dataloader
 BATCH_SIZE = 256
 CAPTION_BYTES, IMAGE_BYTES = 77 * 1024 * 2, {256: 4 * 32 * 32 * 2, 512: 4 * 64 * 64 * 2}
 SAMPLES_PER_SHARD = 1350
+_BATCHES_IN_MEMORY = 6
 Build = Callable[..., Any]
 
 
@@ -85,7 +89,7 @@ def make(build: Build, folder: Path, image_size: int, num_workers: int) -> Any:
     return build(str(folder), BATCH_SIZE, image_size, cap_drop_prob=0.1, num_workers=num_workers, **sizes)
 
 
-def plain_copy(folder: Path, image_size: int) -> float:
+def plain_copy(folder: Path, image_size: int, _: int) -> float:
     """Return samples per second of one thread that reads the bytes that a sample has, in order, into one buffer."""
     size = CAPTION_BYTES + IMAGE_BYTES[image_size]
     buffer = memoryview(bytearray(size))
@@ -95,6 +99,32 @@ def plain_copy(folder: Path, image_size: int) -> float:
             while file.readinto(buffer) == size:
                 num_samples += 1
     return num_samples / (time.perf_counter() - begin)
+
+
+def bare_reads(folder: Path, image_size: int, num_samples: int) -> float:
+    """Return samples per second of threads that only read: as many bytes, at random places, into as much memory."""
+    size = CAPTION_BYTES + IMAGE_BYTES[image_size]
+    files = [os.open(path, os.O_RDONLY) for path in sorted(folder.glob("*.mds"))]
+    rng = np.random.default_rng(0)
+    places = [(file, int(rng.integers(os.fstat(file).st_size - size))) for file in rng.choice(files, num_samples)]
+    num_threads = min(4, len(os.sched_getaffinity(0)))
+    num_rows = _BATCHES_IN_MEMORY * BATCH_SIZE // num_threads
+
+    def read(memory: memoryview, part: list[tuple[int, int]]) -> None:
+        for number, (file, at) in enumerate(part):
+            begin = number % num_rows * size
+            os.preadv(file, [memory[begin : begin + size]], at)
+
+    memories = [memoryview(np.ones(num_rows * size, np.uint8)) for _ in range(num_threads)]  # type: ignore[arg-type]
+    with ThreadPoolExecutor(num_threads) as threads:
+        begin_s = time.perf_counter()
+        jobs = [threads.submit(read, memory, places[n::num_threads]) for n, memory in enumerate(memories)]
+        for job in jobs:
+            job.result()
+        seconds = time.perf_counter() - begin_s
+    for file in files:
+        os.close(file)
+    return num_samples / seconds
 
 
 def forget(folder: Path) -> None:
@@ -149,13 +179,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.into) as name:
         folder = Path(name) / "shards"
         write_shards(folder, options.samples)
-        compare(folder, builders, options.rounds)
+        compare(folder, builders, options.rounds, options.samples)
     for num_samples in (1_000_000, 37_000_000):
         timings = ", ".join(f"{what} {seconds:.2f} s" for what, seconds in epoch_start(num_samples))
         print(f"{num_samples:,} samples: {timings}")
 
 
-def compare(folder: Path, builders: dict[str, Build], rounds: int) -> None:
+def compare(folder: Path, builders: dict[str, Build], rounds: int, num_samples: int) -> None:
     """Print how fast each loader reads the same shards, medians over rounds."""
     ways = {"warm, samples/s": warm, "cold, samples/s": cold, "first batch, ms": first_batch}
     for what, measure in ways.items():
@@ -165,10 +195,12 @@ def compare(folder: Path, builders: dict[str, Build], rounds: int) -> None:
                 for _ in range(rounds):
                     for who, build in builders.items():
                         found.setdefault(who, []).append(measure(build, folder, image_size, num_workers))
-                    if measure is cold:
-                        forget(folder)
-                    if measure is not first_batch:
-                        found.setdefault("copy", []).append(plain_copy(folder, image_size))
+                    if measure is first_batch:
+                        continue
+                    for who, yardstick in {"copy": plain_copy, "bare": bare_reads}.items():
+                        if measure is cold:
+                            forget(folder)
+                        found.setdefault(who, []).append(yardstick(folder, image_size, num_samples))
                 figures = described(found, image_size, measure is first_batch)
                 print(f"{what}, {image_size} px, {num_workers} workers: {figures}", flush=True)
 
@@ -178,7 +210,7 @@ def described(found: dict[str, list[float]], image_size: int, is_time: bool) -> 
     parts = [f"{who} {median(values):,.0f}" for who, values in found.items()]
     if not is_time:
         parts.append(f"ours {median(found['ours']) * (CAPTION_BYTES + IMAGE_BYTES[image_size]) / 1e9:.2f} GB/s")
-    for other in ("reference", "copy"):
+    for other in ("reference", "copy", "bare"):
         if other in found:
             ratios = [ours / theirs for ours, theirs in zip(found["ours"], found[other], strict=True)]
             parts.append(f"{median(ratios):.2f}x {other} ({min(ratios):.2f}-{max(ratios):.2f})")
