@@ -16,7 +16,6 @@ ViT-H/14 text tower with random weights, in bfloat16, on CUDA only.
 """
 
 import argparse
-import dataclasses
 import os
 import sys
 import tarfile
@@ -35,8 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 import torch
-import yaml
-from input_side import FORMS, embedded_tokenizer, photographs, published_loader
+from input_side import FORMS, photographs, published_loader, settings
 from input_side import encode as encode_jpeg
 
 from microdiff import image_encoder as image_encoder_module
@@ -46,7 +44,6 @@ from microdiff.choose import SCHEMA
 from microdiff.device import device
 from microdiff.device_queue import QUEUE
 from microdiff.image_latents import write_image_latents
-from microdiff.params import parse
 from microdiff.progress import Silent
 from microdiff.rows import new_table
 from microdiff.settings import ImageEncoderSettings, TextEncoderSettings
@@ -71,16 +68,6 @@ class Times(Silent):
             self.idle_s += idle_s
 
 
-def settings(batch_size: int) -> tuple[ImageEncoderSettings, TextEncoderSettings]:
-    """Return the sample preset's encoders with this batch size."""
-    document = yaml.safe_load((REPO / "presets/sample.yaml").read_text(encoding="utf-8"))["encode"]
-    image = parse(ImageEncoderSettings, document["image"], "encode.image", [])
-    text = parse(TextEncoderSettings, document["text"]["caption_latents"], "encode.text", [])
-    if image is None or text is None:
-        sys.exit("presets/sample.yaml has no encoders")
-    return dataclasses.replace(image, batch_size=batch_size), dataclasses.replace(text, batch_size=batch_size)
-
-
 def use_random_sdxl() -> None:
     """Let encoders have the large configurations with random weights."""
     from diffusers import AutoencoderKL
@@ -102,7 +89,7 @@ def use_random_sdxl() -> None:
     vae = vae.to(device(), torch.bfloat16, memory_format=torch.channels_last).eval().requires_grad_(requires_grad=False)
     tower = _build_text_tower(1024, CLIPTextCfg(width=1024, heads=16, layers=24), quick_gelu=True)
     tower = tower.to(device(), torch.bfloat16).eval().requires_grad_(requires_grad=False)
-    tokenize = embedded_tokenizer()
+    tokenize = text_encoder_module.text_encoder(settings(1)[1]).tokenize
 
     class Vae:
         device = device()
@@ -124,7 +111,7 @@ def use_random_sdxl() -> None:
         description: dict[str, Any] = {}  # noqa: RUF012 - never changed
 
         def tokenize(self, captions: Any) -> Tokens:
-            return Tokens(tokenize(captions))
+            return tokenize(captions)
 
         @torch.inference_mode()
         def encode(self, tokens: Tokens, *, precise: bool = False) -> torch.Tensor:

@@ -17,6 +17,7 @@ Turn and turn about, medians; the ratio is the claim, absolute speed is the mach
 """
 
 import argparse
+import dataclasses
 import io
 import os
 import sys
@@ -24,6 +25,7 @@ import tempfile
 import time
 import types
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,13 +35,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 from torchvision import transforms
 from transformers import CLIPTokenizer
 
 from microdiff.ahead import ahead, num_threads
+from microdiff.caption_batches import caption_batches
+from microdiff.image_batches import image_batches
+from microdiff.params import parse
 from microdiff.pixels import centre_crop
+from microdiff.settings import ImageEncoderSettings, TextEncoderSettings
 from microdiff.squares import decode_pixels, squares
+from microdiff.text_encoder import text_encoder
 
 REPO = Path(__file__).resolve().parents[1]
 RESOLUTIONS = (256, 512)
@@ -128,21 +136,24 @@ def difference(data: bytes) -> int:
     return max(int(np.abs(ours - pillows).max()) for ours, pillows in pairs)
 
 
-def ours_whole(samples: list[tuple[bytes, str]], tokenizer: Any) -> Iterator[object]:
-    """Yield what our encode step has before the device: uint8 batches of both sizes and tokens."""
-    batches: dict[int, list[Any]] = {px: [] for px in RESOLUTIONS}
-    for found in ahead(lambda sample: squares(sample[0], RESOLUTIONS), samples, 4 * num_threads()):
-        for px, square in (found or {}).items():
-            if not batches[px]:
-                batches[px] = [torch.empty((BATCH, px, px, 3), dtype=torch.uint8), 0]
-            batches[px][0].numpy()[batches[px][1]] = square
-            batches[px][1] += 1
-            if batches[px][1] == BATCH:
-                yield batches[px].pop(0)
-                batches[px].clear()
-    starts = range(0, len(samples), BATCH)
-    captions = [caption for _, caption in samples]
-    yield from ahead(lambda start: tokenizer(captions[start : start + BATCH]), starts, 2 * num_threads())
+def settings(batch_size: int) -> tuple[ImageEncoderSettings, TextEncoderSettings]:
+    """Return the sample preset's encoders with this batch size."""
+    document = yaml.safe_load((REPO / "presets/sample.yaml").read_text(encoding="utf-8"))["encode"]
+    image = parse(ImageEncoderSettings, document["image"], "encode.image", [])
+    text = parse(TextEncoderSettings, document["text"]["caption_latents"], "encode.text", [])
+    if image is None or text is None:
+        sys.exit("presets/sample.yaml has no encoders")
+    return dataclasses.replace(image, batch_size=batch_size), dataclasses.replace(text, batch_size=batch_size)
+
+
+def ours_whole(
+    samples: list[tuple[bytes, str]], image: ImageEncoderSettings, text: TextEncoderSettings
+) -> Iterator[object]:
+    """Yield what our encode step gives to the device: uint8 batches of both sizes, and of tokens."""
+    pictures = ahead(lambda sample: squares(sample[0], image.resolutions), samples, 4 * num_threads())
+    keyed = ((f"key{number}", found or {}) for number, found in enumerate(pictures))
+    yield from image_batches(keyed, Future(), image)
+    yield from caption_batches([caption for _, caption in samples], text_encoder(text), "captions", text.batch_size)
 
 
 def embedded_tokenizer() -> Callable[[Any], torch.Tensor]:
@@ -200,7 +211,7 @@ def whole(checkout: Path, pictures: list[Image.Image], rounds: int) -> None:
     size, options = FORMS["512x683 q95"]
     data = [encode(picture, size, options) for picture in pictures]
     samples = [(data[n % len(data)], f"Photograph {n} of a landscape, with some words about it") for n in range(192)]
-    tokenizer = embedded_tokenizer()
+    image, text = settings(BATCH)
     print(
         f"whole input side, {len(samples)} samples of {size[1]}x{size[0]}, wall time; ours with {num_threads()} threads"
     )
@@ -216,7 +227,7 @@ def whole(checkout: Path, pictures: list[Image.Image], rounds: int) -> None:
             loader = published_loader(checkout, Path(folder), workers)
             spent: dict[str, list[float]] = {"theirs": [], "ours": []}
             for turn in range(rounds + 1):
-                for way, batches in (("theirs", iter(loader)), ("ours", ours_whole(samples, tokenizer))):
+                for way, batches in (("theirs", iter(loader)), ("ours", ours_whole(samples, image, text))):
                     start = time.perf_counter()
                     for _ in batches:
                         pass

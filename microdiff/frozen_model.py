@@ -5,9 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from microdiff.device import device
+from microdiff.settings import ImageEncoderSettings, TextEncoderSettings
+
+_Settings = ImageEncoderSettings | TextEncoderSettings
 
 
 class FrozenModel:
@@ -15,31 +18,33 @@ class FrozenModel:
 
     Args:
         load: Returns the model in a dtype, on the CPU.
-        dtype: To compute in.
-        compiled_batch: Batches of this size go through `torch.compile`, made for their exact shape; None for none.
-            Others, such as the last one of a partition, are not worth a compilation of their own.
+        settings: The dtype to compute in, and whether batches of the full size go through `torch.compile`, made for
+            their exact shape. Others, such as the last one of a partition, are not worth a compilation of their own.
 
     Attributes:
         dtype: It computes in.
         device: Where it computes.
     """
 
-    def __init__(
-        self, load: Callable[[torch.dtype], nn.Module], dtype: torch.dtype, compiled_batch: int | None
-    ) -> None:
-        self.dtype = dtype
+    def __init__(self, load: Callable[[torch.dtype], nn.Module], settings: _Settings) -> None:
+        self.dtype = getattr(torch, settings.dtype)
         self.device = device()
         self._load = load
-        self._module = _frozen(load(dtype)).to(self.device)
-        self._compiled_batch = compiled_batch
-        self._compiled: Any = None if compiled_batch is None else torch.compile(self._module, dynamic=False)
+        self._module = _frozen(load(self.dtype)).to(self.device)
+        self._compiled_batch = settings.batch_size if settings.compile else None
+        self._has_graphs = settings.cuda_graphs
+        if settings.compile:
+            mode = "reduce-overhead" if settings.cuda_graphs else None  # torch's name for CUDA graphs
+            self._compiled: Any = torch.compile(self._module, dynamic=False, mode=mode)
         self._float32: nn.Module | None = None
 
-    def __call__(self, batch_size: int, *inputs: Any) -> Any:
-        """Compute on a batch."""
-        if batch_size == self._compiled_batch:
-            return self._compiled(*inputs)
-        return self._module(*inputs)
+    def __call__(self, batch_size: int, *inputs: Any) -> tuple[Tensor, ...]:
+        """Compute on a batch; return the module's outputs."""
+        is_compiled = batch_size == self._compiled_batch
+        outputs: tuple[Tensor, ...] = self._compiled(*inputs) if is_compiled else self._module(*inputs)
+        if is_compiled and self._has_graphs:  # whose memory the next batch is written to
+            return tuple(output.clone() for output in outputs)
+        return outputs
 
     @contextmanager
     def in_float32(self) -> Iterator[nn.Module]:

@@ -34,11 +34,7 @@ class ImageEncoder:
     def __init__(self, settings: ImageEncoderSettings) -> None:
         found = located(settings)
         self._settings = settings
-        self._model = FrozenModel(
-            partial(_Posterior.load, found),
-            getattr(torch, settings.dtype),
-            settings.batch_size if settings.compile else None,
-        )
+        self._model = FrozenModel(partial(_Posterior.load, found), settings)
         self.device = self._model.device
         config = read_config(found.folder, settings.model)
         self._scale, self._shift = float(config["scaling_factor"]), float(config.get("shift_factor") or 0.0)

@@ -1,11 +1,12 @@
 """Text towers that open_clip reads."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from microdiff.clip_tokens import BoundedCache, ClipTokens
 from microdiff.errors import ParamsError
 from microdiff.model_files import LocatedTextEncoder
 from microdiff.model_loading import brief, read_config
@@ -41,10 +42,18 @@ class OpenclipText:
                 f"{public_name(settings.model)}: its tokenizer cannot be loaded ({brief(error)})"
             ) from error
         self.tokenizer = type(self._tokenizer).__name__
+        self._ids: Callable[[Sequence[str]], Tensor] = self._by_library
+        if isinstance(self._tokenizer, open_clip.tokenizer.SimpleTokenizer) and self._tokenizer.reduction_fn is None:
+            self._tokenizer.cache = BoundedCache(self._tokenizer.cache)
+            self._ids = ClipTokens(self._by_library, self._tokenizer.encode)
 
     def tokenize(self, captions: Sequence[str]) -> Tokens:
         """Tokenise captions, cut to the tower's context and padded as open_clip pads."""
-        return Tokens(self._tokenizer(list(captions)))
+        return Tokens(self._ids(captions))
+
+    def _by_library(self, captions: Sequence[str]) -> Tensor:
+        ids_BT: Tensor = self._tokenizer(list(captions))
+        return ids_BT
 
     def load(self, dtype: torch.dtype) -> nn.Module:
         """Load the tower; the picture tower is read with it, but dropped before anything goes to a GPU."""
@@ -82,10 +91,9 @@ class TextTower(nn.Module):
         self.attn_mask: Tensor | None
         self.register_buffer("attn_mask", tower.attn_mask, persistent=False)
 
-    def forward(self, ids_BT: Tensor, _: Tensor | None = None) -> Tensor:
+    def forward(self, ids_BT: Tensor, _: Tensor | None = None) -> tuple[Tensor]:
         """Return hidden states (B, T, D), every position."""
         length = ids_BT.shape[1]
         hidden_BTD = self.token_embedding(ids_BT) + self.positional_embedding[:length]
         mask = None if self.attn_mask is None else self.attn_mask[:length, :length]
-        normalised: Tensor = self.ln_final(self.transformer(hidden_BTD, attn_mask=mask))
-        return normalised
+        return (self.ln_final(self.transformer(hidden_BTD, attn_mask=mask)),)

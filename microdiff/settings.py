@@ -87,6 +87,8 @@ class ImageEncoderSettings:
         batch_size: Pictures per forward pass.
         seed: For `sample`.
         compile: Whether to compile the model's forward pass: minutes at the start, faster afterwards on a GPU.
+        cuda_graphs: Whether the compiled forward pass is launched on a GPU as a whole, not kernel by kernel. It helps
+            where small batches leave the GPU waiting for launches, and takes memory of its own.
     """
 
     model: str
@@ -99,6 +101,7 @@ class ImageEncoderSettings:
     batch_size: int
     seed: int
     compile: bool = False
+    cuda_graphs: bool = False
 
     def problems(self) -> Problems:
         """Yield values out of range."""
@@ -107,6 +110,8 @@ class ImageEncoderSettings:
             yield "resolutions", f"expected distinct multiples of 8, got {list(self.resolutions)}"
         if self.batch_size < 1:
             yield "batch_size", f"expected at least 1, got {self.batch_size}"
+        if self.cuda_graphs and not self.compile:
+            yield "cuda_graphs", "true needs compile: true"
         yield from place_problems(self.model, self.revision)
 
 
@@ -124,6 +129,7 @@ class TextEncoderSettings:
         max_tokens: Positions per caption, or null for all that the model has.
         batch_size: Captions per forward pass.
         compile: As for pictures.
+        cuda_graphs: As for pictures.
     """
 
     model: str
@@ -134,13 +140,16 @@ class TextEncoderSettings:
     batch_size: int
     max_tokens: int | None = None
     compile: bool = False
+    cuda_graphs: bool = False
 
     def problems(self) -> Problems:
         """Yield values out of range."""
-        if self.max_tokens is not None and self.max_tokens < 2:
-            yield "max_tokens", f"expected null or at least 2, got {self.max_tokens}"
+        if self.max_tokens is not None and self.max_tokens < 3:
+            yield "max_tokens", f"expected null or at least 3 (a beginning, a token, an end), got {self.max_tokens}"
         if self.batch_size < 1:
             yield "batch_size", f"expected at least 1, got {self.batch_size}"
+        if self.cuda_graphs and not self.compile:
+            yield "cuda_graphs", "true needs compile: true"
         yield from place_problems(self.model, self.revision)
 
 

@@ -35,9 +35,7 @@ class TextEncoder:
         found = located(settings)
         is_openclip = settings.model.startswith(OPENCLIP)
         self._text: TextModel = OpenclipText(found) if is_openclip else TransformersText(found)
-        self._model = FrozenModel(
-            self._text.load, getattr(torch, settings.dtype), settings.batch_size if settings.compile else None
-        )
+        self._model = FrozenModel(self._text.load, settings)
         self.device = self._model.device
         tokens = self.tokenize([""])
         _, num_tokens, width = self.encode(tokens).shape
@@ -73,11 +71,12 @@ class TextEncoder:
             float32 (B, T, D) on the device, every position, those of padding too.
         """
         here = tokens.to(self.device)
+        hidden_BTD: Tensor
         if precise:
             with self._model.in_float32() as model:
-                hidden_BTD: Tensor = model(here.ids_BT, here.mask_BT)
+                (hidden_BTD,) = model(here.ids_BT, here.mask_BT)
         else:
-            hidden_BTD = self._model(len(here.ids_BT), here.ids_BT, here.mask_BT)
+            (hidden_BTD,) = self._model(len(here.ids_BT), here.ids_BT, here.mask_BT)
         return hidden_BTD.float()
 
 

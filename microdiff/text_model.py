@@ -41,4 +41,4 @@ class TextModel(Protocol):
         """Tokenise captions, all to the same length; safe in several threads after its first call."""
 
     def load(self, dtype: torch.dtype) -> nn.Module:
-        """Load the model on the CPU: ids and mask to hidden states (B, T, D)."""
+        """Load the model on the CPU: ids and mask to a tuple of hidden states (B, T, D) alone."""

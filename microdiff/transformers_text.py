@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from microdiff.clip_tokens import BoundedCache, ClipTokens
 from microdiff.errors import ParamsError
 from microdiff.model_files import TOKENIZER_FILES, LocatedTextEncoder, tokenizer_folder
 from microdiff.model_loading import brief, load_whole, read_config
@@ -40,13 +41,26 @@ class TransformersText:
         self._tokenizer = self._load_tokenizer("CLIPTokenizer" if kind in _CLIP else "AutoTokenizer")
         self._num_tokens = self._length(config)
         self.tokenizer = type(self._tokenizer).__name__
+        self._by_words: ClipTokens | None = None
+        if kind in _CLIP and all("<" in token for token in self._tokenizer.added_tokens_encoder):
+            self._tokenizer.cache = BoundedCache(self._tokenizer.cache)
+            self._by_words = ClipTokens(lambda captions: self._encoded(captions).input_ids, self._word_ids)
 
     def tokenize(self, captions: Sequence[str]) -> Tokens:
         """Tokenise captions, cut and padded to one length."""
-        encoded = self._tokenizer(
+        if self._by_words is not None:
+            return Tokens(self._by_words(captions))
+        encoded = self._encoded(captions)
+        return Tokens(encoded.input_ids, encoded.attention_mask.to(torch.uint8) if self._has_mask else None)
+
+    def _encoded(self, captions: Sequence[str]) -> Any:
+        return self._tokenizer(
             list(captions), padding="max_length", truncation=True, max_length=self._num_tokens, return_tensors="pt"
         )
-        return Tokens(encoded.input_ids, encoded.attention_mask.to(torch.uint8) if self._has_mask else None)
+
+    def _word_ids(self, word: str) -> Sequence[int]:
+        ids: list[int] = self._tokenizer.convert_tokens_to_ids(self._tokenizer.tokenize(word))
+        return ids
 
     def load(self, dtype: torch.dtype) -> nn.Module:
         """Load the model."""
@@ -88,6 +102,5 @@ class _Hidden(nn.Module):
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, ids_BT: Tensor, mask_BT: Tensor | None) -> Tensor:
-        hidden_BTD: Tensor = self.encoder(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
-        return hidden_BTD
+    def forward(self, ids_BT: Tensor, mask_BT: Tensor | None) -> tuple[Tensor]:
+        return (self.encoder(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state,)

@@ -126,7 +126,7 @@ def test_an_open_clip_tower_gives_its_states_after_ln_final() -> None:
     hook.remove()
     tower = text_tower(model)
     assert tower is not None
-    found = tower(ids)
+    (found,) = tower(ids)
     assert found.shape == (3, 77, 32)
     torch.testing.assert_close(found, states[0])
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import tiny_models
+from microdiff.clip_tokens import BoundedCache, ClipTokens
 from microdiff.errors import ParamsError
 from microdiff.image_encoder import ImageEncoder, noise_for
 from microdiff.model_files import located
@@ -228,26 +229,48 @@ def test_captions_are_tokenised_in_several_threads_at_once(tmp_path: Path, famil
     assert all(torch.equal(one.ids_BT, other) for one, other in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize("family", [family for family in FAMILIES if "t5" not in family])
+def test_clip_tokenizers_are_asked_for_words_and_remember_a_bounded_number(tmp_path: Path, family: str) -> None:
+    text: Any = TextEncoder(text_settings(save(family, tmp_path)))._text
+    (by_words,) = [value for value in vars(text).values() if isinstance(value, ClipTokens)]
+    assert by_words.by_words
+    assert isinstance(text._tokenizer.cache, BoundedCache)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("cuda_graphs", [False, True])
 def test_full_batches_are_compiled_and_others_are_not(
-    tmp_path: Path, images: Tensor, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, images: Tensor, monkeypatch: pytest.MonkeyPatch, cuda_graphs: bool
 ) -> None:
     sizes: list[int] = []
+    of_graph: list[Tensor] = []
 
-    def compile_(module: torch.nn.Module, *, dynamic: bool) -> Any:
-        assert dynamic is False
+    def compile_(module: torch.nn.Module, *, dynamic: bool, mode: str | None) -> Any:
+        assert (dynamic, mode) == (False, "reduce-overhead" if cuda_graphs else None)
 
         def compiled(pixels: Tensor) -> Any:
             sizes.append(len(pixels))
-            return module(pixels)
+            outputs = module(pixels)
+            if not of_graph:
+                of_graph.extend(outputs)
+            if not cuda_graphs:
+                return outputs
+            return tuple(memory.copy_(output) for memory, output in zip(of_graph, outputs, strict=True))
 
         return compiled
 
     monkeypatch.setattr(torch, "compile", compile_)
     tiny_models.save_vae(tmp_path, **FOUR)
-    encoder = ImageEncoder(image_settings(tmp_path, batch_size=2, compile=True))
+    settings = image_settings(tmp_path, batch_size=2, compile=True, cuda_graphs=cuda_graphs, latents="mode")
+    encoder = ImageEncoder(settings)
     both, one = encoder.encode(images, KEYS), encoder.encode(images[:1], KEYS[:1])
     assert sizes == [2]
     torch.testing.assert_close(both[:1], one, atol=1e-5, rtol=0)
+    mean, deviation = encoder._model(2, images.permute(0, 3, 1, 2).float())
+    kept = mean.clone(), deviation.clone()
+    encoder._model(2, -images.permute(0, 3, 1, 2).float())
+    assert torch.equal(mean, kept[0])  # a graph's memory has been written over, this has not
+    assert torch.equal(deviation, kept[1])
 
 
 @pytest.mark.parametrize("family", ["vae", *FAMILIES])
