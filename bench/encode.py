@@ -32,6 +32,10 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without being installed
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from microdiff.memory import keep_freed_memory
+
+keep_freed_memory()  # as stages/encode.py does
+
 import numpy as np
 import torch
 from input_side import FORMS, photographs, published_loader, settings

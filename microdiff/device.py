@@ -1,7 +1,5 @@
 """Where this process computes."""
 
-import contextlib
-import ctypes
 from functools import cache
 
 import torch
@@ -16,10 +14,7 @@ def device() -> torch.device:
     """
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32; matrix products have this by default
     torch.set_num_threads(1)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    _keep_freed_memory()
-    return torch.device("cpu")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def new_host_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -30,12 +25,3 @@ def new_host_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 def on_host(values: Tensor) -> Tensor:
     """Return values of the CPU in such memory."""
     return values.pin_memory() if device().type == "cuda" else values
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc use the memory of large tensors again; it would give it back, and fresh memory costs half the time."""
-    trim_threshold, mmap_max, arena_max = -1, -4, -8  # as in malloc.h
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL(None)
-        for parameter, value in ((trim_threshold, 2**31 - 1), (mmap_max, 0), (arena_max, 1)):
-            libc.mallopt(parameter, value)

@@ -1,5 +1,9 @@
 """Encode pictures and captions to latents, into data/DATASET/latents."""
 
+from microdiff.memory import keep_freed_memory
+
+keep_freed_memory()  # before anything starts a thread; worker processes come by here, too
+
 from pathlib import Path
 
 import typer
