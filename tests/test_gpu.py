@@ -75,6 +75,7 @@ def test_caption_latents_are_those_of_the_cpu(tmp_path: Path, family: str, monke
     torch.testing.assert_close(found.cpu(), TextEncoder(settings).encode(tokens), atol=1e-4, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch.compile imports
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 def test_compiled_models_give_nearly_the_same_batch_after_batch(tmp_path: Path, cuda_graphs: bool) -> None:
     tiny_models.save_vae(tmp_path, **FOUR)
