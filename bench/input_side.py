@@ -25,7 +25,7 @@ import tempfile
 import time
 import types
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -156,6 +156,15 @@ def ours_whole(
     yield from caption_batches([caption for _, caption in samples], text_encoder(text), "captions", text.batch_size)
 
 
+def decoded_per_s(samples: list[tuple[bytes, str]], resolutions: tuple[int, ...], threads: int) -> float:
+    """Return samples per second where threads do nothing but decode and resize."""
+    with ThreadPoolExecutor(threads) as pool:
+        start = time.perf_counter()
+        for job in [pool.submit(squares, data, resolutions) for data, _ in samples]:
+            job.result()
+        return len(samples) / (time.perf_counter() - start)
+
+
 def embedded_tokenizer() -> Callable[[Any], torch.Tensor]:
     """Return a function from captions to token ids, by the embedded CLIP's tokenizer."""
     tokenizer = CLIPTokenizer.from_pretrained(REPO / "samples/models/clip")
@@ -215,6 +224,9 @@ def whole(checkout: Path, pictures: list[Image.Image], rounds: int) -> None:
     print(
         f"whole input side, {len(samples)} samples of {size[1]}x{size[0]}, wall time; ours with {num_threads()} threads"
     )
+    for threads in (1, num_threads()):
+        alone = median(decoded_per_s(samples, image.resolutions, threads) for _ in range(rounds))
+        print(f"  decode and resize alone, {threads} threads: {alone:.1f}/s")
     print(f"  {'their workers':16}{'published/s':>12}{'ours/s':>10}{'ratio':>8}")
     with tempfile.TemporaryDirectory() as folder:
         with MDSWriter(out=folder, columns={"jpg": "jpeg", "caption": "str"}) as writer:

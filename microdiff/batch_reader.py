@@ -133,9 +133,10 @@ class BatchReader:
         opened = {number: self._opened(number) for number in dict.fromkeys(numbers.tolist())}
         places = list(zip(map(opened.__getitem__, numbers.tolist()), samples.tolist(), rows.tolist(), strict=True))
         read_samples(places, columns, texts)
-        if self._key_column is not None:
+        thinned = {number for number in opened if self._shards[number].withdrawn and self._key_column is not None}
+        if thinned:
             for number, place in zip(numbers.tolist(), places, strict=True):
-                if self._shards[number].withdrawn:
+                if number in thinned:
                     self._replace_withdrawn(self._shards[number], place, columns, texts)
 
     def _replace_withdrawn(self, shard: ShardFile, place: Place, columns: Columns, texts: Texts) -> None:
