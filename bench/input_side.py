@@ -33,6 +33,10 @@ from typing import Any
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without being installed
 
+from microdiff.memory import keep_freed_memory
+
+keep_freed_memory()  # as stages/encode.py does, for both sides
+
 import numpy as np
 import torch
 import yaml
