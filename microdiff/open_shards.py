@@ -6,6 +6,7 @@ import resource
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
+from operator import le
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ class OpenShard:
         if numbers[0] != samples or numbers[-1] != size:
             raise SchemaError(f"{path}: expected {samples} samples, as the index says, got {numbers[0]}: pull it again")
         self.offsets: Sequence[int] = numbers[1:]
+        if not all(map(le, self.offsets, self.offsets[1:])):
+            raise SchemaError(f"{path}: its samples' offsets are out of order: write or pull it again")
         self.usual_plan = layout.only_plan or self._usual_plan(samples)
 
     def own_plan(self, sample: int) -> Plan:

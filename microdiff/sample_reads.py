@@ -73,44 +73,77 @@ def _read_by(plan: Plan, places: Sequence[Place], columns: Columns, texts: Texts
         begins_N, extra_N = begins_N[possible_N], extra_N[possible_N]
         if not places:
             return misfits
-    ends_N = np.cumsum(plan.scratch + extra_N)
-    starts_N = ends_N - (plan.scratch + extra_N)
-    scratch = _scratch(int(ends_N[-1]))
-    _make(_calls(plan, places, begins_N, extra_N, starts_N, columns, scratch))
-    fits_N = _fits(plan, extra_N, starts_N, scratch)
+    group = _Group(plan, places, begins_N, extra_N)
+    _make(group.calls(columns))
+    fits_N = group.fits()
     if not fits_N.all():
         misfits += [place for place, fits in zip(places, fits_N, strict=True) if not fits]
-    _take_texts(plan, places, extra_N, starts_N, fits_N, texts, scratch)
+    group.take_texts(texts, fits_N)
     return misfits
 
 
-def _calls(
-    plan: Plan,
-    places: Sequence[Place],
-    begins_N: NDArray[np.int64],
-    extra_N: NDArray[np.int64],
-    starts_N: NDArray[np.int64],
-    columns: Columns,
-    scratch: memoryview,
-) -> Sequence[_Call]:
-    """Return the calls that read samples by a plan, each sample's together."""
-    reads: list[Iterable[_Call]] = []
-    at_N = starts_N
-    for offset, shifts, pieces in plan.reads:
-        views: list[Sequence[memoryview]] = []
-        for column, size, stretches in pieces:
-            if column is None:
-                until_N = at_N + size + (extra_N if stretches else 0)
-                views.append([scratch[at:until] for at, until in zip(at_N.tolist(), until_N.tolist(), strict=True)])
-                at_N = until_N
-            else:
-                rows = columns[column]
-                views.append([rows[row] for _, _, row in places])
-        sizes_N = sum(size for _, size, _ in pieces) + extra_N * sum(stretches for _, _, stretches in pieces)
-        positions_N = begins_N + (offset + extra_N if shifts else offset)
-        of_samples = zip(*views, strict=True)
-        reads.append(zip(places, of_samples, positions_N.tolist(), sizes_N.tolist(), strict=True))
-    return list(reads[0]) if len(reads) == 1 else [call for sample in zip(*reads, strict=True) for call in sample]
+class _Group:
+    """Samples that are read by one plan; what of them goes into no batch lies in scratch memory, one after another.
+
+    Args:
+        plan: The plan.
+        places: The samples.
+        begins_N: Their positions in their files.
+        extra_N: Bytes of each one's guessed column.
+    """
+
+    def __init__(
+        self, plan: Plan, places: Sequence[Place], begins_N: NDArray[np.int64], extra_N: NDArray[np.int64]
+    ) -> None:
+        self._plan, self._places, self._begins_N, self._extra_N = plan, places, begins_N, extra_N
+        ends_N = np.cumsum(plan.scratch + extra_N)
+        self._starts_N = ends_N - (plan.scratch + extra_N)  # in scratch memory
+        self._scratch = _scratch(int(ends_N[-1]))
+
+    def calls(self, columns: Columns) -> Sequence[_Call]:
+        """Return the calls that read the samples, each sample's together."""
+        scratch, extra_N, at_N = self._scratch, self._extra_N, self._starts_N
+        reads: list[Iterable[_Call]] = []
+        for offset, shifts, pieces in self._plan.reads:
+            views: list[Sequence[memoryview]] = []
+            for column, size, stretches in pieces:
+                if column is None:
+                    until_N = at_N + size + (extra_N if stretches else 0)
+                    views.append([scratch[at:until] for at, until in zip(at_N.tolist(), until_N.tolist(), strict=True)])
+                    at_N = until_N
+                else:
+                    rows = columns[column]
+                    views.append([rows[row] for _, _, row in self._places])
+            sizes_N = sum(size for _, size, _ in pieces) + extra_N * sum(stretches for _, _, stretches in pieces)
+            positions_N = self._begins_N + (offset + extra_N if shifts else offset)
+            of_samples = zip(*views, strict=True)
+            reads.append(zip(self._places, of_samples, positions_N.tolist(), sizes_N.tolist(), strict=True))
+        return list(reads[0]) if len(reads) == 1 else [call for sample in zip(*reads, strict=True) for call in sample]
+
+    def fits(self) -> NDArray[np.bool_]:
+        """Tell of each sample whether the sizes that it states itself are those that it was read by."""
+        num_bytes = 4 * len(self._plan.sizes)
+        heads = np.frombuffer(self._scratch, np.uint8)[self._starts_N[:, None] + np.arange(num_bytes)]
+        differ_NV = heads.view("<u4") != np.array(self._plan.sizes, np.uint32)
+        guessed = self._plan.guessed
+        if guessed is not None:
+            differ_NV[:, guessed] = heads.view("<u4")[:, guessed] != self._extra_N
+        fits_N: NDArray[np.bool_] = ~differ_NV.any(axis=1)
+        return fits_N
+
+    def take_texts(self, texts: Texts, fits_N: NDArray[np.bool_]) -> None:
+        """Put the texts of samples that fit into their rows."""
+        for name, at, shifts, size, stretches in self._plan.texts:
+            of_rows = texts[name]
+            begins_N = self._starts_N + (at + self._extra_N if shifts else at)
+            ends_N = begins_N + (size + self._extra_N if stretches else size)
+            spans = zip(self._places, begins_N.tolist(), ends_N.tolist(), fits_N.tolist(), strict=True)
+            for (shard, sample, row), begin, end, fits in spans:
+                if fits:
+                    try:
+                        of_rows[row] = str(self._scratch[begin:end], "utf-8")
+                    except UnicodeDecodeError as error:
+                        raise shard.damaged(sample, f"{name} is no UTF-8 text") from error
 
 
 def _make(calls: Sequence[_Call]) -> None:
@@ -126,14 +159,12 @@ def _make(calls: Sequence[_Call]) -> None:
 
 
 def _is_cached(call: _Call) -> bool:
-    """Tell whether the start of what a call reads is in the page cache; True where the system cannot say."""
+    """Tell whether the start of what a call reads is in the page cache; False where the file system cannot say."""
     (shard, _, _), _, position, _ = call
     try:
         return os.preadv(shard.descriptor, [bytearray(1)], position, _NOWAIT) > 0
-    except BlockingIOError:
+    except OSError:  # BlockingIOError, or EOPNOTSUPP of file systems that cannot say, as many on a network
         return False
-    except OSError:  # a file system that cannot say
-        return True
 
 
 def _advise(calls: Sequence[_Call]) -> None:
@@ -154,41 +185,6 @@ def _read_again(place: Place, views: Sequence[memoryview], position: int, size: 
     for view in views:
         view[:] = data[at : at + len(view)]
         at += len(view)
-
-
-def _fits(
-    plan: Plan, extra_N: NDArray[np.int64], starts_N: NDArray[np.int64], scratch: memoryview
-) -> NDArray[np.bool_]:
-    """Tell of each sample whether the sizes that it states itself are those that it was read by."""
-    num_bytes = 4 * len(plan.sizes)
-    heads = np.frombuffer(scratch, np.uint8)[starts_N[:, None] + np.arange(num_bytes)]
-    differ_NV = heads.view("<u4") != np.array(plan.sizes, np.uint32)
-    if plan.guessed is not None:
-        differ_NV[:, plan.guessed] = heads.view("<u4")[:, plan.guessed] != extra_N
-    fits_N: NDArray[np.bool_] = ~differ_NV.any(axis=1)
-    return fits_N
-
-
-def _take_texts(
-    plan: Plan,
-    places: Sequence[Place],
-    extra_N: NDArray[np.int64],
-    starts_N: NDArray[np.int64],
-    fits_N: NDArray[np.bool_],
-    texts: Texts,
-    scratch: memoryview,
-) -> None:
-    for name, at, shifts, size, stretches in plan.texts:
-        of_rows = texts[name]
-        begins_N = starts_N + (at + extra_N if shifts else at)
-        ends_N = begins_N + (size + extra_N if stretches else size)
-        spans = zip(places, begins_N.tolist(), ends_N.tolist(), fits_N.tolist(), strict=True)
-        for place, begin, end, fits in spans:
-            if fits:
-                try:
-                    of_rows[place[2]] = str(scratch[begin:end], "utf-8")
-                except UnicodeDecodeError as error:
-                    raise place[0].damaged(place[1], f"{name} is no UTF-8 text") from error
 
 
 _memory = threading.local()  # warm

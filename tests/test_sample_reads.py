@@ -1,5 +1,6 @@
 """Reading samples into a batch: any columns, texts of any length, and what disks and networks do to a read."""
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -107,14 +108,17 @@ def test_reads_that_give_less_are_completed(written: Any, monkeypatch: pytest.Mo
     assert given
 
 
-def test_what_is_not_cached_is_announced_to_the_disk_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [errno.EAGAIN, errno.EOPNOTSUPP], ids=["not cached", "cannot say"])
+def test_what_may_not_be_cached_is_announced_to_the_disk_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     columns = {**ARRAYS, "key": "str"}
     shards, samples = write_shards(tmp_path, columns, same_keys=True)
     preadv, announced = os.preadv, []
 
     def uncached(descriptor: int, views: Any, position: int, flags: int = 0) -> int:
         if flags:
-            raise BlockingIOError
+            raise OSError(code, "no")
         return preadv(descriptor, views, position)
 
     def advise(_: int, position: int, length: int, advice: int) -> None:
@@ -136,16 +140,19 @@ def test_what_is_not_cached_is_announced_to_the_disk_at_once(tmp_path: Path, mon
 
 @pytest.mark.parametrize(
     ("place", "message"),
-    [("offset", r"sample 3: its columns take .* bytes, but it has"), ("text", "sample 3: key is no UTF-8 text")],
+    [
+        ("offset", r"sample 3: its columns take .* bytes, but it has"),
+        ("order", "its samples' offsets are out of order"),
+        ("text", "sample 3: key is no UTF-8 text"),
+    ],
 )
 def test_damage_names_file_and_sample(written: Any, place: str, message: str) -> None:
     shards, _, columns = written
     path = shards[0].path
     data = bytearray(path.read_bytes())
     offset = int.from_bytes(data[4 + 4 * 4 :][:4], "little")
-    if place == "offset":
-        data[4 + 4 * 4 :][:4] = b""
-        data[4 + 4 * 4 : 8 + 4 * 4] = (offset + 1).to_bytes(4, "little")
+    if place != "text":
+        data[4 + 4 * 4 : 8 + 4 * 4] = (offset + 1 if place == "offset" else 2**32 - 1).to_bytes(4, "little")
     else:
         begin = int.from_bytes(data[4 + 4 * 3 :][:4], "little")
         key = texts_of(3, same_keys=False)["key"].encode()
