@@ -1,6 +1,6 @@
 """Read a batch's values from shards straight into the batch: no copy in between, no file opened per sample.
 
-Reading holds the interpreter's lock only between system calls, so threads that read batches run beside each other.
+Reading itself does not hold the interpreter's lock, so threads that read batches run beside each other.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from microdiff.buffers import Buffers
 from microdiff.errors import SchemaError
 from microdiff.mds_layout import Layout
 from microdiff.open_shards import OpenShard, OpenShards, check_hash
-from microdiff.sample_reads import Columns, Place, Texts, read_samples
+from microdiff.sample_reads import Columns, Places, Texts, read_samples
 from microdiff.withdrawn import Withdrawn
 
 _TRIES = 8
@@ -78,6 +78,7 @@ class BatchReader:
         self._shards, self._arrays, self._texts = shards, dict(arrays), tuple(texts)
         self._key_column, self._check_hashes = key_column, check_hashes
         self._ends = np.cumsum([shard.entry["samples"] for shard in shards])
+        self._begins = np.concatenate(([0], self._ends))
         self._layouts: dict[tuple[Any, ...], Layout] = {}
         self._open = OpenShards()
         self._checked: set[int] = set()
@@ -97,22 +98,21 @@ class BatchReader:
             helpers: Read parts of the batch beside each other; without them the caller reads it.
 
         Returns:
-            The columns of fixed size, each a flat uint8 tensor of the samples' values; and the texts.
+            The columns of fixed size, as their buffers give them; and the texts.
 
         Raises:
             SchemaError: A shard or a sample is not what its index says.
         """
         tensors, columns = {}, {}
         for name in self._arrays:
-            tensor, columns[name] = buffers[name].take()
-            tensors[name] = tensor[: len(ids) * self._arrays[name]]
+            tensors[name], columns[name] = buffers[name].take(len(ids))
         texts = {name: [""] * len(ids) for name in self._texts}
         order = np.argsort(ids, kind="stable")  # neighbours in a file one after the other
         if helpers is None:
             self._read_part(ids, order, columns, texts)
         else:
             parts = np.array_split(order, helpers.number)
-            read = partial(self._read_part, ids, columns=columns, texts=texts, memory=tensors)
+            read = partial(self._read_part, ids, columns=columns, texts=texts)
             jobs = [helpers.threads.submit(read, part) for part in parts if len(part)]
             wait(jobs)
             for job in jobs:
@@ -125,28 +125,30 @@ class BatchReader:
         rows: NDArray[np.int64],
         columns: Columns,
         texts: Texts,
-        memory: object = None,
     ) -> None:
         """Read some rows of a batch, given in the order of their samples."""
         numbers = self.shards_of(ids[rows])
-        samples = ids[rows] - np.concatenate(([0], self._ends))[numbers]
+        samples = ids[rows] - self._begins[numbers]
         opened = {number: self._opened(number) for number in dict.fromkeys(numbers.tolist())}
-        places = list(zip(map(opened.__getitem__, numbers.tolist()), samples.tolist(), rows.tolist(), strict=True))
+        places = Places([opened[number] for number in numbers.tolist()], samples.tolist(), rows.tolist())
         read_samples(places, columns, texts)
         thinned = {number for number in opened if self._shards[number].withdrawn and self._key_column is not None}
         if thinned:
-            for number, place in zip(numbers.tolist(), places, strict=True):
+            for number, opened_shard, sample, row in zip(
+                numbers.tolist(), places.shards, places.samples, places.rows, strict=True
+            ):
                 if number in thinned:
-                    self._replace_withdrawn(self._shards[number], place, columns, texts)
+                    self._replace_withdrawn(self._shards[number], opened_shard, sample, row, columns, texts)
 
-    def _replace_withdrawn(self, shard: ShardFile, place: Place, columns: Columns, texts: Texts) -> None:
+    def _replace_withdrawn(
+        self, shard: ShardFile, opened: OpenShard, sample: int, row: int, columns: Columns, texts: Texts
+    ) -> None:
         """Put the next sample of the shard that may be used in the place of one that may not."""
-        opened, sample, row = place
         keys, total = texts[self._key_column or ""], shard.entry["samples"]
         for step in range(1, total + 1):
             if not shard.withdrawn.covers(keys[row]):
                 return
-            read_samples([(opened, (sample + step) % total, row)], columns, texts)
+            read_samples(Places([opened], [(sample + step) % total], [row]), columns, texts)
         raise SchemaError(f"{shard.path}: all its samples are withdrawn: write the set again, without them")
 
     def _opened(self, number: int) -> OpenShard:

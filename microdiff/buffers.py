@@ -6,76 +6,72 @@ it is kept, the next one comes in a fresh block.
 """
 
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
+from microdiff.stored_columns import StoredArray
 
 
 class Buffers(Protocol):
-    """Gives memory for the values of one column in a batch. Safe to use from several threads."""
+    """Gives memory for the values of one column in batches. Safe to use from several threads."""
 
-    def take(self) -> tuple[torch.Tensor, Sequence[memoryview]]:
-        """Return memory as a flat uint8 tensor, and the part of it for each sample, to be dropped when filled."""
+    def take(self, num_rows: int) -> tuple[torch.Tensor, NDArray[np.uint8]]:
+        """Return memory for that many values: as a tensor (num_rows, *shape), and as bytes (num_rows, bytes)."""
 
 
 class RecycledBuffers:
-    """Blocks of one size, some of them idle.
+    """Blocks of memory, some of them idle.
 
     Args:
-        num_rows: Samples of a batch.
-        row_bytes: Bytes of a sample's value.
+        max_rows: Values that a block has room for.
+        array: What a value is.
         max_idle: How many unused blocks to keep.
     """
 
-    def __init__(self, num_rows: int, row_bytes: int, max_idle: int = 4) -> None:
-        self._num_rows, self._row_bytes = num_rows, row_bytes
-        self._idle: deque[_Block] = deque(maxlen=max_idle)
+    def __init__(self, max_rows: int, array: StoredArray, max_idle: int) -> None:
+        self._max_rows, self._array = max_rows, array
+        self._idle: deque[NDArray[np.uint8]] = deque(maxlen=max_idle)
 
-    def take(self) -> tuple[torch.Tensor, Sequence[memoryview]]:
+    def take(self, num_rows: int) -> tuple[torch.Tensor, NDArray[np.uint8]]:
         """Return memory that nothing else refers to; it comes back when the tensor and its views are gone."""
         try:
             block = self._idle.pop()
         except IndexError:
-            block = _Block(self._num_rows, self._row_bytes)
-        return torch.from_numpy(np.asarray(_Lease(block, self._idle))), block.rows
+            block = np.empty((self._max_rows, self._array.row_bytes), np.uint8)
+        leased = np.asarray(_Lease(block, self._idle))[:num_rows]
+        dtype, shape = self._array.dtype, (num_rows, *self._array.shape)
+        if dtype == "bfloat16":  # which NumPy has not
+            return torch.from_numpy(leased).view(torch.bfloat16).reshape(shape), leased
+        return torch.from_numpy(leased.view(dtype).reshape(shape)), leased
 
 
 class PinnedBuffers:
     """Page-locked memory from torch, which itself uses it again, and not before copies from it to a GPU are done.
 
     Args:
-        num_rows: Samples of a batch.
-        row_bytes: Bytes of a sample's value.
+        max_rows: Values that a block has room for.
+        array: What a value is.
     """
 
-    def __init__(self, num_rows: int, row_bytes: int) -> None:
-        self._num_rows, self._row_bytes = num_rows, row_bytes
+    def __init__(self, max_rows: int, array: StoredArray) -> None:
+        self._max_rows, self._array = max_rows, array
 
-    def take(self) -> tuple[torch.Tensor, Sequence[memoryview]]:
+    def take(self, num_rows: int) -> tuple[torch.Tensor, NDArray[np.uint8]]:
         """Return page-locked memory."""
-        tensor = torch.empty(self._num_rows * self._row_bytes, dtype=torch.uint8, pin_memory=True)
-        return tensor, _rows(tensor.numpy(), self._row_bytes)
-
-
-class _Block:
-    def __init__(self, num_rows: int, row_bytes: int) -> None:
-        self.memory = np.empty(num_rows * row_bytes, np.uint8)
-        self.rows = _rows(self.memory, row_bytes)
+        block = torch.empty((self._max_rows, self._array.row_bytes), dtype=torch.uint8, pin_memory=True)[:num_rows]
+        tensor = block.view(getattr(torch, self._array.dtype)).reshape(num_rows, *self._array.shape)
+        return tensor, block.numpy()
 
 
 class _Lease:
     """What a tensor over a block refers to, and all that is made from that tensor: it goes with the last of them."""
 
-    def __init__(self, block: _Block, idle: "deque[_Block]") -> None:
-        self.__array_interface__ = block.memory.__array_interface__
+    def __init__(self, block: NDArray[np.uint8], idle: "deque[NDArray[np.uint8]]") -> None:
+        self.__array_interface__ = block.__array_interface__
         self._block, self._idle = block, idle
 
     def __del__(self) -> None:
         self._idle.append(self._block)  # atomic: this runs in whatever thread drops the batch
-
-
-def _rows(memory: Any, row_bytes: int) -> list[memoryview]:
-    whole = memoryview(memory)
-    return [whole[begin : begin + row_bytes] for begin in range(0, len(whole), row_bytes)]

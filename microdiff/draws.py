@@ -19,9 +19,12 @@ def drop_caption_mask(seed: int, epoch: int, names: Sequence[str | int], cap_dro
     """
     if not 0 < cap_drop_prob < 1:
         return np.full(len(names), 1.0 - cap_drop_prob)
-    prefix = f"{seed} {epoch} "
-    digests = b"".join([blake2b(f"{prefix}{name}".encode(), digest_size=8).digest() for name in names])
-    kept = np.frombuffer(digests, "<u8") >= np.uint64(ceil(cap_drop_prob * 2**64))
+    begun, digests = blake2b(f"{seed} {epoch} ".encode(), digest_size=8), []
+    for name in names:
+        hashed = begun.copy()  # half the time of beginning anew
+        hashed.update(f"{name}".encode())
+        digests.append(hashed.digest())
+    kept = np.frombuffer(b"".join(digests), "<u8") >= np.uint64(ceil(cap_drop_prob * 2**64))
     return kept.astype(np.float64)
 
 

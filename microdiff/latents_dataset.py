@@ -25,7 +25,6 @@ from microdiff.draws import drop_caption_mask, sampling_noise
 from microdiff.latents_stream import LatentsStream
 from microdiff.shardset import KEY_COLUMN, ShardSet
 from microdiff.shared_memory import hold_shared_memory
-from microdiff.stored_columns import StoredArray
 
 _PREPARING, _LOCAL, _REMOTE = 2, 3, 1  # streaming's states of a shard
 
@@ -39,6 +38,9 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
         cap_drop_prob: Probability that a caption is to be dropped, in [0, 1].
         check_hashes: Whether to compare each shard with its hash before it is first read.
         **options: For StreamingDataset: `batch_size`, `shuffle`, `shuffle_seed`, `cache_limit`, `predownload`.
+
+    Attributes:
+        max_idle: Of how many batches to keep the memory when nobody has it; to be set before the first is read.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
             array.column: array for array in (first.image, first.caption, *first.further.values()) if array is not None
         }
         self.has_keys = all(each.has_keys for each in shard_sets)
+        self.max_idle = 2
         self._epoch = 0
         self._reader: BatchReader | None = None
         self._buffers: dict[tuple[bool, bool], Mapping[str, Buffers]] = {}
@@ -82,23 +85,22 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
             SchemaError: A shard or a sample is not what its index says.
         """
         first = self.shard_sets[0]
-        raw, texts = self._reading().read(ids, self._buffers_for(len(ids) == 1, pinned), helpers)
+        arrays, texts = self._reading().read(ids, self._buffers_for(len(ids) == 1, pinned), helpers)
         names: Sequence[str | int] = texts[KEY_COLUMN] if self.has_keys and KEY_COLUMN in texts else ids.tolist()
-        image = _shaped(raw[first.image.column], first.image)
+        image = arrays[first.image.column]
         if first.has_moments:
             image = self._sampled(image, epoch, names, pinned)
         mask = drop_caption_mask(self.shuffle_seed, epoch, names, self.cap_drop_prob)
         batch: dict[str, Any] = {
             "image_latents": image,
-            "caption_latents": _shaped(raw[first.caption.column], first.caption).unsqueeze(1),
+            "caption_latents": arrays[first.caption.column].unsqueeze(1),
             "drop_caption_mask": torch.from_numpy(mask).pin_memory() if pinned else torch.from_numpy(mask),
         }
         for column, array in first.further.items():
             if array is None:
                 batch[column] = texts[column]
             else:
-                values = _shaped(raw[column], array)
-                batch[column] = values.unsqueeze(1) if array.shape else values.reshape(len(ids))
+                batch[column] = arrays[column].unsqueeze(1) if array.shape else arrays[column]
         return batch
 
     def get_item(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
@@ -257,9 +259,11 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
 
     def _buffers_for(self, single: bool, pinned: bool) -> Mapping[str, Buffers]:
         if (single, pinned) not in self._buffers:
-            make, rows = PinnedBuffers if pinned else RecycledBuffers, 1 if single else self.batch_size
-            made: Mapping[str, Buffers] = {name: make(rows, array.row_bytes) for name, array in self.arrays.items()}
-            self._buffers[single, pinned] = made
+            rows = 1 if single else self.batch_size
+            self._buffers[single, pinned] = {
+                name: PinnedBuffers(rows, array) if pinned else RecycledBuffers(rows, array, self.max_idle)
+                for name, array in self.arrays.items()
+            }
         return self._buffers[single, pinned]
 
     def _sampled(
@@ -273,8 +277,3 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
         drawn_BCHW = torch.addcmul(mean_BCHW.float(), deviation_BCHW.float(), torch.from_numpy(noise_BCHW))
         drawn_BCHW = drawn_BCHW.to(moments_B2CHW.dtype)
         return drawn_BCHW.pin_memory() if pinned else drawn_BCHW
-
-
-def _shaped(flat: torch.Tensor, array: StoredArray) -> torch.Tensor:
-    """Give a flat uint8 tensor its dtype and shape."""
-    return flat.view(getattr(torch, array.dtype)).reshape(-1, *array.shape)

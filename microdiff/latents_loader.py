@@ -1,7 +1,7 @@
 """A DataLoader that reads batches by threads of this process. Importing it takes some ten seconds, as streaming does.
 
 It gives the batches that torch's DataLoader with as many worker processes would give, in the same order. Threads
-suffice, because reading holds the interpreter's lock only between system calls; nothing is copied between processes,
+suffice, because reading itself does not hold the interpreter's lock; nothing is copied between processes,
 and a lost run leaves no processes behind.
 """
 
@@ -40,6 +40,8 @@ class LatentsLoader(StreamingDataLoader):  # type: ignore[misc]  # streaming shi
 
     def __init__(self, dataset: LatentsDataset, **options: Any) -> None:
         super().__init__(dataset, **options)
+        self._num_ahead = self.num_workers * (self.prefetch_factor or 1)
+        dataset.max_idle = self._num_ahead + 2  # one that is read while another is held
         self._turn = object()
 
     def check_worker_number_rationality(self) -> None:
@@ -85,7 +87,7 @@ class LatentsLoader(StreamingDataLoader):  # type: ignore[misc]  # streaming shi
         reads: deque[Future[dict[str, Any]]] = deque()
         for ids in batches:
             reads.append(threads.submit(self.dataset.read_batch, ids, epoch, pinned))
-            if len(reads) == max(1, self.num_workers * (self.prefetch_factor or 1)):
+            if len(reads) == self._num_ahead:
                 yield reads.popleft().result()
         while reads:
             yield reads.popleft().result()

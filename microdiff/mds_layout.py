@@ -2,7 +2,7 @@
 
 A sample is `size of each variable-size column | values in the index's column order`. Where all but one of the variable
 sizes can be guessed (latents have one size; keys mostly have as many characters as the last one), the last follows
-from the sample's total size. So one `preadv` fetches a sample, and the sizes it brings along say whether the guess was
+from the sample's total size. So one read fetches a sample, and the sizes it brings along say whether the guess was
 right.
 """
 
@@ -33,10 +33,10 @@ class Plan:
 
     Attributes:
         rest: Bytes of a sample without the guessed column.
-        scratch: Scratch memory it takes, without the guessed column; the variable columns' sizes are at its start.
+        scratch: Scratch memory it takes, without the guessed column and the sizes at its start.
         sizes: Of the variable columns, 0 for the guessed one.
         guessed: Which of them follows from a sample's total size; None if there is no need to guess.
-        reads: What to read.
+        reads: What to read; the sizes at the sample's start are the first one's as well, before its pieces.
         texts: The texts among it.
     """
 
@@ -101,7 +101,7 @@ class Layout:
                 yield name, size, number == self._guessed
 
     def _make(self, sizes: tuple[int, ...]) -> Plan:
-        pieces: list[Piece] = [(None, self.head.size, False)]
+        pieces: list[Piece] = []
         unwanted: list[Piece] = []  # read along only if something wanted follows soon
         reads: list[Read] = []
         texts: list[Text] = []

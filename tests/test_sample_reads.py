@@ -1,6 +1,6 @@
 """Reading samples into a batch: any columns, texts of any length, and what disks and networks do to a read."""
 
-import errno
+import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from microdiff import many_reads, sample_reads
 from microdiff.batch_reader import BatchReader, ShardFile
 from microdiff.buffers import RecycledBuffers
 from microdiff.errors import SchemaError
+from microdiff.many_reads import Reads
 from microdiff.mds import Column, write_shard
+from microdiff.stored_columns import StoredArray
 from microdiff.withdrawn import Withdrawn
 
 ARRAYS = {"b": "ndarray:float16:7,5", "f": "ndarray:uint8:3", "large": "ndarray:uint8:40000", "n": "int32"}
@@ -36,7 +39,8 @@ def write_shards(folder: Path, columns: Mapping[str, str], same_keys: bool) -> t
 
 
 def make_sample(number: int, columns: Mapping[str, str], same_keys: bool) -> dict[str, Any]:
-    rng, sample = np.random.default_rng(number), {}
+    rng = np.random.default_rng(number)
+    sample: dict[str, Any] = {}
     for name, encoding in columns.items():
         column = Column.parse(name, encoding)
         if column.shape:
@@ -50,9 +54,14 @@ def make_sample(number: int, columns: Mapping[str, str], same_keys: bool) -> dic
 def read(
     shards: Sequence[ShardFile], columns: Mapping[str, str], arrays: Sequence[str], texts: Sequence[str], ids: Any
 ) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    sizes = {name: Column.parse(name, columns[name]).size or 0 for name in arrays}
-    reader = BatchReader(shards, sizes, texts, None)
-    return reader.read(np.asarray(ids), {name: RecycledBuffers(len(ids), size) for name, size in sizes.items()})
+    stored = {name: stored_array(name, columns[name]) for name in arrays}
+    reader = BatchReader(shards, {name: array.row_bytes for name, array in stored.items()}, texts, None)
+    return reader.read(np.asarray(ids), {name: RecycledBuffers(len(ids), array, 1) for name, array in stored.items()})
+
+
+def stored_array(name: str, encoding: str) -> StoredArray:
+    column = Column.parse(name, encoding)
+    return StoredArray(name, encoding if column.dtype is None else column.dtype.name, column.shape or ())
 
 
 def check(found: tuple[dict[str, Any], dict[str, list[str]]], samples: Sequence[Any], ids: Any) -> None:
@@ -94,48 +103,77 @@ def written(tmp_path: Path) -> tuple[list[ShardFile], list[Any], dict[str, str]]
     return *write_shards(tmp_path, columns, same_keys=False), columns
 
 
-def test_reads_that_give_less_are_completed(written: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["queue", "single calls"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to read; the queue's where the system has one."""
+    if request.param == "single calls":
+        monkeypatch.setattr(many_reads, "_queue", lambda: None)
+    elif (queue := many_reads._queue()) is None:
+        pytest.skip("the system takes one read at a time")
+    else:
+        many_reads._idle.append(queue)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("texts", [("a", "key"), ()])
+def test_both_ways_to_read_give_the_same(written: Any, texts: Sequence[str]) -> None:
     shards, samples, columns = written
-    preadv, given = os.preadv, []
+    ids = np.random.default_rng(0).permutation(2 * NUM)
+    check(read(shards, columns, ("b", "large", "n"), texts, ids), samples, ids)
 
-    def grudging(descriptor: int, views: Any, position: int, flags: int = 0) -> int:
-        given.append(position)
-        return preadv(descriptor, views[:1], position, flags)
 
-    monkeypatch.setattr(os, "preadv", grudging)
+@pytest.mark.parametrize("given", [0, 1, 5], ids=["nothing", "a byte", "some"])
+def test_reads_that_give_less_are_completed(written: Any, monkeypatch: pytest.MonkeyPatch, given: int) -> None:
+    shards, samples, columns = written
+    grudged = []
+
+    def grudging(reads: Reads) -> Any:
+        for descriptor, position, pieces in zip(reads.descriptors, reads.positions, reads.pieces, strict=True):
+            address, size = next(piece for piece in pieces.tolist() if piece[1])
+            ctypes.memmove(address, os.pread(descriptor, min(size, given), position), min(size, given))
+            grudged.append(position)
+        return np.arange(len(reads.sizes))
+
+    monkeypatch.setattr(sample_reads, "read_many", grudging)
     ids = np.arange(2 * NUM)[::-1]
     check(read(shards, columns, ("b", "large"), ("a", "key"), ids), samples, ids)
-    assert given
+    assert grudged
 
 
-@pytest.mark.parametrize("code", [errno.EAGAIN, errno.EOPNOTSUPP], ids=["not cached", "cannot say"])
-def test_what_may_not_be_cached_is_announced_to_the_disk_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+def test_what_is_not_cached_is_announced_to_the_disk_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     columns = {**ARRAYS, "key": "str"}
     shards, samples = write_shards(tmp_path, columns, same_keys=True)
-    preadv, announced = os.preadv, []
+    advise, announced = os.posix_fadvise, []
 
-    def uncached(descriptor: int, views: Any, position: int, flags: int = 0) -> int:
-        if flags:
-            raise OSError(code, "no")
-        return preadv(descriptor, views, position)
-
-    def advise(_: int, position: int, length: int, advice: int) -> None:
+    def noted(descriptor: int, position: int, length: int, advice: int) -> None:
         assert advice == os.POSIX_FADV_WILLNEED
-        announced.append((position, length))
+        announced.append((descriptor, position))
+        advise(descriptor, position, length, advice)
 
-    monkeypatch.setattr(os, "preadv", uncached)
-    monkeypatch.setattr(os, "posix_fadvise", advise)
-    ids = np.arange(NUM)
+    monkeypatch.setattr(os, "posix_fadvise", noted)
+    ids = np.arange(2 * NUM)
     check(read(shards, columns, ("b", "f"), (), ids), samples, ids)
-    assert len(announced) == NUM
+    if way == "queue":
+        assert not announced  # just written
+        monkeypatch.setattr(many_reads, "_NOWAIT", 1 << 30)  # as where a file system does not know this flag
+        check(read(shards, columns, ("b", "f"), (), ids), samples, ids)
+    assert len(announced) == 2 * NUM
     assert announced == sorted(announced)
-    monkeypatch.undo()
-    monkeypatch.setattr(os, "posix_fadvise", advise)
-    announced.clear()
-    check(read(shards, columns, ("b", "f"), (), ids), samples, ids)
-    assert not announced  # the tests' own files are cached
+
+
+@pytest.mark.usefixtures("way")
+def test_uncached_files_are_read_whole(written: Any) -> None:
+    shards, samples, columns = written
+    for shard in shards:
+        descriptor = os.open(shard.path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+    ids = np.random.default_rng(0).permutation(2 * NUM)
+    check(read(shards, columns, ("b", "large"), ("key",), ids), samples, ids)
 
 
 @pytest.mark.parametrize(
@@ -163,11 +201,12 @@ def test_damage_names_file_and_sample(written: Any, place: str, message: str) ->
         read(shards, columns, ("b",), ("key",), np.arange(NUM))
 
 
+@pytest.mark.usefixtures("way")
 def test_a_file_cut_after_it_was_opened_is_an_error(written: Any) -> None:
     shards, _, columns = written
-    size = Column.parse("b", columns["b"]).size or 0
-    reader = BatchReader(shards, {"b": size}, (), None)
-    reader.read(np.array([0]), {"b": RecycledBuffers(1, size)})
+    array = stored_array("b", columns["b"])
+    reader = BatchReader(shards, {"b": array.row_bytes}, (), None)
+    reader.read(np.array([0]), {"b": RecycledBuffers(1, array, 1)})
     os.truncate(shards[0].path, shards[0].path.stat().st_size // 2)
     with pytest.raises(SchemaError, match="the file ends too soon"):
-        reader.read(np.arange(NUM), {"b": RecycledBuffers(NUM, size)})
+        reader.read(np.arange(NUM), {"b": RecycledBuffers(NUM, array, 1)})
