@@ -8,6 +8,7 @@ waits for that thread. The calls have no wrapper in the C library: they are made
 Memory is given by its address: whoever calls keeps it until the call returns.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -79,15 +80,14 @@ def read_many(reads: Reads) -> NDArray[np.int64]:
         The numbers of those reads that gave less than asked for, or nothing.
     """
     queue = _queue()
-    if queue is None:
-        _announce(reads)
-        found_N = _read_singly(reads)
-    else:
-        found_N = _read_by_queue(queue, reads, _NOWAIT)
-        waiting = np.flatnonzero(found_N != reads.sizes)
-        if len(waiting):
-            _announce(reads[waiting])
-            found_N[waiting] = _read_by_queue(queue, reads[waiting], 0)
+    found_N = _read_by_queue(queue, reads, _NOWAIT)
+    left = np.flatnonzero(found_N != reads.sizes)
+    if len(left):
+        _announce(reads[left])
+        found_N[left] = _read_by_queue(queue, reads[left], 0)
+        left = np.flatnonzero(found_N != reads.sizes)
+        found_N[left] = _read_singly(reads[left])
+    if queue is not None:
         _idle.append(queue)
     return np.flatnonzero(found_N != reads.sizes)
 
@@ -110,7 +110,8 @@ def _queue() -> ctypes.c_ulong | None:
 
 def _announce(reads: Reads) -> None:
     for read in zip(reads.descriptors.tolist(), reads.positions.tolist(), reads.sizes.tolist(), strict=True):
-        os.posix_fadvise(*read, os.POSIX_FADV_WILLNEED)
+        with contextlib.suppress(OSError):  # it is advice
+            os.posix_fadvise(*read, os.POSIX_FADV_WILLNEED)
 
 
 def _read_singly(reads: Reads) -> NDArray[np.int64]:
@@ -124,8 +125,11 @@ def _read_singly(reads: Reads) -> NDArray[np.int64]:
     return np.array(found, np.int64)
 
 
-def _read_by_queue(queue: ctypes.c_ulong, reads: Reads, flags: int) -> NDArray[np.int64]:
+def _read_by_queue(queue: ctypes.c_ulong | None, reads: Reads, flags: int) -> NDArray[np.int64]:
     """Return the bytes that each read gave, something negative where it failed or where the system took no more."""
+    found_N = np.full(len(reads.sizes), -1)
+    if queue is None:
+        return found_N
     requests = np.zeros(len(reads.sizes), _REQUEST)
     numbers = np.arange(len(requests))
     requests["data"] = numbers
@@ -137,7 +141,6 @@ def _read_by_queue(queue: ctypes.c_ulong, reads: Reads, flags: int) -> NDArray[n
     requests["position"] = reads.positions
     addresses = requests.ctypes.data + requests.itemsize * numbers
     events = np.zeros(_AT_ONCE, _EVENT)
-    found_N = np.full(len(requests), -1)
     for begin in range(0, len(requests), _AT_ONCE):
         part = addresses[begin : begin + _AT_ONCE]
         taken = _LIBRARY.syscall(_SUBMIT, queue, ctypes.c_long(len(part)), ctypes.c_void_p(part.ctypes.data))
