@@ -217,17 +217,15 @@ def published_loader(checkout: Path, mds: Path, workers: int) -> Any:
     )
 
 
-def whole(checkout: Path, pictures: list[Image.Image], rounds: int) -> None:
-    """Print part two."""
+def whole(checkout: Path, form: str, pictures: list[Image.Image], rounds: int) -> None:
+    """Print part two for pictures of one form."""
     from streaming import MDSWriter
 
-    size, options = FORMS["512x683 q95"]
+    size, options = FORMS[form]
     data = [encode(picture, size, options) for picture in pictures]
     samples = [(data[n % len(data)], f"Photograph {n} of a landscape, with some words about it") for n in range(192)]
     image, text = settings(BATCH)
-    print(
-        f"whole input side, {len(samples)} samples of {size[1]}x{size[0]}, wall time; ours with {num_threads()} threads"
-    )
+    print(f"whole input side, {len(samples)} samples of {form}, wall time; ours with {num_threads()} threads")
     for threads in (1, num_threads()):
         alone = median(decoded_per_s(samples, image.resolutions, threads) for _ in range(rounds))
         print(f"  decode and resize alone, {threads} threads: {alone:.1f}/s")
@@ -267,7 +265,8 @@ def main() -> None:
     pictures = photographs(options.photos, options.pictures)
     one_core(pictures, options.rounds)
     if options.reference is not None:
-        whole(options.reference, pictures, options.rounds)
+        for form in FORMS:
+            whole(options.reference, form, pictures, options.rounds)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ def test_reads_that_fail_or_fall_short_are_named_and_the_others_made(
     assert np.array_equal(memory[good], expected(data, reads.positions[good]))
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_forked_process_reads_too(data: bytes, descriptor: int) -> None:
     reads, memory = reads_of(descriptor)
     read_many(reads)
