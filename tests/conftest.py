@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from microdiff import many_reads
 from microdiff.params import Params, load_params
 from microdiff.step import Workspace
 
@@ -30,6 +31,18 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "workspace")
+
+
+@pytest.fixture(params=["queue", "single calls"])
+def way_to_read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have the loader read in either of its ways; by the system's queue where there is one."""
+    if request.param == "single calls":
+        monkeypatch.setattr(many_reads, "_queue", lambda: None)
+    elif (queue := many_reads._queue()) is None:
+        pytest.skip("the system takes one read at a time")
+    else:
+        many_reads._idle.append(queue)
+    return str(request.param)
 
 
 @pytest.fixture

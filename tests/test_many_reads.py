@@ -10,22 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from microdiff import many_reads
 from microdiff.many_reads import Reads, read_many
+
+pytestmark = pytest.mark.usefixtures("way_to_read")
 
 NUM = 600  # more than one call takes
 SIZES = (7, 0, 4096, 301)  # of the pieces of each read
-
-
-@pytest.fixture(params=["queue", "single calls"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to read; the queue's where the system has one."""
-    if request.param == "single calls":
-        monkeypatch.setattr(many_reads, "_queue", lambda: None)
-    elif (queue := many_reads._queue()) is None:
-        pytest.skip("the system takes one read at a time")
-    else:
-        many_reads._idle.append(queue)
 
 
 @pytest.fixture

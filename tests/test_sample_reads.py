@@ -103,19 +103,7 @@ def written(tmp_path: Path) -> tuple[list[ShardFile], list[Any], dict[str, str]]
     return *write_shards(tmp_path, columns, same_keys=False), columns
 
 
-@pytest.fixture(params=["queue", "single calls"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to read; the queue's where the system has one."""
-    if request.param == "single calls":
-        monkeypatch.setattr(many_reads, "_queue", lambda: None)
-    elif (queue := many_reads._queue()) is None:
-        pytest.skip("the system takes one read at a time")
-    else:
-        many_reads._idle.append(queue)
-    return str(request.param)
-
-
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("way_to_read")
 @pytest.mark.parametrize("texts", [("a", "key"), ()])
 def test_both_ways_to_read_give_the_same(written: Any, texts: Sequence[str]) -> None:
     shards, samples, columns = written
@@ -142,7 +130,7 @@ def test_reads_that_give_less_are_completed(written: Any, monkeypatch: pytest.Mo
 
 
 def test_what_is_not_cached_is_announced_to_the_disk_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way_to_read: str
 ) -> None:
     columns = {**ARRAYS, "key": "str"}
     shards, samples = write_shards(tmp_path, columns, same_keys=True)
@@ -156,7 +144,7 @@ def test_what_is_not_cached_is_announced_to_the_disk_at_once(
     monkeypatch.setattr(os, "posix_fadvise", noted)
     ids = np.arange(2 * NUM)
     check(read(shards, columns, ("b", "f"), (), ids), samples, ids)
-    if way == "queue" and says_what_is_cached(shards[0].path):
+    if way_to_read == "queue" and says_what_is_cached(shards[0].path):
         assert not announced  # just written
         monkeypatch.setattr(many_reads, "_NOWAIT", 1 << 30)  # as where a file system does not know this flag
         check(read(shards, columns, ("b", "f"), (), ids), samples, ids)
@@ -174,7 +162,7 @@ def says_what_is_cached(path: Path) -> bool:
         os.close(descriptor)
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("way_to_read")
 def test_uncached_files_are_read_whole(written: Any) -> None:
     shards, samples, columns = written
     for shard in shards:
@@ -211,7 +199,7 @@ def test_damage_names_file_and_sample(written: Any, place: str, message: str) ->
         read(shards, columns, ("b",), ("key",), np.arange(NUM))
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("way_to_read")
 def test_a_file_cut_after_it_was_opened_is_an_error(written: Any) -> None:
     shards, _, columns = written
     array = stored_array("b", columns["b"])
