@@ -59,7 +59,7 @@ class OpenShard:
             SchemaError: They are not what the index says.
         """
         begin, end = self.offsets[sample], self.offsets[sample + 1]
-        head = os.pread(self.descriptor, self.layout.head.size, begin)
+        head = self.bytes_of(sample, self.layout.head.size, begin)
         if len(head) != self.layout.head.size:
             raise self.damaged(sample, "the file ends too soon")
         sizes = self.layout.head.unpack(head)
@@ -71,6 +71,17 @@ class OpenShard:
         if problem:
             raise self.damaged(sample, problem)
         return plan
+
+    def bytes_of(self, sample: int, size: int, position: int) -> bytes:
+        """Return at most so many bytes of a sample, from a position in the file.
+
+        Raises:
+            SchemaError: They cannot be read.
+        """
+        try:
+            return os.pread(self.descriptor, size, position)
+        except OSError as error:
+            raise self.damaged(sample, f"cannot be read: {error.strerror}") from error
 
     def damaged(self, sample: int, problem: str) -> SchemaError:
         """Return the error for a sample that cannot be read."""

@@ -6,7 +6,6 @@ one sample, done between two reads, would take several times as long.
 """
 
 import ctypes
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -140,15 +139,12 @@ class _Group:
     def _read_again(self, reads: Reads, number: int) -> None:
         """Read with as many calls as it takes what one did not give, or not whole, as network file systems may do."""
         place, position = number // len(self._plan.reads), int(reads.positions[number])
-        shard = self._places.shards[place]
+        shard, sample = self._places.shards[place], self._places.samples[place]
         for address, size in reads.pieces[number].tolist():
             while size:
-                try:
-                    data = os.pread(shard.descriptor, size, position)
-                except OSError as error:
-                    raise shard.damaged(self._places.samples[place], f"cannot be read: {error.strerror}") from error
+                data = shard.bytes_of(sample, size, position)
                 if not data:
-                    raise shard.damaged(self._places.samples[place], "the file ends too soon")
+                    raise shard.damaged(sample, "the file ends too soon")
                 ctypes.memmove(address, data, len(data))
                 address, position, size = address + len(data), position + len(data), size - len(data)
 

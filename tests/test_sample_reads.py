@@ -1,6 +1,7 @@
 """Reading samples into a batch: any columns, texts of any length, and what disks and networks do to a read."""
 
 import ctypes
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -150,6 +151,21 @@ def test_what_is_not_cached_is_announced_to_the_disk_at_once(
         check(read(shards, columns, ("b", "f"), (), ids), samples, ids)
     assert len(announced) == 2 * NUM
     assert announced == sorted(announced)
+
+
+def test_an_error_of_the_disk_names_file_and_sample(written: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards, _, columns = written
+    pread = os.pread
+
+    def failing(descriptor: int, size: int, position: int) -> bytes:
+        if position >= shards[0].entry["raw_data"]["bytes"] // 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(descriptor, size, position)
+
+    monkeypatch.setattr(sample_reads, "read_many", lambda reads: np.arange(len(reads.sizes)))
+    monkeypatch.setattr(os, "pread", failing)
+    with pytest.raises(SchemaError, match=rf"{shards[0].path}: sample \d+: cannot be read: Input/output error"):
+        read(shards, columns, ("b",), (), np.arange(NUM))
 
 
 def says_what_is_cached(path: Path) -> bool:
