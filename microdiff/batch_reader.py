@@ -119,13 +119,7 @@ class BatchReader:
                 job.result()
         return tensors, texts
 
-    def _read_part(
-        self,
-        ids: NDArray[np.int64],
-        rows: NDArray[np.int64],
-        columns: Columns,
-        texts: Texts,
-    ) -> None:
+    def _read_part(self, ids: NDArray[np.int64], rows: NDArray[np.int64], columns: Columns, texts: Texts) -> None:
         """Read some rows of a batch, given in the order of their samples."""
         numbers = self.shards_of(ids[rows])
         samples = ids[rows] - self._begins[numbers]
