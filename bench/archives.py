@@ -31,12 +31,12 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without being installed
 
-from microdiff.annotations import write_annotations
-from microdiff.download import download
+from microdiff.core.progress import Silent
+from microdiff.download.step import download
+from microdiff.formats.annotations import write_annotations
 from microdiff.handlers.sa1b import Sa1b
-from microdiff.params import load_params
-from microdiff.progress import Silent
-from microdiff.step import Workspace
+from microdiff.pipeline.params import load_params
+from microdiff.pipeline.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 _EVERY_S = 0.1

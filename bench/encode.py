@@ -32,7 +32,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without being installed
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from microdiff.memory import keep_freed_memory
+from microdiff.encode.malloc import keep_freed_memory
 
 keep_freed_memory()  # as stages/encode.py does
 
@@ -41,17 +41,17 @@ import torch
 from input_side import FORMS, photographs, published_loader, settings
 from input_side import encode as encode_jpeg
 
-from microdiff import image_encoder as image_encoder_module
-from microdiff import text_encoder as text_encoder_module
-from microdiff.caption_latents import write_caption_latents
-from microdiff.choose import SCHEMA
-from microdiff.device import device
-from microdiff.device_queue import QUEUE
-from microdiff.image_latents import write_image_latents
-from microdiff.progress import Silent
-from microdiff.rows import new_table
-from microdiff.settings import ImageEncoderSettings, TextEncoderSettings
-from microdiff.text_encoder import Tokens
+from microdiff.artifacts.tables import new_table
+from microdiff.clean.policy import SCHEMA
+from microdiff.config.settings import ImageEncoderSettings, TextEncoderSettings
+from microdiff.core.progress import Silent
+from microdiff.encode.caption_latents import write_caption_latents
+from microdiff.encode.device_queue import QUEUE
+from microdiff.encode.image_latents import write_image_latents
+from microdiff.models import image_encoder as image_encoder_module
+from microdiff.models import text_encoder as text_encoder_module
+from microdiff.models.device import device
+from microdiff.models.text_encoder import Tokens
 
 REPO = Path(__file__).resolve().parents[1]
 PARTITIONS = 4

@@ -26,14 +26,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without being installed
 
-from microdiff.publish import digest_file
+from microdiff.core.files import digest_file
 
 KILL_AT = 0.9
 _PIECE_BYTES = 2**18
 _FETCH = """
 import sys
 from pathlib import Path
-from microdiff.sources.opening import open_source
+from microdiff.storage.opening import open_source
 source = open_source(sys.argv[1], Path(sys.argv[2]))
 source.fetch(source.stat("file.bin", sys.argv[3] or None))
 """

@@ -33,11 +33,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from microdiff import bicubic
-from microdiff.bicubic import Resizer, resize_rgb
-from microdiff.images import StoredImage, store_image
-from microdiff.pixels import reduced_size
-from microdiff.settings import DownloadSettings
+from microdiff.config.settings import DownloadSettings
+from microdiff.images import bicubic
+from microdiff.images.bicubic import Resizer, resize_rgb
+from microdiff.images.normalize import StoredImage, store_image
+from microdiff.images.ops import reduced_size
 
 SIZES = ((2250, 1500), (640, 480))
 SETTINGS = DownloadSettings(min_side_px=256, max_side_px=512, jpeg_quality=95)

@@ -2,8 +2,8 @@
 
     python bench/input_side.py [--reference PATH] [--photos DIR] [--pictures N] [--rounds N]
 
-Part one: decode, resize and crop for 256 and 512 px (`microdiff.squares`), images per CPU-second of one core, against
-the published transform (https://github.com/SonyResearch/micro_diffusion, `prepare/*/base.py`: per resolution
+Part one: decode, resize and crop for 256 and 512 px (`microdiff.images.crops`), images per CPU-second of one core,
+against the published transform (https://github.com/SonyResearch/micro_diffusion, `prepare/*/base.py`: per resolution
 torchvision's Resize, bicubic, by Pillow; CenterCrop, ToTensor, Normalize), which is rebuilt here from torchvision as it
 is there. The largest difference of our pixels to Pillow's bicubic is said.
 
@@ -33,7 +33,7 @@ from typing import Any
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without being installed
 
-from microdiff.memory import keep_freed_memory
+from microdiff.encode.malloc import keep_freed_memory
 
 keep_freed_memory()  # as stages/encode.py does, for both sides
 
@@ -44,14 +44,14 @@ from PIL import Image
 from torchvision import transforms
 from transformers import CLIPTokenizer
 
-from microdiff.ahead import ahead, num_threads
-from microdiff.caption_batches import caption_batches
-from microdiff.image_batches import image_batches
-from microdiff.params import parse
-from microdiff.pixels import centre_crop
-from microdiff.settings import ImageEncoderSettings, TextEncoderSettings
-from microdiff.squares import decode_pixels, squares
-from microdiff.text_encoder import text_encoder
+from microdiff.config.settings import ImageEncoderSettings, TextEncoderSettings
+from microdiff.core.prefetch import ahead, num_threads
+from microdiff.encode.caption_batches import caption_batches
+from microdiff.encode.image_batches import image_batches
+from microdiff.images.crops import decode_pixels, squares
+from microdiff.images.ops import centre_crop
+from microdiff.models.text_encoder import text_encoder
+from microdiff.pipeline.params import parse
 
 REPO = Path(__file__).resolve().parents[1]
 RESOLUTIONS = (256, 512)

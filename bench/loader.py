@@ -138,9 +138,9 @@ def forget(folder: Path) -> None:
 
 def epoch_start(num_samples: int) -> Iterator[tuple[str, float]]:
     """Yield seconds that building from a read index, and starting a shuffled epoch, take."""
-    from microdiff.latents_dataset import LatentsDataset
-    from microdiff.shardset import ShardSet
-    from microdiff.stored_columns import StoredArray
+    from microdiff.loader.column_types import StoredArray
+    from microdiff.loader.dataset import LatentsDataset
+    from microdiff.loader.shard_set import ShardSet
 
     columns = {"caption": "str", "caption_latents": "bytes", "key": "str", "latents_256": "bytes"}
     entry = {"column_names": list(columns), "column_encodings": list(columns.values()), "column_sizes": [None] * 4}

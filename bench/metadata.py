@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without being installed
 
-from microdiff.handlers import Inputs, Partition
+from microdiff.formats.records import Inputs, Partition
 from microdiff.handlers.diffdb import DiffusionDB
 
 _ROWS_PER_PART = 1000

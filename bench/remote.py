@@ -26,10 +26,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without being installed
 
-from microdiff.dvc_source import resolve
-from microdiff.mds import index_document, write_shard
-from microdiff.objects import fetching
-from microdiff.publish import write_json
+from microdiff.artifacts.mds import index_document, write_shard
+from microdiff.core.files import write_json
+from microdiff.remote.dvc_url import resolve
+from microdiff.storage.objects import fetching
 from tests.s3_servers import KEY, SECRET, SERVERS, S3Server, missing
 
 REPO = Path(__file__).resolve().parents[1]

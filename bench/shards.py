@@ -25,14 +25,14 @@ os.environ["MICRODIFF_WORKERS"] = "1"
 
 import numpy as np
 
-from microdiff.join import SCHEMA
-from microdiff.latents import Spool, Tensor, write_latents
-from microdiff.listing import Samples
-from microdiff.params import load_params
-from microdiff.publish import digest_file, write_json
-from microdiff.rows import new_table
-from microdiff.shard import _shard_units, shard
-from microdiff.step import Workspace
+from microdiff.artifacts.latents import Spool, Tensor, write_latents
+from microdiff.artifacts.tables import new_table
+from microdiff.core.files import digest_file, write_json
+from microdiff.encode.merge import SCHEMA
+from microdiff.pipeline.params import load_params
+from microdiff.pipeline.workspace import Workspace
+from microdiff.shard.sample_index import Samples
+from microdiff.shard.step import _shard_units, shard
 
 REPO = Path(__file__).resolve().parents[1]
 PARTITIONS = 8

@@ -22,19 +22,19 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without being installed
 
-from microdiff.clean import clean
-from microdiff.download import download
-from microdiff.encode import encode
-from microdiff.join import SCHEMA
-from microdiff.latents import Spool, Tensor, write_latents
-from microdiff.ledger import Result
-from microdiff.manifest import assemble
-from microdiff.params import load_params
-from microdiff.progress import Silent
-from microdiff.rows import new_table
-from microdiff.shard import shard
-from microdiff.step import Workspace
-from microdiff.store import Stored, Unit
+from microdiff.artifacts.latents import Spool, Tensor, write_latents
+from microdiff.artifacts.tables import new_table
+from microdiff.clean.step import clean
+from microdiff.core.ledger import Result
+from microdiff.core.progress import Silent
+from microdiff.download.step import download
+from microdiff.encode.merge import SCHEMA
+from microdiff.encode.step import encode
+from microdiff.pipeline.params import load_params
+from microdiff.pipeline.publish import assemble
+from microdiff.pipeline.store import Stored, Unit
+from microdiff.pipeline.workspace import Workspace
+from microdiff.shard.step import shard
 from microdiff.verify.dataset import verify_dataset
 
 PARAMS = Path("params.yaml")

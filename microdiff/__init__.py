@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 _MODULE_OF = {
-    "build_streaming_latents_dataloader": "microdiff.loader",
+    "build_streaming_latents_dataloader": "microdiff.loader.build",
     "clean_caption": "microdiff.captions",
 }
 

@@ -8,7 +8,7 @@
     `-- StepError        partitions failed, or a ledger does not add up
 
 A stage prints one of these without a traceback and exits with 1. A bad *record* is never an error: it is a
-rejection (see `microdiff.ledger`). Anything else that is raised is a bug and shows its traceback.
+rejection (see `microdiff.core.ledger`). Anything else that is raised is a bug and shows its traceback.
 """
 
 

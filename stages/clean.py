@@ -4,8 +4,8 @@ from pathlib import Path
 
 import typer
 
-from microdiff.clean import clean
-from microdiff.cli import DatasetArgument, ParamsOption, RootOption, run_stage
+from microdiff.clean.step import clean
+from microdiff.commands.cli import DatasetArgument, ParamsOption, RootOption, run_stage
 
 app = typer.Typer(add_completion=False)
 

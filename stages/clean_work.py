@@ -4,8 +4,8 @@ from pathlib import Path
 
 import typer
 
-from microdiff.cli import RootOption, errors_in_words
-from microdiff.step import Workspace
+from microdiff.commands.cli import RootOption, errors_in_words
+from microdiff.pipeline.workspace import Workspace
 
 app = typer.Typer(add_completion=False)
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import typer
 
-from microdiff.cli import DatasetArgument, ParamsOption, RootOption, run_stage
-from microdiff.download import download
+from microdiff.commands.cli import DatasetArgument, ParamsOption, RootOption, run_stage
+from microdiff.download.step import download
 
 app = typer.Typer(add_completion=False)
 

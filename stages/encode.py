@@ -1,6 +1,6 @@
 """Encode pictures and captions to latents, into data/DATASET/latents."""
 
-from microdiff.memory import keep_freed_memory
+from microdiff.encode.malloc import keep_freed_memory
 
 keep_freed_memory()  # before anything starts a thread; worker processes come by here, too
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import typer
 
-from microdiff.cli import DatasetArgument, ParamsOption, RootOption, run_stage
-from microdiff.encode import encode
+from microdiff.commands.cli import DatasetArgument, ParamsOption, RootOption, run_stage
+from microdiff.encode.step import encode
 
 app = typer.Typer(add_completion=False)
 

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from microdiff.cli import RootOption, errors_in_words
-from microdiff.forget import Forgotten, forget, read_requests
-from microdiff.step import Workspace
+from microdiff.commands.cli import RootOption, errors_in_words
+from microdiff.commands.forget import Forgotten, forget, read_requests
+from microdiff.pipeline.workspace import Workspace
 
 app = typer.Typer(add_completion=False)
 Keys = Annotated[Path, typer.Argument(help="File with a key per line, or dataset, key and reason between tabs.")]

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from microdiff.cli import DatasetArgument, errors_in_words
-from microdiff.release import RELEASE, write_release
+from microdiff.commands.cli import DatasetArgument, errors_in_words
+from microdiff.remote.release_writer import RELEASE, write_release
 
 app = typer.Typer(add_completion=False)
 Rev = Annotated[str, typer.Option("--rev", help="Tag, branch or commit whose shards are meant.")]

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from microdiff.cli import ParamsOption, RootOption, errors_in_words
-from microdiff.params import load_params
-from microdiff.report import describe_batch, ledger_lines, write_html
-from microdiff.step import Workspace
+from microdiff.commands.cli import ParamsOption, RootOption, errors_in_words
+from microdiff.commands.report import describe_batch, ledger_lines, write_html
+from microdiff.pipeline.params import load_params
+from microdiff.pipeline.workspace import Workspace
 
 app = typer.Typer(add_completion=False)
 FirstBatch = Annotated[bool, typer.Option("--first-batch", help="Also load a batch of all shards and describe it.")]

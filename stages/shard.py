@@ -4,8 +4,8 @@ from pathlib import Path
 
 import typer
 
-from microdiff.cli import DatasetArgument, ParamsOption, RootOption, run_stage
-from microdiff.shard import shard
+from microdiff.commands.cli import DatasetArgument, ParamsOption, RootOption, run_stage
+from microdiff.shard.step import shard
 
 app = typer.Typer(add_completion=False)
 

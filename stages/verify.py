@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from microdiff.cli import ParamsOption, RootOption, errors_in_words
-from microdiff.step import Workspace
+from microdiff.commands.cli import ParamsOption, RootOption, errors_in_words
+from microdiff.pipeline.workspace import Workspace
 from microdiff.verify.run import run
 
 app = typer.Typer(add_completion=False)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from conftest import REPO
-from microdiff.handlers import Partition
+from microdiff.formats.records import Partition
 from tests.handler_contract import HandlerContract, Raw
 
 Members = list[tuple[str, bytes]]

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from microdiff import many_reads
-from microdiff.params import Params, load_params
-from microdiff.step import Workspace
+from microdiff.loader.read import batched_io
+from microdiff.pipeline.params import Params, load_params
+from microdiff.pipeline.workspace import Workspace
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -37,11 +37,11 @@ def workspace(tmp_path: Path) -> Workspace:
 def way_to_read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Have the loader read in either of its ways; by the system's queue where there is one."""
     if request.param == "single calls":
-        monkeypatch.setattr(many_reads, "_queue", lambda: None)
-    elif (queue := many_reads._queue()) is None:
+        monkeypatch.setattr(batched_io, "_queue", lambda: None)
+    elif (queue := batched_io._queue()) is None:
         pytest.skip("the system takes one read at a time")
     else:
-        many_reads._idle.append(queue)
+        batched_io._idle.append(queue)
     return str(request.param)
 
 
@@ -89,10 +89,10 @@ FEW_PARTITIONS = {"datasets.coco.download.partitions": "0-2", "shard.shard_bytes
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """All four steps on three partitions of the COCO miniature; tests work on copies of it (see `copy_of`)."""
-    from microdiff.clean import clean
-    from microdiff.download import download
-    from microdiff.encode import encode
-    from microdiff.shard import shard
+    from microdiff.clean.step import clean
+    from microdiff.download.step import download
+    from microdiff.encode.step import encode
+    from microdiff.shard.step import shard
 
     root = tmp_path_factory.mktemp("built")
     path = root / "params.yaml"

@@ -24,18 +24,19 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 
-from microdiff.annotations import Annotations, write_annotations
+from microdiff.artifacts.raw import read_images
+from microdiff.artifacts.tables import read_rows
+from microdiff.config.settings import DownloadSettings
+from microdiff.core.ledger import Counts, Reason, add_up, check_balance
+from microdiff.core.progress import Silent
+from microdiff.download.raw_writer import SCHEMA, write_raw
 from microdiff.errors import SourceError
-from microdiff.handlers import Handler, Inputs, Partition, Rejection, Sample, handler_class
-from microdiff.ledger import Counts, Reason, add_up, check_balance
-from microdiff.params import load_params
-from microdiff.progress import Silent
-from microdiff.raw_reader import read_images
-from microdiff.raw_writer import SCHEMA, write_raw
-from microdiff.rows import read_rows
-from microdiff.settings import DownloadSettings
-from microdiff.sources import Source
-from microdiff.sources.opening import open_source
+from microdiff.formats.annotations import Annotations, write_annotations
+from microdiff.formats.records import Inputs, Partition, Rejection, Sample
+from microdiff.handlers import Handler, handler_class
+from microdiff.pipeline.params import load_params
+from microdiff.storage import Source
+from microdiff.storage.opening import open_source
 
 REPO = Path(__file__).resolve().parent.parent
 SETTINGS = DownloadSettings(min_side_px=256, max_side_px=512, jpeg_quality=95)

@@ -1,6 +1,6 @@
 """A reporter that tests look into afterwards."""
 
-from microdiff.progress import Silent
+from microdiff.core.progress import Silent
 
 
 class Said(Silent):

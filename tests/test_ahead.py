@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from microdiff import ahead as module
-from microdiff.ahead import ahead, num_threads
+from microdiff.core import prefetch as module
+from microdiff.core.prefetch import ahead, num_threads
 from microdiff.errors import ParamsError
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from microdiff.annotations import Annotations, write_annotations
+from microdiff.core.progress import Silent
 from microdiff.errors import SourceError
-from microdiff.progress import Silent
+from microdiff.formats.annotations import Annotations, write_annotations
 
 Rows = list[tuple[str, Any]]
 
@@ -117,7 +117,7 @@ def test_writing_takes_little_memory(tmp_path: Path) -> None:
     """What SQLite takes is seen from outside only."""
     script = (
         "import resource, sys; from pathlib import Path\n"
-        "from microdiff.annotations import write_annotations; from microdiff.progress import Silent\n"
+        "from microdiff.formats.annotations import write_annotations; from microdiff.core.progress import Silent\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
         f"before = peak(); folder = Path({str(tmp_path)!r})\n"
         "rows = ((f'sa_{i * 7919 % 150_000}', 'x' * 600) for i in range(150_000))\n"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from microdiff.archives import BadMember, LargeMember, open_zip, read_member
 from microdiff.errors import SourceError
+from microdiff.formats.archives import BadMember, LargeMember, open_zip, read_member
 
 TEXT = b"a picture " * 200
 NOISE = random.Random(0).randbytes(2000)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from conftest import REPO
-from microdiff import bicubic
-from microdiff.bicubic import Resizer, resize_rgb, resize_with_numpy, resize_with_torch
-from microdiff.pixels import reduced_size
+from microdiff.images import bicubic
+from microdiff.images.bicubic import Resizer, resize_rgb, resize_with_numpy, resize_with_torch
+from microdiff.images.ops import reduced_size
 
 Pixels = NDArray[np.uint8]
 
@@ -148,7 +148,7 @@ def test_torch_is_loaded_only_after_a_while() -> None:
     program = """
 import sys, numpy as np
 from microdiff import bicubic
-from microdiff.images import store_image
+from microdiff.images.normalize import store_image
 rgb = np.random.default_rng(1).integers(0, 256, (300, 400, 3), dtype=np.uint8)
 first = bicubic.resize_rgb(rgb, (100, 75))
 assert "torch" not in sys.modules

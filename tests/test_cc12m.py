@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from conftest import REPO
+from microdiff.artifacts.raw import read_images
+from microdiff.core.ledger import Counts, Reason
 from microdiff.errors import SourceError
-from microdiff.handlers import Inputs, Rejection, Sample
+from microdiff.formats.records import Inputs, Rejection, Sample
 from microdiff.handlers.cc12m import CC12M
-from microdiff.ledger import Counts, Reason
-from microdiff.raw_reader import read_images
-from microdiff.selection import select
-from microdiff.sources.opening import open_source
+from microdiff.pipeline.selection import select
+from microdiff.storage.opening import open_source
 from tests.archive_order import read_members, write_members
 from tests.handler_contract import HandlerContract, Raw, Record, records_of
 from tests.hub_server import HubServer

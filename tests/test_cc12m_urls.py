@@ -27,20 +27,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from PIL import Image
 
 from conftest import REPO
-from microdiff import url_fetcher, url_list
-from microdiff.download import download
+from microdiff.artifacts.tables import read_rows
+from microdiff.core.files import read_json
+from microdiff.core.ledger import Reason
+from microdiff.core.progress import Silent
+from microdiff.download.raw_writer import SCHEMA
+from microdiff.download.step import download
 from microdiff.errors import SourceError, StepError
-from microdiff.handlers import Inputs, Rejection, Sample
+from microdiff.formats import url_fetcher, url_list
+from microdiff.formats.records import Inputs, Rejection, Sample
+from microdiff.formats.url_list import Fetched, fetch_urls
 from microdiff.handlers.cc12m import CC12M
-from microdiff.ledger import Reason
-from microdiff.params import Params
-from microdiff.progress import Silent
-from microdiff.publish import read_json
-from microdiff.raw_writer import SCHEMA
-from microdiff.rows import read_rows
-from microdiff.sources.opening import open_source
-from microdiff.step import Workspace
-from microdiff.url_list import Fetched, fetch_urls
+from microdiff.pipeline.params import Params
+from microdiff.pipeline.workspace import Workspace
+from microdiff.storage.opening import open_source
 from tests.handler_contract import Record, records_of
 from tests.web_server import Fault, Request, WebServer
 
@@ -366,7 +366,8 @@ def test_the_fetcher_ends_with_whoever_asked(tmp_path: Path, how: str) -> None:
         "import os, pathlib, time; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(600)"
     )
     script = (
-        "from pathlib import Path; from microdiff.url_list import fetch_urls; fetch_urls(['http://a'], Path(), 1.0, 0)"
+        "from pathlib import Path; from microdiff.formats.url_list import fetch_urls\n"
+        "fetch_urls(['http://a'], Path(), 1.0, 0)"
     )
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{REPO}"}
     parent = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
@@ -398,7 +399,7 @@ def test_a_worker_may_fetch(tmp_path: Path) -> None:
     broken.mkdir()
     (broken / "__init__.py").write_text("raise ImportError('reached')")
     script = (
-        "import multiprocessing, sys; from pathlib import Path; from microdiff.url_list import fetch_urls\n"
+        "import multiprocessing, sys; from pathlib import Path; from microdiff.formats.url_list import fetch_urls\n"
         "def work():\n"
         "    try: fetch_urls(['http://a'], Path(), 1.0, 0)\n"
         "    except Exception as error: sys.exit(0 if 'reached' in str(error) else str(error))\n"

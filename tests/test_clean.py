@@ -10,20 +10,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import sample_preset
-from microdiff.caption_stats import CaptionStats, summarise
-from microdiff.choose import SCHEMA, caption_rows, is_caption, write_captions
-from microdiff.clean import clean
-from microdiff.download import download
-from microdiff.duplicates import find_duplicates, share_unique
-from microdiff.encode import encode
-from microdiff.params import Params, parse
-from microdiff.progress import Silent
-from microdiff.publish import read_json
-from microdiff.raw_writer import SCHEMA as RAW_SCHEMA
-from microdiff.rows import new_table
-from microdiff.settings import CleanSettings
-from microdiff.step import Workspace
-from microdiff.tokens import count_tokens
+from microdiff.artifacts.tables import new_table
+from microdiff.clean.duplicates import find_duplicates, share_unique
+from microdiff.clean.policy import SCHEMA, caption_rows, is_caption, write_captions
+from microdiff.clean.stats import CaptionStats, count_tokens, summarise
+from microdiff.clean.step import clean
+from microdiff.config.settings import CleanSettings
+from microdiff.core.files import read_json
+from microdiff.core.progress import Silent
+from microdiff.download.raw_writer import SCHEMA as RAW_SCHEMA
+from microdiff.download.step import download
+from microdiff.encode.step import encode
+from microdiff.pipeline.params import Params, parse
+from microdiff.pipeline.workspace import Workspace
 
 
 def policy(**changes: Any) -> CleanSettings:

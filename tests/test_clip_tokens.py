@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from conftest import REPO
-from microdiff.clip_tokens import BoundedCache, ClipTokens
+from microdiff.models.clip_tokenizer import BoundedCache, ClipTokens
 
 SHARED = REPO.parent / "shared" / "data" / "captions_golden.jsonl.gz"
 CAPTIONS = [
@@ -106,7 +106,7 @@ def test_a_tokenizer_of_other_habits_is_left_to_itself() -> None:
 
 
 def test_what_a_library_remembers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("microdiff.clip_tokens._MAX_WORDS", 2)
+    monkeypatch.setattr("microdiff.models.clip_tokenizer._MAX_WORDS", 2)
     cache = BoundedCache({"<end>": "<end>"})
     for word in ("a", "b", "c"):
         cache[word] = word

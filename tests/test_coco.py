@@ -13,16 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from microdiff import archives
-from microdiff.archives import read_member
+from microdiff.artifacts.raw import read_images
+from microdiff.core.files import digest_bytes
+from microdiff.core.ledger import Counts, Reason
+from microdiff.download.raw_writer import SCHEMA
 from microdiff.errors import SourceError
-from microdiff.handlers import Handler, Inputs, Partition, Rejection, Sample
+from microdiff.formats import archives
+from microdiff.formats.archives import read_member
+from microdiff.formats.records import Inputs, Partition, Rejection, Sample
+from microdiff.handlers import Handler
 from microdiff.handlers.coco import Coco
-from microdiff.ledger import Counts, Reason
-from microdiff.publish import digest_bytes
-from microdiff.raw_reader import read_images
-from microdiff.raw_writer import SCHEMA
-from microdiff.sources.opening import open_source
+from microdiff.storage.opening import open_source
 from tests.handler_contract import HandlerContract, Raw, Record, records_of, write_partition
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"

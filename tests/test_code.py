@@ -2,7 +2,7 @@ import ast
 
 import pytest
 
-from microdiff.code import EXEMPT, code_digest, import_closure, is_exempt, module_path, tree_digest
+from microdiff.core.code_fingerprint import EXEMPT, code_digest, import_closure, is_exempt, module_path, tree_digest
 
 
 def digest(source: str) -> str:
@@ -48,20 +48,37 @@ def test_a_text_that_is_no_docstring_counts() -> None:
 
 
 def test_closure_follows_imports_inside_functions_and_packages() -> None:
-    closure = import_closure(["microdiff.image_latents"])
-    assert "microdiff.image_encoder" in closure  # imported inside a function
+    closure = import_closure(["microdiff.encode.image_latents"])
+    assert "microdiff.models.image_encoder" in closure  # imported inside a function
     assert "microdiff" in closure  # the package itself is imported too
-    assert "microdiff.text_encoder" not in closure  # so that a change there costs no VAE pass
+    assert "microdiff.models.text_encoder" not in closure  # so that a change there costs no VAE pass
     assert "microdiff.handlers" in import_closure(["microdiff.handlers.coco"])
 
 
 @pytest.mark.parametrize(
     ("root", "never"),
     [
-        ("microdiff.image_latents", {"microdiff.captions", "microdiff.choose", "microdiff.store", "microdiff.images"}),
-        ("microdiff.caption_latents", {"microdiff.captions", "microdiff.image_encoder", "microdiff.pixels"}),
-        ("microdiff.raw_writer", {"microdiff.store", "microdiff.step", "microdiff.params", "microdiff.executor"}),
-        ("microdiff.shards", {"microdiff.store", "microdiff.image_encoder", "microdiff.loader"}),
+        (
+            "microdiff.encode.image_latents",
+            {"microdiff.captions", "microdiff.clean.policy", "microdiff.pipeline.store", "microdiff.images.normalize"},
+        ),
+        (
+            "microdiff.encode.caption_latents",
+            {"microdiff.captions", "microdiff.models.image_encoder", "microdiff.images.ops"},
+        ),
+        (
+            "microdiff.download.raw_writer",
+            {
+                "microdiff.pipeline.store",
+                "microdiff.pipeline.run",
+                "microdiff.pipeline.params",
+                "microdiff.pipeline.executor",
+            },
+        ),
+        (
+            "microdiff.shard.writer",
+            {"microdiff.pipeline.store", "microdiff.models.image_encoder", "microdiff.loader.build"},
+        ),
     ],
 )
 def test_computations_do_not_depend_on_what_cannot_change_their_bytes(root: str, never: set[str]) -> None:
@@ -76,5 +93,10 @@ def test_exempt_modules_exist_and_have_reasons() -> None:
 
 
 def test_digest_differs_between_computations() -> None:
-    roots = ["microdiff.raw_writer", "microdiff.choose", "microdiff.image_latents", "microdiff.shards"]
+    roots = [
+        "microdiff.download.raw_writer",
+        "microdiff.clean.policy",
+        "microdiff.encode.image_latents",
+        "microdiff.shard.writer",
+    ]
     assert len({code_digest([root]) for root in roots}) == len(roots)

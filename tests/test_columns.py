@@ -8,19 +8,19 @@ import numpy as np
 import pyarrow.parquet as pq
 
 import tiny_models
-from microdiff.choose import SCHEMA
-from microdiff.clean import clean
-from microdiff.columns import image_column, mask_column, text_file
-from microdiff.download import download
-from microdiff.encode import encode
-from microdiff.join import write_joined
-from microdiff.latents import LatentsFile, Spool, Tensor, write_latents
-from microdiff.manifest import read_manifest
-from microdiff.params import Params
-from microdiff.progress import Silent
-from microdiff.publish import read_json
-from microdiff.rows import new_table
-from microdiff.step import Workspace
+from microdiff.artifacts.column_names import image_column, mask_column, text_file
+from microdiff.artifacts.latents import LatentsFile, Spool, Tensor, write_latents
+from microdiff.artifacts.manifest import read_manifest
+from microdiff.artifacts.tables import new_table
+from microdiff.clean.policy import SCHEMA
+from microdiff.clean.step import clean
+from microdiff.core.files import read_json
+from microdiff.core.progress import Silent
+from microdiff.download.step import download
+from microdiff.encode.merge import write_joined
+from microdiff.encode.step import encode
+from microdiff.pipeline.params import Params
+from microdiff.pipeline.workspace import Workspace
 
 
 def test_columns_name_their_masks_and_files() -> None:

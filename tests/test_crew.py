@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from microdiff import crew
-from microdiff.crew import crew_for, visible_gpus
+from microdiff.pipeline import workers as module
+from microdiff.pipeline.workers import crew_for, visible_gpus
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_processes_on_the_cpu(
     workers: int,
     threads: str | None,
 ) -> None:
-    monkeypatch.setattr(crew, "visible_gpus", list)
+    monkeypatch.setattr(module, "visible_gpus", list)
     if asked:
         monkeypatch.setenv("MICRODIFF_WORKERS", asked)
     for on_device in (False, True):
@@ -48,7 +48,7 @@ def test_processes_on_the_cpu(
 
 @pytest.mark.usefixtures("four_cores")
 def test_a_worker_for_each_gpu_with_the_next_partition_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "visible_gpus", lambda: ["0", "GPU-5ad3"])
+    monkeypatch.setattr(module, "visible_gpus", lambda: ["0", "GPU-5ad3"])
     found = crew_for(9, 10, on_device=True)
     assert (found.workers, found.in_hand) == (2, 2)
     assert found.environments == (
@@ -78,11 +78,11 @@ def test_gpus_are_those_that_cuda_shows(
     monkeypatch: pytest.MonkeyPatch, visible: str | None, count: int, expected: list[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: count)))
-    monkeypatch.setattr(crew, "_DRIVERS", ("/dev/null",))
+    monkeypatch.setattr(module, "_DRIVERS", ("/dev/null",))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert visible_gpus() == expected
-    monkeypatch.setattr(crew, "_DRIVERS", ("/dev/no such driver",))
+    monkeypatch.setattr(module, "_DRIVERS", ("/dev/no such driver",))
     monkeypatch.setitem(sys.modules, "torch", None)  # importing it would fail
     assert visible_gpus() == []

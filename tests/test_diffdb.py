@@ -13,17 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from microdiff import archives
-from microdiff.choose import write_captions
+from microdiff.artifacts.raw import read_images
+from microdiff.artifacts.tables import read_rows
+from microdiff.clean.policy import write_captions
+from microdiff.core.ledger import Counts, Reason
+from microdiff.core.progress import Silent
 from microdiff.errors import SourceError
-from microdiff.handlers import Partition, Rejection, Sample
+from microdiff.formats import archives
+from microdiff.formats.records import Partition, Rejection, Sample
 from microdiff.handlers.diffdb import DiffusionDB
-from microdiff.ledger import Counts, Reason
-from microdiff.params import load_params
-from microdiff.progress import Silent
-from microdiff.raw_reader import read_images
-from microdiff.rows import read_rows
-from microdiff.sources.opening import open_source
+from microdiff.pipeline.params import load_params
+from microdiff.storage.opening import open_source
 from tests.handler_contract import HandlerContract, Raw, Record, records_of
 
 REPO = Path(__file__).resolve().parent.parent

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from conftest import REPO, tree_bytes
-from microdiff.dvc_source import is_shard_source, open_dvc_source
 from microdiff.errors import MicrodiffError, ParamsError, SourceError
-from microdiff.objects import fetching
-from microdiff.shard_cache import CachedShards, tidy
+from microdiff.remote.dvc_url import is_shard_source, open_dvc_source
+from microdiff.remote.version_cache import CachedShards, tidy
+from microdiff.storage.objects import fetching
 from tests.shard_project import FIRST, SECOND, SHARDS, ShardProject, md5_of, object_of
 from tests.web_server import Fault, WebServer
 
@@ -346,7 +346,7 @@ def test_many_processes_fetch_each_object_once(web: tuple[ShardProject, WebServe
 _FETCH = f"""
 import sys
 from pathlib import Path
-from microdiff.dvc_source import open_dvc_source
+from microdiff.remote.dvc_url import open_dvc_source
 source = open_dvc_source(sys.argv[1])
 print("open", flush=True)
 source.fetch({SHARD!r})
@@ -398,7 +398,7 @@ def test_names_of_sources_are_told_from_folders() -> None:
 
 
 def test_listing_is_what_dvc_writes(project: ShardProject) -> None:
-    from microdiff.dvc_listing import listing_bytes
+    from microdiff.remote.dvc_dir_object import listing_bytes
 
     files = {"b": "1" * 32, "a/é": "2" * 32}
     assert json.loads(listing_bytes(files)) == [{"md5": files[path], "relpath": path} for path in sorted(files)]

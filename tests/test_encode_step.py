@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from conftest import changed, sample_preset, tree_bytes
-from microdiff import image_encoder, store, text_encoder
-from microdiff.clean import clean
-from microdiff.crew import Crew
-from microdiff.download import download
-from microdiff.encode import encode
-from microdiff.executor import Outcome, Work
-from microdiff.manifest import read_manifest
-from microdiff.params import Params
-from microdiff.progress import Reporter
-from microdiff.publish import read_json
-from microdiff.step import Workspace
+from microdiff.artifacts.manifest import read_manifest
+from microdiff.clean.step import clean
+from microdiff.core.files import read_json
+from microdiff.core.progress import Reporter
+from microdiff.download.step import download
+from microdiff.encode.step import encode
+from microdiff.models import image_encoder, text_encoder
+from microdiff.pipeline import store
+from microdiff.pipeline.executor import Outcome, Work
+from microdiff.pipeline.params import Params
+from microdiff.pipeline.workers import Crew
+from microdiff.pipeline.workspace import Workspace
 
 SEVERAL = {"datasets.coco.download.images_per_partition": 4, "datasets.coco.download.partitions": "0-3"}
 CLIP = sample_preset()["encode"]["text"]["caption_latents"]

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from conftest import REPO, sample_preset
-from microdiff import image_encoder, text_encoder
+from microdiff.config.settings import DownloadSettings, ImageEncoderSettings, TextEncoderSettings
 from microdiff.errors import ParamsError
-from microdiff.images import store_image
-from microdiff.model_files import located
-from microdiff.openclip_text import text_tower
-from microdiff.params import parse
-from microdiff.pixels import centre_crop, decode
-from microdiff.settings import DownloadSettings, ImageEncoderSettings, TextEncoderSettings
+from microdiff.images.normalize import store_image
+from microdiff.images.ops import centre_crop, decode
+from microdiff.models import image_encoder, text_encoder
+from microdiff.models.openclip_text import text_tower
+from microdiff.pipeline.params import parse
+from microdiff.storage.model_files import located
 
 ENCODE = sample_preset()["encode"]
 TEXT = ENCODE["text"]["caption_latents"]

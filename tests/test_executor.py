@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from conftest import REPO
-from microdiff.crew import Crew, num_workers
+from microdiff.core.progress import Reporter, Silent
 from microdiff.errors import ParamsError, SourceError
-from microdiff.executor import Outcome, run_units
-from microdiff.progress import Reporter, Silent
+from microdiff.pipeline.executor import Outcome, run_units
+from microdiff.pipeline.workers import Crew, num_workers
 
 
 class Heard(Silent):
@@ -216,8 +216,8 @@ _PARENT = """
 import sys, time
 sys.path[:0] = {path!r}
 from functools import partial
-from microdiff.crew import Crew
-from microdiff.executor import run_units
+from microdiff.pipeline.workers import Crew
+from microdiff.pipeline.executor import run_units
 from test_executor import Heard, sleep_beside
 if __name__ == "__main__":
     list(run_units([(name, partial(sleep_beside, name)) for name in {marks!r}], Crew(*{crew!r}), Heard()))

@@ -16,9 +16,9 @@ import pytest
 
 from conftest import REPO
 from microdiff.errors import SourceError
-from microdiff.sources import Source, SourceFile, fetching
-from microdiff.sources.opening import open_source
-from microdiff.store import Store
+from microdiff.pipeline.store import Store
+from microdiff.storage import Source, SourceFile, fetching
+from microdiff.storage.opening import open_source
 from tests.hub_server import HubServer
 from tests.reporters import Said
 from tests.web_server import Fault, WebServer
@@ -181,7 +181,7 @@ def test_netrc_is_not_read(setting: Setting, tmp_path: Path, monkeypatch: pytest
 FETCH = """
 import sys
 from pathlib import Path
-from microdiff.sources.opening import open_source
+from microdiff.storage.opening import open_source
 root, path, checksum, work = sys.argv[1:]
 source = open_source(root, Path(work))
 source.fetch(source.stat(path, checksum or None))

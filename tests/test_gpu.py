@@ -13,13 +13,13 @@ from PIL import Image
 
 import tiny_models
 from conftest import REPO, sample_preset
-from microdiff.device import device
-from microdiff.device_queue import DeviceQueue
-from microdiff.image_encoder import ImageEncoder
-from microdiff.image_latents import write_image_latents
-from microdiff.params import parse
-from microdiff.settings import ImageEncoderSettings, TextEncoderSettings
-from microdiff.text_encoder import TextEncoder
+from microdiff.config.settings import ImageEncoderSettings, TextEncoderSettings
+from microdiff.encode.device_queue import DeviceQueue
+from microdiff.encode.image_latents import write_image_latents
+from microdiff.models.device import device
+from microdiff.models.image_encoder import ImageEncoder
+from microdiff.models.text_encoder import TextEncoder
+from microdiff.pipeline.params import parse
 from test_loader import write_shard_set
 from test_models import FOUR, KEYS, image_settings, save, text_settings
 from test_pipeline import Heard
@@ -71,7 +71,7 @@ def test_caption_latents_are_those_of_the_cpu(tmp_path: Path, family: str, monke
     tokens = encoder.tokenize(CAPTIONS)
     found = encoder.encode(tokens)
     assert found.device.type == "cuda"
-    monkeypatch.setattr("microdiff.frozen_model.device", lambda: torch.device("cpu"))
+    monkeypatch.setattr("microdiff.models.frozen.device", lambda: torch.device("cpu"))
     torch.testing.assert_close(found.cpu(), TextEncoder(settings).encode(tokens), atol=1e-4, rtol=0)
 
 
@@ -106,8 +106,8 @@ def test_a_partition_has_the_same_bytes_alone_and_beside_others(tmp_path: Path) 
 def test_a_batch_too_large_for_the_memory_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_pictures(tmp_path, 64)
     queue = DeviceQueue()
-    monkeypatch.setattr("microdiff.device_queue.QUEUE", queue)
-    monkeypatch.setattr("microdiff.conveyor.QUEUE", queue)
+    monkeypatch.setattr("microdiff.encode.device_queue.QUEUE", queue)
+    monkeypatch.setattr("microdiff.encode.device_queue.QUEUE", queue)
     settings, heard = sample_image_settings(batch_size=64, resolutions=[256]), Heard()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

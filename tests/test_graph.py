@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from conftest import REPO, sample_preset
-from microdiff.code import import_closure, module_path
+from microdiff.core.code_fingerprint import import_closure, module_path
 
 STEPS = ("download", "clean", "encode", "shard")
 DATASETS = sorted(path.stem for path in (REPO / "microdiff" / "handlers").glob("*.py") if path.stem != "__init__")

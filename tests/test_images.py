@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
 
-from microdiff import bicubic, images
-from microdiff.images import RefusedImage, StoredImage, store_image
-from microdiff.jpeg import decode_rgb, is_whole
-from microdiff.ledger import Reason
-from microdiff.pixels import centre_crop, decode, flatten, reduce
-from microdiff.settings import DownloadSettings
+from microdiff.config.settings import DownloadSettings
+from microdiff.core.ledger import Reason
+from microdiff.images import bicubic, normalize
+from microdiff.images.normalize import RefusedImage, StoredImage, store_image
+from microdiff.images.ops import centre_crop, decode, decode_rgb, flatten, is_whole, reduce
 
 SETTINGS = DownloadSettings(min_side_px=32, max_side_px=64, jpeg_quality=95)
 SIZE = (56, 40)
@@ -355,7 +354,7 @@ def test_warnings_of_the_decoder_stay_inside() -> None:
 
 
 def test_warnings_are_ignored_while_any_thread_is_inside() -> None:
-    quiet = images._Quiet()
+    quiet = normalize._Quiet()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         before = list(warnings.filters)
@@ -429,7 +428,7 @@ def damaged(data: bytes, number: int, dice: random.Random) -> bytes:
 @pytest.mark.parametrize("kind", ["4:4:4", "4:2:0", "progressive", "with restart markers"])
 def test_pillow_has_the_last_word_on_damage(kind: str, max_side_px: int, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = DownloadSettings(min_side_px=32, max_side_px=max_side_px, jpeg_quality=95)
-    monkeypatch.setattr(images, "MAX_PIXELS", 100_000)  # some damage announces millions, which takes long
+    monkeypatch.setattr(normalize, "MAX_PIXELS", 100_000)  # some damage announces millions, which takes long
     dice = random.Random(kind)
     files = [damaged(JPEGS[kind], number, dice) for number in range(200)]
     outcomes = [store_image(data, settings) for data in files]
@@ -440,8 +439,8 @@ def test_pillow_has_the_last_word_on_damage(kind: str, max_side_px: int, monkeyp
             assert (decode_rgb(data, size) is not None) == is_whole(data, size)  # as strict as a full decode
             tolerated += not is_whole(data, size)
     assert 10 < tolerated < 150
-    monkeypatch.setattr(images, "decode_rgb", lambda data, size: None)
-    monkeypatch.setattr(images, "is_whole", lambda data, size: False)
+    monkeypatch.setattr(normalize, "decode_rgb", lambda data, size: None)
+    monkeypatch.setattr(normalize, "is_whole", lambda data, size: False)
     assert [store_image(data, settings) for data in files] == outcomes
 
 

@@ -7,15 +7,16 @@ from typing import Any, ClassVar
 import pytest
 
 from conftest import REPO
-from microdiff.annotations import Annotations
-from microdiff.download import download
+from microdiff.core.ledger import Counts, Reason
+from microdiff.download.step import download
 from microdiff.errors import SourceError, StepError
-from microdiff.handlers import Handler, Inputs, Rejection, Sample
+from microdiff.formats.annotations import Annotations
+from microdiff.formats.records import Inputs, Rejection, Sample
+from microdiff.handlers import Handler
 from microdiff.handlers.jdb import Jdb
-from microdiff.ledger import Counts, Reason
-from microdiff.sources import Source
-from microdiff.sources.opening import open_source
-from microdiff.step import Workspace
+from microdiff.pipeline.workspace import Workspace
+from microdiff.storage import Source
+from microdiff.storage.opening import open_source
 from samples.build.jdb import RECORDS
 from tests.archive_order import ArchiveOrder, read_members, write_members
 from tests.handler_contract import Raw, Record, annotations_of, read, records_of

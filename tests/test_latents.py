@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from microdiff.artifacts.latents import LatentsFile, Spool, Tensor, write_latents
 from microdiff.errors import SchemaError
-from microdiff.latents import LatentsFile, Spool, Tensor, write_latents
 
 
 def rows(count: int, shape: tuple[int, ...], dtype: str = "float16") -> np.ndarray:

@@ -1,7 +1,7 @@
 import pytest
 
+from microdiff.core.ledger import Ledger, Reason, add_up, check_balance, check_rejected_share, metrics
 from microdiff.errors import RejectionError, StepError
-from microdiff.ledger import Ledger, Reason, add_up, check_balance, check_rejected_share, metrics
 
 
 def test_counts_name_every_reason_that_occurred() -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from microdiff import build_streaming_latents_dataloader
+from microdiff.artifacts.mds import Column, index_document, nest_entry, write_shard
+from microdiff.core.files import write_json
 from microdiff.errors import ParamsError, SchemaError
-from microdiff.loader import STREAMING_SEED
-from microdiff.mds import Column, index_document, nest_entry, write_shard
-from microdiff.publish import write_json
+from microdiff.loader.build import STREAMING_SEED
 
 pytestmark = [
     # Python 3.12 warns whenever a process with threads forks; streaming keeps threads from earlier epochs.
@@ -227,7 +227,7 @@ def test_captions_are_dropped_with_the_probability(coco: Any, probability: float
 
 
 def test_drop_rate_is_the_probability() -> None:
-    from microdiff.latents_dataset import drop_caption_mask
+    from microdiff.loader.dataset import drop_caption_mask
 
     names = [f"k{number}" for number in range(5000)]
     drawn = np.concatenate([drop_caption_mask(7, epoch, names, 0.3) for epoch in range(4)])
@@ -235,7 +235,7 @@ def test_drop_rate_is_the_probability() -> None:
 
 
 def test_dropout_stays_what_it_is_in_running_experiments() -> None:
-    from microdiff.latents_dataset import drop_caption_mask
+    from microdiff.loader.dataset import drop_caption_mask
 
     def drawn(seed: int, epoch: int, name: str) -> int:
         digest = hashlib.blake2b(f"{seed} {epoch} {name}".encode(), digest_size=8).digest()

@@ -107,7 +107,7 @@ def test_a_new_epoch_ends_the_one_before(folder: Path) -> None:
 @pytest.mark.parametrize("shape", [(1, 3, 2), (2, 3, 4), (3, 1, 2), (3, 4, 1)])
 @pytest.mark.parametrize("drop_last", [True, False])
 def test_workers_take_turns(shape: tuple[int, int, int], drop_last: bool) -> None:
-    from microdiff.latents_loader import iter_batches
+    from microdiff.loader.dataloader import iter_batches
 
     work = np.arange(np.prod(shape)).reshape(shape)
     work[-1, -1, -1] = -1  # the last worker has one sample less, the others a full last batch

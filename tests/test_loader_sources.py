@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from microdiff.artifacts.mds import index_document, write_shard
+from microdiff.core.files import write_json
+from microdiff.core.withdrawn import Withdrawal, Withdrawn, write_withdrawn
 from microdiff.errors import ParamsError, SchemaError, SourceError
-from microdiff.mds import index_document, write_shard
-from microdiff.publish import write_json
-from microdiff.withdrawn import Withdrawal, Withdrawn, write_withdrawn
 from test_loader import COLUMNS, NUM, build, keys_of, make_sample, write_shard_set
 
 
@@ -140,7 +140,7 @@ def test_names_of_remote_sets_are_opened_as_such(
         asked.append((url, cache))
         return source
 
-    monkeypatch.setattr("microdiff.dvc_source.open_dvc_source", open_dvc_source)
+    monkeypatch.setattr("microdiff.remote.dvc_url.open_dvc_source", open_dvc_source)
     assert len(keys_of(build(name, drop_last=False, cache=tmp_path))) == NUM
     assert asked == [(name, tmp_path)]
 
@@ -319,7 +319,7 @@ def test_options_that_would_change_batches_are_refused(source: FakeSource) -> No
 
 
 def test_few_files_are_open_at_once_and_none_afterwards(source: FakeSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    from microdiff import open_shards
+    from microdiff.loader.read import open_shards
 
     monkeypatch.setattr(open_shards, "_MAX_OPEN", 2)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from microdiff.many_reads import Reads, read_many
+from microdiff.loader.read.batched_io import Reads, read_many
 
 pytestmark = pytest.mark.usefixtures("way_to_read")
 

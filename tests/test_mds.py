@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from conftest import tree_bytes
-from microdiff import mds
-from microdiff.errors import SchemaError
-from microdiff.mds import (
+from microdiff.artifacts import mds
+from microdiff.artifacts.mds import (
     ZSTD,
     empty_bytes,
     index_document,
@@ -23,7 +22,8 @@ from microdiff.mds import (
     write_encoded,
     write_shard,
 )
-from microdiff.publish import write_json
+from microdiff.core.files import write_json
+from microdiff.errors import SchemaError
 
 COLUMNS = {
     "key": "str",
@@ -240,7 +240,7 @@ def test_index_entry_must_describe_all_its_columns(tmp_path: Path) -> None:
 
 def test_importing_the_package_and_the_writer_is_cheap() -> None:
     code = (
-        "import sys, microdiff, microdiff.mds, microdiff.shardset, microdiff.loader; "
+        "import sys, microdiff, microdiff.artifacts.mds, microdiff.loader.shard_set, microdiff.loader.build; "
         "sys.exit(' '.join(sys.modules.keys() & {'torch', 'streaming', 'transformers', 'bs4'}))"
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -249,7 +249,7 @@ def test_importing_the_package_and_the_writer_is_cheap() -> None:
 
 def test_public_names_resolve_lazily() -> None:
     import microdiff
-    from microdiff.loader import build_streaming_latents_dataloader
+    from microdiff.loader.build import build_streaming_latents_dataloader
 
     assert microdiff.build_streaming_latents_dataloader is build_streaming_latents_dataloader
     assert "clean_caption" in dir(microdiff)

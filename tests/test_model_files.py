@@ -13,13 +13,13 @@ import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
+from microdiff.config.model_reference import model_place, place_problems, public_name
+from microdiff.config.settings import ImageEncoderSettings, TextEncoderSettings
+from microdiff.core.files import digest_bytes, digest_json
 from microdiff.errors import ParamsError, SourceError
-from microdiff.model_files import located, needed_files, tokenizer_folder
-from microdiff.model_place import model_place, place_problems, public_name
-from microdiff.params import Params
-from microdiff.publish import digest_bytes, digest_json
-from microdiff.settings import ImageEncoderSettings, TextEncoderSettings
-from microdiff.sources import fetching
+from microdiff.pipeline.params import Params
+from microdiff.storage import fetching
+from microdiff.storage.model_files import located, needed_files, tokenizer_folder
 from tests.hub_server import HubServer
 from tests.web_server import Fault
 
@@ -192,7 +192,7 @@ def test_a_tokenizer_in_a_folder_of_its_own_comes_with_the_model(hub: HubServer,
 
 
 def test_pruning_leaves_fetched_models(hub: HubServer, tmp_path: Path) -> None:
-    from microdiff.store import Store
+    from microdiff.pipeline.store import Store
 
     found = located(image(REPO, "vae", hub.commit(REPO)), tmp_path)
     Store(tmp_path).prune([])

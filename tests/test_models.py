@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 import tiny_models
-from microdiff.clip_tokens import BoundedCache, ClipTokens
+from microdiff.config.settings import ImageEncoderSettings, TextEncoderSettings
 from microdiff.errors import ParamsError
-from microdiff.image_encoder import ImageEncoder, noise_for
-from microdiff.model_files import located
-from microdiff.settings import ImageEncoderSettings, TextEncoderSettings
-from microdiff.text_encoder import TextEncoder
+from microdiff.models.clip_tokenizer import BoundedCache, ClipTokens
+from microdiff.models.image_encoder import ImageEncoder, noise_for
+from microdiff.models.text_encoder import TextEncoder
+from microdiff.storage.model_files import located
 
 CAPTIONS = ["a bee on the flower", "", "the sea at night " * 40, "red"]
 KEYS = ["one", "two"]

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 
 from microdiff.errors import SourceError
-from microdiff.objects import NoSuchObject, ObjectStore, fetching
-from microdiff.objects.fetching import fetch_object, object_path
-from microdiff.objects.local import LocalStore
-from microdiff.objects.opening import open_store, public_settings
+from microdiff.storage.objects import NoSuchObject, ObjectStore, fetching
+from microdiff.storage.objects.fetching import fetch_object, object_path
+from microdiff.storage.objects.local import LocalStore
+from microdiff.storage.objects.opening import open_store, public_settings
 from tests.reporters import Said
 from tests.s3_servers import KEY, SECRET
 from tests.shard_project import md5_of

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from microdiff.packing import Indices, pack_in_order, pack_shuffled, places_of
+from microdiff.shard.packing import Indices, pack_in_order, pack_shuffled, places_of
 
 Pack = Callable[..., Iterator[Indices]]
 BOTH = pytest.mark.parametrize("pack", [pack_shuffled, pack_in_order])

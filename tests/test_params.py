@@ -7,7 +7,7 @@ import pytest
 
 from conftest import REPO, changed, sample_preset
 from microdiff.errors import ParamsError
-from microdiff.params import Params, load_params
+from microdiff.pipeline.params import Params, load_params
 
 PRESETS = ("sample", "small", "full")
 TEXT = sample_preset()["encode"]["text"]["caption_latents"]

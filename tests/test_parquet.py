@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from microdiff.errors import SourceError
-from microdiff.parquet import read_parquet
+from microdiff.formats.parquet import read_parquet
 
 COLUMNS = pa.schema({"part": pa.int64(), "text": pa.string()})
 TABLE = pa.table({"text": [f"text {i}" for i in range(12)], "part": pa.array([1, 2, 3] * 4, pa.uint16())})

@@ -16,23 +16,23 @@ from PIL import Image
 from torch import Tensor
 
 from conftest import sample_preset
-from microdiff import conveyor, device_queue, image_encoder, image_latents, text_encoder
-from microdiff.ahead import num_threads
-from microdiff.caption_latents import write_caption_latents
-from microdiff.choose import SCHEMA
-from microdiff.conveyor import DEPTH
-from microdiff.device_queue import DeviceQueue
+from microdiff.artifacts.latents import LatentsFile
+from microdiff.artifacts.raw import read_images
+from microdiff.artifacts.tables import new_table
+from microdiff.clean.policy import SCHEMA
+from microdiff.config.settings import ImageEncoderSettings, TextEncoderSettings
+from microdiff.core.ledger import Result
+from microdiff.core.prefetch import num_threads
+from microdiff.core.progress import Silent
+from microdiff.encode import device_queue, image_latents
+from microdiff.encode.caption_latents import write_caption_latents
+from microdiff.encode.device_queue import DEPTH, DeviceQueue
+from microdiff.encode.image_latents import write_image_latents
 from microdiff.errors import StepError
-from microdiff.image_latents import write_image_latents
-from microdiff.latents import LatentsFile
-from microdiff.ledger import Result
-from microdiff.params import parse
-from microdiff.progress import Silent
-from microdiff.raw_reader import read_images
-from microdiff.rows import new_table
-from microdiff.settings import ImageEncoderSettings, TextEncoderSettings
-from microdiff.squares import squares
-from microdiff.text_encoder import Tokens
+from microdiff.images.crops import squares
+from microdiff.models import image_encoder, text_encoder
+from microdiff.models.text_encoder import Tokens
+from microdiff.pipeline.params import parse
 
 ENCODE = sample_preset()["encode"]
 CPU = torch.device("cpu")
@@ -130,7 +130,6 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> DeviceQueue:
     """A device of its own for each test: the process's remembers what fitted."""
     fresh = DeviceQueue()
     monkeypatch.setattr(device_queue, "QUEUE", fresh)
-    monkeypatch.setattr(conveyor, "QUEUE", fresh)
     return fresh
 
 

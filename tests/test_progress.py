@@ -3,8 +3,8 @@ import time
 
 import pytest
 
-from microdiff import progress
-from microdiff.progress import Progress
+from microdiff.core import progress
+from microdiff.core.progress import Progress
 
 
 class Clock:

@@ -9,15 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from microdiff.artifacts.raw import RawImage, read_images
+from microdiff.artifacts.tables import new_table, read_kept, read_rows
+from microdiff.config.settings import DownloadSettings
+from microdiff.core.files import digest_bytes
+from microdiff.core.ledger import Counts, Reason, check_balance
+from microdiff.core.progress import Silent
+from microdiff.download.raw_writer import SCHEMA, write_raw
 from microdiff.errors import SchemaError
-from microdiff.handlers import Rejection, Sample
-from microdiff.ledger import Counts, Reason, check_balance
-from microdiff.progress import Silent
-from microdiff.publish import digest_bytes
-from microdiff.raw_reader import RawImage, read_images
-from microdiff.raw_writer import SCHEMA, write_raw
-from microdiff.rows import new_table, read_kept, read_rows
-from microdiff.settings import DownloadSettings
+from microdiff.formats.records import Rejection, Sample
 
 SETTINGS = DownloadSettings(min_side_px=16, max_side_px=32, jpeg_quality=90)
 COLUMNS = SCHEMA.names

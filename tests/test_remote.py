@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from conftest import REPO, tree_bytes
-from microdiff.dvc_source import open_dvc_source
+from microdiff.core.files import read_json, write_json
 from microdiff.errors import SourceError
-from microdiff.objects import s3
-from microdiff.publish import read_json, write_json
-from microdiff.release import write_release
-from microdiff.shard_cache import CachedShards
+from microdiff.remote.dvc_url import open_dvc_source
+from microdiff.remote.release_writer import write_release
+from microdiff.remote.version_cache import CachedShards
+from microdiff.storage.objects import s3
 from tests.s3_servers import KEY, SECRET, SERVERS, S3Server, missing
 from tests.shard_project import FIRST, SHARDS, md5_of, object_of
 from tests.stalling_proxy import StallingProxy

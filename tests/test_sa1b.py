@@ -9,15 +9,16 @@ from typing import Any, ClassVar
 import pytest
 
 from conftest import REPO, tree_bytes
-from microdiff import archives
-from microdiff.download import download
+from microdiff.core.ledger import Counts, Reason
+from microdiff.download.step import download
 from microdiff.errors import RejectionError, SourceError, StepError
-from microdiff.handlers import Handler, Rejection, Sample
+from microdiff.formats import archives
+from microdiff.formats.records import Rejection, Sample
+from microdiff.handlers import Handler
 from microdiff.handlers.sa1b import Sa1b
-from microdiff.ledger import Counts, Reason
-from microdiff.sources import Source
-from microdiff.sources.opening import open_source
-from microdiff.step import Workspace
+from microdiff.pipeline.workspace import Workspace
+from microdiff.storage import Source
+from microdiff.storage.opening import open_source
 from samples.build.sa1b import RECORDS
 from tests.archive_order import ArchiveOrder, Members, read_members, write_members
 from tests.handler_contract import Raw, Record, records_of

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microdiff import many_reads, sample_reads
-from microdiff.batch_reader import BatchReader, ShardFile
-from microdiff.buffers import RecycledBuffers
+from microdiff.artifacts.mds import Column, write_shard
+from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import SchemaError
-from microdiff.many_reads import Reads
-from microdiff.mds import Column, write_shard
-from microdiff.stored_columns import StoredArray
-from microdiff.withdrawn import Withdrawn
+from microdiff.loader.column_types import StoredArray
+from microdiff.loader.read import batched_io, sample_reads
+from microdiff.loader.read.batch_reader import BatchReader, ShardFile
+from microdiff.loader.read.batched_io import Reads
+from microdiff.loader.read.buffers import RecycledBuffers
 
 ARRAYS = {"b": "ndarray:float16:7,5", "f": "ndarray:uint8:3", "large": "ndarray:uint8:40000", "n": "int32"}
 NUM = 40  # samples in each of two shards
@@ -147,7 +147,7 @@ def test_what_is_not_cached_is_announced_to_the_disk_at_once(
     check(read(shards, columns, ("b", "f"), (), ids), samples, ids)
     if way_to_read == "queue" and says_what_is_cached(shards[0].path):
         assert not announced  # just written
-        monkeypatch.setattr(many_reads, "_NOWAIT", 1 << 30)  # as where a file system does not know this flag
+        monkeypatch.setattr(batched_io, "_NOWAIT", 1 << 30)  # as where a file system does not know this flag
         check(read(shards, columns, ("b", "f"), (), ids), samples, ids)
     assert len(announced) == 2 * NUM
     assert announced == sorted(announced)

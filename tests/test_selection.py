@@ -1,8 +1,8 @@
 import pytest
 
 from microdiff.errors import SourceError
-from microdiff.handlers import Partition
-from microdiff.selection import parse_selection, select
+from microdiff.formats.records import Partition
+from microdiff.pipeline.selection import parse_selection, select
 
 PARTITIONS = [Partition(name=f"{number:03d}", number=number, files=()) for number in (0, 1, 2, 5, 6, 40)]  # with holes
 

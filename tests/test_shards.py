@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from conftest import REPO, tree_bytes
+from microdiff.artifacts.latents import Spool, Tensor, in_numpy, write_latents
+from microdiff.artifacts.manifest import read_manifest
+from microdiff.artifacts.mds import read_index, read_sample
+from microdiff.artifacts.tables import new_table
+from microdiff.core.files import digest_file, read_json, write_json
+from microdiff.encode.merge import SCHEMA
 from microdiff.errors import SchemaError, StepError
-from microdiff.join import SCHEMA
-from microdiff.latents import Spool, Tensor, in_numpy, write_latents
-from microdiff.manifest import read_manifest
-from microdiff.mds import read_index, read_sample
-from microdiff.params import Params
-from microdiff.publish import digest_file, read_json, write_json
-from microdiff.rows import new_table
-from microdiff.shard import shard
-from microdiff.step import Workspace
+from microdiff.pipeline.params import Params
+from microdiff.pipeline.workspace import Workspace
+from microdiff.shard.step import shard
 
 MakeParams = Callable[..., Params]
 Samples = dict[str, dict[str, Any]]
@@ -285,11 +285,11 @@ def test_a_sample_without_latents_is_named(workspace: Workspace, make_params: Ma
 def test_few_open_files_are_enough(workspace: Workspace, make_params: MakeParams, monkeypatch: Any) -> None:
     from functools import lru_cache
 
-    from microdiff import shards
+    from microdiff.shard import writer
 
     samples = write_artifact(workspace.root, {f"{number:04d}": [number] for number in range(30)})
-    opened = lru_cache(1)(shards._Partition)
-    monkeypatch.setattr(shards, "_open_partitions", lambda: opened)
+    opened = lru_cache(1)(writer._Partition)
+    monkeypatch.setattr(writer, "_open_partitions", lambda: opened)
     shard("coco", make_params({"shard.shard_bytes": 2**20}), workspace)
     assert_equal(read_all(workspace.artifact("coco", "shards")), samples)
 
@@ -324,11 +324,11 @@ def test_plain_streaming_reads_them(workspace: Workspace, make_params: MakeParam
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from microdiff import manifest, store
-from microdiff.cli import run_stage
-from microdiff.shard import shard
+from microdiff.pipeline import publish, store
+from microdiff.commands.cli import run_stage
+from microdiff.shard.step import shard
 module, name = sys.argv[1].split(":")
-target = {"store": store, "manifest": manifest}[module]
+target = {"store": store, "publish": publish}[module]
 original, calls = getattr(target, name), int(sys.argv[2])
 def dying(*args, **options):
     global calls
@@ -346,11 +346,11 @@ run_stage(shard, "coco", Path(sys.argv[3]), Path(sys.argv[4]))
     [
         ("store:sync", 1),  # before anything is finished
         ("store:digest_file", 2),  # while partitions are listed
-        ("manifest:link_or_copy", 1),  # all shards finished, none published
-        ("manifest:link_or_copy", 5),  # some linked
-        ("manifest:write_json", 1),  # all linked, no index
-        ("manifest:write_json", 3),  # indexes, no manifest
-        ("manifest:replace_folder", 1),  # everything but the name
+        ("publish:link_or_copy", 1),  # all shards finished, none published
+        ("publish:link_or_copy", 5),  # some linked
+        ("publish:write_json", 1),  # all linked, no index
+        ("publish:write_json", 3),  # indexes, no manifest
+        ("publish:replace_folder", 1),  # everything but the name
     ],
 )
 def test_a_killed_writer_leaves_nothing_that_opens(

@@ -1,6 +1,6 @@
 import pytest
 
-from microdiff.slices import cut
+from microdiff.formats.records import cut
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from conftest import REPO
-from microdiff.publish import read_json
+from microdiff.core.files import read_json
 
 ARTIFACTS = {"download": "raw", "clean": "captions", "encode": "latents", "shard": "shards"}
 
@@ -97,7 +97,7 @@ def test_the_report_shows_the_ledger_and_the_first_batch(clone: Clone) -> None:
     [
         ("params.yaml", "order: shuffled", "order: source", "shard@*"),
         (
-            "microdiff/mds.py",
+            "microdiff/artifacts/mds.py",
             '"""MDS shards',
             '"""Shards',
             "shard@*",

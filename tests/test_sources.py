@@ -15,15 +15,15 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import REPO
+from microdiff.core.files import locked_folder
+from microdiff.core.progress import Silent
 from microdiff.errors import SourceError
-from microdiff.progress import Silent
-from microdiff.publish import locked_folder
-from microdiff.sources import SourceFile, fetching, http
-from microdiff.sources import local as local_module
-from microdiff.sources.fetching import checksum_of
-from microdiff.sources.local import LocalSource
-from microdiff.sources.opening import open_source
-from microdiff.sources.web import WebSource
+from microdiff.storage import SourceFile, fetching, http
+from microdiff.storage import local as local_module
+from microdiff.storage.fetching import checksum_of
+from microdiff.storage.local import LocalSource
+from microdiff.storage.opening import open_source
+from microdiff.storage.web import WebSource
 from tests.reporters import Said
 from tests.web_server import Fault, WebServer, etag_of
 
@@ -101,7 +101,7 @@ def test_a_root_that_cannot_be_read_is_an_error(root: str, message: str, tmp_pat
 
 def test_sources_are_quick_to_import() -> None:
     script = (
-        "import sys, microdiff.sources.opening\n"
+        "import sys, microdiff.storage.opening\n"
         "sys.exit(str({'fsspec', 's3fs', 'huggingface_hub', 'torch'} & sys.modules.keys() or '') or 0)"
     )
     assert subprocess.run([sys.executable, "-c", script], cwd=REPO, check=False).returncode == 0
@@ -405,8 +405,8 @@ def test_files_fetched_at_once_are_downloaded_once(server: WebServer, source: We
     server.always["GET"] = Fault(pause_s=0.002)  # 75 pieces: all have come before the first has done
     file = source.stat(PATH)
     program = (
-        "import sys; from pathlib import Path; from microdiff.sources import SourceFile\n"
-        "from microdiff.sources.fetching import checksum_of; from microdiff.sources.web import WebSource\n"
+        "import sys; from pathlib import Path; from microdiff.storage import SourceFile\n"
+        "from microdiff.storage.fetching import checksum_of; from microdiff.storage.web import WebSource\n"
         "file = SourceFile(sys.argv[3], int(sys.argv[4]), sys.argv[5])\n"
         "source = WebSource(root=sys.argv[1], fetched=Path(sys.argv[2]))\n"
         "print(checksum_of(source.fetch(file), 'sha256'))"

@@ -14,9 +14,9 @@ import pytest
 from huggingface_hub import HfApi, hf_hub_download
 
 from microdiff.errors import SourceError
-from microdiff.sources import SourceFile, fetching
-from microdiff.sources.hub import HubSource
-from microdiff.sources.opening import open_source
+from microdiff.storage import SourceFile, fetching
+from microdiff.storage.hub import HubSource
+from microdiff.storage.opening import open_source
 from tests.hub_server import GRANTED, STRANGER, HubServer
 from tests.reporters import Said
 from tests.web_server import Fault

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from microdiff.errors import SourceError
-from microdiff.sources import SourceFile, fetching
-from microdiff.sources.links import LinkSource
-from microdiff.sources.opening import open_source
-from microdiff.sources.urls import expires_at
+from microdiff.storage import SourceFile, fetching
+from microdiff.storage.links import LinkSource
+from microdiff.storage.opening import open_source
+from microdiff.storage.urls import expires_at
 from tests.reporters import Said
 from tests.web_server import Fault, Reply, Request, WebServer, etag_of
 

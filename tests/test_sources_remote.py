@@ -17,11 +17,12 @@ import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
+from microdiff.core.progress import Silent
 from microdiff.errors import SourceError
-from microdiff.progress import Silent
-from microdiff.sources import SourceFile, fetching, remote
-from microdiff.sources.opening import open_source
-from microdiff.sources.remote import RemoteSource
+from microdiff.storage import SourceFile, fetching
+from microdiff.storage import fsspec as module
+from microdiff.storage.fsspec import RemoteSource
+from microdiff.storage.opening import open_source
 from tests.reporters import Said
 
 DATA = bytes(range(256)) * 1200
@@ -173,7 +174,7 @@ class Interrupts(Silent):
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_BLOCK_BYTES", 2**16)
+    monkeypatch.setattr(module, "_BLOCK_BYTES", 2**16)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -242,7 +243,7 @@ def test_a_profile_gives_the_credentials(s3: Any, tmp_path: Path, monkeypatch: p
 PUBLIC = f"""
 import sys
 from pathlib import Path
-from microdiff.sources.opening import open_source
+from microdiff.storage.opening import open_source
 print(open_source({ROOT!r}, Path(sys.argv[1])).list(''))
 """
 
@@ -262,7 +263,7 @@ def test_denied_access_is_said(s3: Any, tmp_path: Path, monkeypatch: pytest.Monk
 
     source = opened(ROOT, tmp_path)
     file = source.stat(PATH)
-    monkeypatch.setattr(remote, "_s3_facts", refused)
+    monkeypatch.setattr(module, "_s3_facts", refused)
     for ask in (lambda: source.stat(PATH), lambda: source.fetch(file)):
         with pytest.raises(SourceError, match=rf"{PATH}: access denied \(AccessDenied\). Check the credentials"):
             ask()

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from conftest import REPO
-from microdiff import squares as module
-from microdiff.pixels import centre_crop, decode
-from microdiff.squares import squares
+from microdiff.images import crops as module
+from microdiff.images.crops import squares
+from microdiff.images.ops import centre_crop, decode
 
 
 def stored(image: Image.Image, form: str = "JPEG", **options: Any) -> bytes:

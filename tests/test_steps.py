@@ -16,15 +16,15 @@ import pytest
 import yaml
 
 from conftest import REPO, changed, sample_preset, tree_bytes
-from microdiff.clean import clean
-from microdiff.download import download
-from microdiff.encode import encode
+from microdiff.artifacts.manifest import read_manifest
+from microdiff.clean.step import clean
+from microdiff.core.files import read_json
+from microdiff.download.step import download
+from microdiff.encode.step import encode
 from microdiff.errors import MicrodiffError, RejectionError, SchemaError, SourceError, StepError
-from microdiff.manifest import read_manifest
-from microdiff.params import Params
-from microdiff.publish import read_json
-from microdiff.shard import shard
-from microdiff.step import Workspace
+from microdiff.pipeline.params import Params
+from microdiff.pipeline.workspace import Workspace
+from microdiff.shard.step import shard
 
 STEPS = {"download": download, "clean": clean, "encode": encode, "shard": shard}
 ARTIFACT = {"download": "raw", "clean": "captions", "encode": "latents", "shard": "shards"}
@@ -46,7 +46,7 @@ def computed(workspace: Workspace, step: str) -> int:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """All four steps with many partitions, undisturbed; tests must not change it."""
-    from microdiff.params import load_params
+    from microdiff.pipeline.params import load_params
 
     root = tmp_path_factory.mktemp("done")
     path = root / "params.yaml"
@@ -264,7 +264,7 @@ def test_a_full_disk_is_said_so(
 ) -> None:
     import errno
 
-    from microdiff import raw_writer
+    from microdiff.download import raw_writer
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "0000.tar")
@@ -307,7 +307,7 @@ def test_source_error_is_about_the_source(workspace: Workspace, make_params: Mak
 def test_retries_are_said_also_while_listing(
     workspace: Workspace, make_params: MakeParams, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from microdiff.sources import http
+    from microdiff.storage import http
 
     monkeypatch.setattr(http, "ATTEMPTS", 2)
     monkeypatch.setattr(http, "pause", lambda attempt, least_s: None)

@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 
 from conftest import REPO, tree_bytes
-from microdiff.crew import Crew
+from microdiff.artifacts.manifest import read_manifest
+from microdiff.core.files import link_or_copy, scratch_folder, sweep
+from microdiff.core.ledger import Result
+from microdiff.core.progress import Reporter, Silent
 from microdiff.errors import SourceError, StepError
-from microdiff.executor import Outcome
-from microdiff.ledger import Result
-from microdiff.manifest import assemble, read_manifest
-from microdiff.progress import Reporter, Silent
-from microdiff.publish import link_or_copy, scratch_folder, sweep
-from microdiff.store import RECORD, Store, Stored, Unit
+from microdiff.pipeline.executor import Outcome
+from microdiff.pipeline.publish import assemble
+from microdiff.pipeline.store import RECORD, Store, Stored, Unit
+from microdiff.pipeline.workers import Crew
 
 
 def write(text: str, log: Path, folder: Path, report: Reporter) -> Result:
@@ -143,9 +144,9 @@ _VICTIM = """
 import os, signal, sys
 sys.path[:0] = {path!r}
 from pathlib import Path
-from microdiff.crew import Crew
-from microdiff.progress import Silent
-from microdiff.store import Store, Unit
+from microdiff.pipeline.workers import Crew
+from microdiff.core.progress import Silent
+from microdiff.pipeline.store import Store, Unit
 from test_store import unit
 def stop(folder, report):
     (folder / "half.txt").write_text("half")

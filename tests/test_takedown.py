@@ -10,23 +10,23 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import copy_of, tree_bytes
-from microdiff.clean import clean
-from microdiff.download import download
-from microdiff.encode import encode
+from microdiff.artifacts.manifest import read_manifest
+from microdiff.artifacts.mds import read_index
+from microdiff.artifacts.mds_scan import ShardFile
+from microdiff.artifacts.raw import read_images
+from microdiff.clean.step import clean
+from microdiff.commands.forget import Request, find, forget, read_requests
+from microdiff.core.files import read_json
+from microdiff.core.ledger import check_rejected_share
+from microdiff.core.withdrawn import Withdrawal, Withdrawn, read_withdrawn, write_withdrawn
+from microdiff.download.step import download
+from microdiff.encode.step import encode
 from microdiff.errors import ParamsError, RejectionError, SourceError, StepError
-from microdiff.forget import Request, find, forget, read_requests
-from microdiff.ledger import check_rejected_share
-from microdiff.manifest import read_manifest
-from microdiff.mds import read_index
-from microdiff.params import Params, load_params
-from microdiff.publish import read_json
-from microdiff.raw_reader import read_images
-from microdiff.shard import shard
-from microdiff.shard_file import ShardFile
-from microdiff.sources import Source
-from microdiff.sources.local import LocalSource
-from microdiff.step import Workspace
-from microdiff.withdrawn import Withdrawal, Withdrawn, read_withdrawn, write_withdrawn
+from microdiff.pipeline.params import Params, load_params
+from microdiff.pipeline.workspace import Workspace
+from microdiff.shard.step import shard
+from microdiff.storage import Source
+from microdiff.storage.local import LocalSource
 
 STEPS = {"download": download, "clean": clean, "encode": encode, "shard": shard}
 
@@ -197,7 +197,7 @@ def lost_source(monkeypatch: pytest.MonkeyPatch) -> None:
     def open_source(root: str, work: Path) -> Source:
         raise SourceError(f"{root}: the links have expired")
 
-    monkeypatch.setattr("microdiff.download.open_source", open_source)
+    monkeypatch.setattr("microdiff.download.step.open_source", open_source)
 
 
 @pytest.mark.usefixtures("lost_source")

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from microdiff import archives
-from microdiff.archives import (
+from microdiff.core.ledger import Reason
+from microdiff.errors import SourceError
+from microdiff.formats import archives
+from microdiff.formats.archives import (
     DamagedArchive,
     TarMember,
     is_picture,
@@ -21,9 +23,7 @@ from microdiff.archives import (
     salvage_tar,
     stem,
 )
-from microdiff.errors import SourceError
-from microdiff.ledger import Reason
-from microdiff.tar_reader import TarReader
+from microdiff.formats.tar import TarReader
 
 TEXT = b"a picture " * 200
 NOISE = random.Random(0).randbytes(2000)

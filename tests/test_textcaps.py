@@ -8,12 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from microdiff.core.ledger import Counts, Reason
 from microdiff.errors import SourceError
-from microdiff.handlers import Handler, Partition, Rejection, Sample
+from microdiff.formats.records import Partition, Rejection, Sample
+from microdiff.handlers import Handler
 from microdiff.handlers.textcaps import TextCaps
-from microdiff.ledger import Counts, Reason
-from microdiff.params import load_params
-from microdiff.sources.opening import open_source
+from microdiff.pipeline.params import load_params
+from microdiff.storage.opening import open_source
 from tests.handler_contract import HandlerContract, Raw, Record, records_of
 
 REPO = Path(__file__).resolve().parent.parent

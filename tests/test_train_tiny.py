@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from conftest import REPO
-from microdiff.params import Params
-from microdiff.shard import shard
-from microdiff.step import Workspace
+from microdiff.pipeline.params import Params
+from microdiff.pipeline.workspace import Workspace
+from microdiff.shard.step import shard
 from test_shards import write_artifact
 
 COLUMNS = {"caption_latents": ("float16", (3, 8)), "latents_256": ("float16", (4, 32, 32))}

@@ -18,22 +18,22 @@ import yaml
 
 import tiny_models
 from conftest import REPO, changed, copy_of, sample_preset, tree_bytes
+from microdiff.artifacts.kinds import KINDS
+from microdiff.artifacts.latents import LatentsFile
+from microdiff.artifacts.manifest import MANIFEST, is_whole, read_manifest, write_manifest
+from microdiff.artifacts.mds import read_index
+from microdiff.artifacts.mds_scan import ShardFile
+from microdiff.core.files import digest_file, md5_of, read_json, write_json
+from microdiff.core.withdrawn import Withdrawal, Withdrawn, write_withdrawn
 from microdiff.errors import ParamsError, SchemaError
-from microdiff.latents import LatentsFile
-from microdiff.manifest import MANIFEST, is_whole, read_manifest, write_manifest
-from microdiff.mds import read_index
-from microdiff.params import load_params
-from microdiff.publish import digest_file, read_json, write_json
-from microdiff.shard_file import ShardFile
-from microdiff.step import KINDS, Workspace
+from microdiff.pipeline.params import load_params
+from microdiff.pipeline.workspace import Workspace
+from microdiff.remote.dvc_lock import dvc_record, folder_digest
 from microdiff.verify.dataset import Verification, verify_dataset
 from microdiff.verify.deep import psnr, relative_difference, verify_deep
-from microdiff.verify.dvc_record import dvc_record, folder_digest
-from microdiff.verify.files import md5_of
 from microdiff.verify.latents import is_finite
 from microdiff.verify.repair import _step
 from microdiff.verify.run import run
-from microdiff.withdrawn import Withdrawal, Withdrawn, write_withdrawn
 
 FLIPS_PER_FILE = 3
 

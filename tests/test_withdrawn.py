@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from microdiff.core.withdrawn import Withdrawal, Withdrawn, picture_key, read_withdrawn, write_withdrawn
 from microdiff.errors import ParamsError, SchemaError
-from microdiff.withdrawn import Withdrawal, Withdrawn, picture_key, read_withdrawn, write_withdrawn
 
 
 def listing(tmp_path: Path, text: str) -> Path:

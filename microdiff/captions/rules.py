@@ -7,18 +7,7 @@ A rule is skipped when the caption lacks what it needs: one mark of each group i
 import re
 from typing import NamedTuple
 
-from microdiff.captions.marks import (
-    CURLY,
-    DASH,
-    DASHES,
-    DIGIT,
-    DIGITS,
-    IDEOGRAPH,
-    IDEOGRAPHS,
-    MARK,
-    SIGN,
-    SIGNS,
-)
+from microdiff.captions.marks import CURLY, DASH, DASHES, DIGIT, DIGITS, IDEOGRAPH, IDEOGRAPHS, MARK, SIGN, SIGNS
 from microdiff.captions.patterns import Apply, remove_near, replace, replace_in_words, row
 
 _EXTENSION = "(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)"

@@ -9,82 +9,12 @@ import importlib
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from microdiff.annotations import Annotations
-from microdiff.ledger import Reason
-from microdiff.progress import Reporter, Silent
-from microdiff.sources import Source
-
-
-@dataclass(frozen=True, kw_only=True)
-class Partition:
-    """The unit of work, retry and caching: one or a few source archives, or a slice of one.
-
-    Attributes:
-        name: Zero-padded, so that names sort in source order.
-        number: What `partitions:` in params.yaml selects by.
-        files: Paths of the source files it needs; none where all that is known of it is in the annotations.
-        first_key: Where a slice starts, None for a whole archive.
-        end_key: The first key after the slice, None for the source's end.
-        num_records: Number of records to expect, for progress, if the source says so.
-    """
-
-    name: str
-    number: int
-    files: tuple[str, ...]
-    first_key: str | None = None
-    end_key: str | None = None
-    num_records: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """What a handler reads a partition from.
-
-    Attributes:
-        files: Local copies of the partition's files, verified, by their path in the source.
-        scratch: An empty folder for whatever reading needs; removed afterwards.
-        annotations: What `Handler.read_annotations` gave, as a table.
-        report: Hears of bytes that reading itself receives, where a handler fetches more than the source's files.
-    """
-
-    files: Mapping[str, Path]
-    scratch: Path
-    annotations: Annotations = field(default_factory=Annotations)
-    report: Reporter = field(default_factory=Silent, compare=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One picture with its captions, as the source has them.
-
-    Attributes:
-        key: Unique in the dataset; without `/` and `.`, which WebDataset gives a meaning.
-        image: The encoded picture.
-        captions: All of them, untouched; may be empty.
-        source: Archive and member, or URL.
-        meta: What else the source says; JSON values.
-    """
-
-    key: str
-    image: bytes
-    captions: tuple[str, ...]
-    source: str
-    meta: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rejection:
-    """A source record that cannot become a sample, and why. Other fields as in `Sample`."""
-
-    key: str
-    reason: Reason
-    source: str
-    captions: tuple[str, ...] = ()
-    meta: Mapping[str, Any] = field(default_factory=dict)
+from microdiff.formats.records import Inputs, Partition, Rejection, Sample
+from microdiff.storage import Source
 
 
 @dataclass(frozen=True, kw_only=True)

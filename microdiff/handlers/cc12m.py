@@ -9,9 +9,9 @@ data without turning them upright. What these said of it is in the .json and kep
 stay as they are, as in the published pipeline: nothing says whether the tag was still right when the page was written.
 
 `form: url_list`. Source: https://storage.googleapis.com/conceptual_12m with cc12m.tsv, 12,423,374 lines of URL, tab,
-alt text; 2.7 GB, no header, no quoting. img2dataset fetches the pictures as they are (`microdiff.url_fetcher`). In 2023
-12 of 100 URLs were dead: what comes depends on the day, so finished partitions are kept, and one where more than
-`max_failed_share` fail is not finished. Keys are line numbers, from 1. `max_rejected_share` must allow for all that.
+alt text; 2.7 GB, no header, no quoting. img2dataset fetches the pictures as they are (`microdiff.formats.url_fetcher`).
+In 2023 12 of 100 URLs were dead: what comes depends on the day, so finished partitions are kept, and one where more
+than `max_failed_share` fail is not finished. Keys are line numbers, from 1. `max_rejected_share` must allow for it.
 
 Home: https://github.com/google-research-datasets/conceptual-12m. Licence: free for any purpose, acknowledgement
 appreciated; pictures are their owners'. Captions: alt texts by the pages' authors, names of people replaced by
@@ -26,13 +26,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
+from microdiff.config.settings import Problems
+from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
-from microdiff.handlers import Handler, Inputs, Partition, Rejection, Sample
-from microdiff.ledger import Reason
-from microdiff.settings import Problems
-from microdiff.sources import Source
-from microdiff.url_list import Slice, read_slice, slices
-from microdiff.webdataset import read_samples
+from microdiff.formats.records import Inputs, Partition, Rejection, Sample
+from microdiff.formats.url_list import Slice, read_slice, slices
+from microdiff.formats.webdataset import read_samples
+from microdiff.handlers import Handler
+from microdiff.storage import Source
 
 _TAR = re.compile(r"(?:.*[^0-9])?([0-9]+)\.tar")
 _INFO = "_info.json"

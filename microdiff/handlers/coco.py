@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
-from microdiff.archives import BadMember, LargeMember, open_zip, read_member, read_picture
+from microdiff.config.settings import Problems
+from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
-from microdiff.handlers import Handler, Inputs, Partition, Rejection, Sample
-from microdiff.ledger import Reason
-from microdiff.settings import Problems
-from microdiff.slices import cut
-from microdiff.sources import Source
+from microdiff.formats.archives import BadMember, LargeMember, open_zip, read_member, read_picture
+from microdiff.formats.records import Inputs, Partition, Rejection, Sample, cut
+from microdiff.handlers import Handler
+from microdiff.storage import Source
 
 _ANNOTATIONS = "annotations/annotations_trainval2014.zip"
 

@@ -29,12 +29,13 @@ from zipfile import ZipFile
 
 import pyarrow as pa
 
-from microdiff.archives import BadMember, LargeMember, is_picture, open_zip, read_member, read_picture, stem
+from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
-from microdiff.handlers import Handler, Inputs, Partition, Rejection, Sample
-from microdiff.ledger import Reason
-from microdiff.parquet import read_parquet
-from microdiff.sources import Source
+from microdiff.formats.archives import BadMember, LargeMember, is_picture, open_zip, read_member, read_picture, stem
+from microdiff.formats.parquet import read_parquet
+from microdiff.formats.records import Inputs, Partition, Rejection, Sample
+from microdiff.handlers import Handler
+from microdiff.storage import Source
 
 _FOLDERS = ("diffusiondb-large-part-1", "diffusiondb-large-part-2")
 _ZIP = re.compile(r".*/part-([0-9]+)\.zip")

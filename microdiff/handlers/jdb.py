@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from microdiff.archives import is_picture, read_tar_lines, salvage_tar, stem
+from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
-from microdiff.handlers import Handler, Inputs, Partition, Rejection, Sample
-from microdiff.ledger import Reason
-from microdiff.sources import Source
+from microdiff.formats.archives import is_picture, read_tar_lines, salvage_tar, stem
+from microdiff.formats.records import Inputs, Partition, Rejection, Sample
+from microdiff.handlers import Handler
+from microdiff.storage import Source
 
 _ARCHIVE = re.compile(r"(\d{3})\.tgz")
 _ANNOTATIONS = {

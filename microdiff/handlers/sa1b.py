@@ -23,11 +23,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from microdiff.archives import is_picture, read_tar, salvage_tar, stem
+from microdiff.config.settings import Problems
 from microdiff.errors import SourceError
-from microdiff.handlers import Handler, Inputs, Partition, Rejection, Sample
-from microdiff.settings import Problems
-from microdiff.sources import Source
+from microdiff.formats.archives import is_picture, read_tar, salvage_tar, stem
+from microdiff.formats.records import Inputs, Partition, Rejection, Sample
+from microdiff.handlers import Handler
+from microdiff.storage import Source
 
 _ARCHIVE = re.compile(r"sa_(\d{6})\.tar")
 _MD5 = re.compile("[0-9a-f]{32}")

@@ -27,14 +27,14 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from microdiff.archives import is_picture, open_zip, read_picture, stem
+from microdiff.config.settings import Problems
+from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
-from microdiff.handlers import Handler, Inputs, Partition, Rejection, Sample
-from microdiff.ledger import Reason
-from microdiff.parquet import read_parquet
-from microdiff.settings import Problems
-from microdiff.slices import cut
-from microdiff.sources import Source
+from microdiff.formats.archives import is_picture, open_zip, read_picture, stem
+from microdiff.formats.parquet import read_parquet
+from microdiff.formats.records import Inputs, Partition, Rejection, Sample, cut
+from microdiff.handlers import Handler
+from microdiff.storage import Source
 
 _FILE = re.compile(r"data/([a-z]+)-([0-9]+)-of-([0-9]+)\.parquet")
 _JSON = "data/textcaps/TextCaps_0.1_{}.json"

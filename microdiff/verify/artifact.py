@@ -6,17 +6,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from microdiff.artifacts.manifest import MANIFEST, Manifest, is_whole, parse_manifest
+from microdiff.artifacts.mds import INDEX_NAME, index_document, nest_entry, read_index
+from microdiff.core.files import read_json
+from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import SchemaError
-from microdiff.manifest import MANIFEST, Manifest, is_whole, parse_manifest
-from microdiff.mds import INDEX_NAME, index_document, nest_entry, read_index
-from microdiff.publish import read_json
-from microdiff.verify.dvc_record import DvcRecord, folder_digest
+from microdiff.remote.dvc_lock import DvcRecord, folder_digest
 from microdiff.verify.files import Expected, check_files
 from microdiff.verify.findings import Findings
 from microdiff.verify.latents import check_latents
 from microdiff.verify.shards import check_shard, file_of
 from microdiff.verify.tables import check_captions, check_raw
-from microdiff.withdrawn import Withdrawn
 
 ENCODERS = "encoders.json"
 _SHOWN = 5

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from microdiff.ledger import KEPT
-from microdiff.mds import INDEX_NAME, read_index
-from microdiff.rows import read_kept, read_rows
-from microdiff.shard_file import ShardFile
+from microdiff.artifacts.mds import INDEX_NAME, read_index
+from microdiff.artifacts.mds_scan import ShardFile
+from microdiff.artifacts.tables import read_kept, read_rows
+from microdiff.core.ledger import KEPT
+from microdiff.verify.digests import digest_key, hashes
 from microdiff.verify.findings import Findings, Problem
-from microdiff.verify.multiset import digest_key, hashes
 from microdiff.verify.shards import file_of
 from microdiff.verify.tables import Row, caption_cells, recorded_rows
 

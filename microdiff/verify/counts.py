@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from microdiff.artifacts.kinds import KINDS
+from microdiff.artifacts.manifest import MANIFEST, Manifest
+from microdiff.core.files import read_json
+from microdiff.core.ledger import EXPANDED, KEPT, add_up, check_balance, metrics
 from microdiff.errors import StepError
-from microdiff.ledger import EXPANDED, KEPT, add_up, check_balance, metrics
-from microdiff.manifest import MANIFEST, Manifest
-from microdiff.publish import read_json
-from microdiff.step import KINDS, Workspace
+from microdiff.pipeline.workspace import Workspace
+from microdiff.verify.digests import Multiset
 from microdiff.verify.findings import Findings, Problem
-from microdiff.verify.multiset import Multiset
 
 BEFORE = {"captions": "raw", "latents": "captions", "shards": "latents"}
 

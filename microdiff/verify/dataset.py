@@ -3,17 +3,18 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from microdiff.crew import Crew, num_workers, workers_asked_for
+from microdiff.artifacts.kinds import KINDS
+from microdiff.core.progress import Progress
+from microdiff.core.withdrawn import Withdrawn, read_withdrawn
 from microdiff.errors import SchemaError
-from microdiff.executor import run_units
-from microdiff.progress import Progress
-from microdiff.step import KINDS, Workspace
+from microdiff.pipeline.executor import run_units
+from microdiff.pipeline.workers import Crew, num_workers, workers_asked_for
+from microdiff.pipeline.workspace import Workspace
+from microdiff.remote.dvc_lock import dvc_record
 from microdiff.verify.artifact import Artifact, Work
 from microdiff.verify.compare import compare_rows, compare_values, name_duplicates
 from microdiff.verify.counts import check_counts, check_keys, check_recount, total_of
-from microdiff.verify.dvc_record import dvc_record
 from microdiff.verify.findings import Findings, Problem
-from microdiff.withdrawn import Withdrawn, read_withdrawn
 
 _SHARE = 1 / 16  # of the samples are compared value by value between latents and shards
 _BYTES_PER_WORKER = 256 * 2**20  # starting a process costs a second

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from microdiff.columns import image_column, text_file
-from microdiff.latents import LatentsFile
-from microdiff.model_files import LocatedImageEncoder, located
-from microdiff.model_loading import load_whole
-from microdiff.params import Params
-from microdiff.pixels import centre_crop, decode
-from microdiff.raw_reader import read_images
-from microdiff.rows import read_kept
-from microdiff.step import Workspace
+from microdiff.artifacts.column_names import image_column, text_file
+from microdiff.artifacts.latents import LatentsFile
+from microdiff.artifacts.raw import read_images
+from microdiff.artifacts.tables import read_kept
+from microdiff.images.ops import centre_crop, decode
+from microdiff.models.loading import load_whole
+from microdiff.pipeline.params import Params
+from microdiff.pipeline.workspace import Workspace
+from microdiff.storage.model_files import LocatedImageEncoder, located
+from microdiff.verify.digests import digest_key
 from microdiff.verify.findings import Findings
-from microdiff.verify.multiset import digest_key
 from microdiff.verify.tables import UNREADABLE
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def verify_deep(dataset: str, params: Params, workspace: Workspace) -> Deep:
     findings = Findings(dataset, "latents", "")
     if not raw.is_dir() or not latents.is_dir():
         return Deep(findings, note=f"data/{dataset}: not decoded: that needs raw and latents here")
-    from microdiff.image_encoder import image_encoder
+    from microdiff.models.image_encoder import image_encoder
 
     settings = located(params.encode.image, workspace.store().root)
     encoder = image_encoder(settings)
@@ -122,7 +122,7 @@ def _compare_pictures(
 
 def _compare_captions(latents: Path, name: str, params: Params, workspace: Workspace, findings: Findings) -> None:
     """Encode a partition's drawn captions anew with every text encoder."""
-    from microdiff.text_encoder import text_encoder
+    from microdiff.models.text_encoder import text_encoder
 
     captions = {row["key"]: row["caption"] for row in read_kept(latents / f"{name}.parquet", ["key", "caption"])}
     keys = _drawn(captions, params.encode.image.seed, _SAMPLES)

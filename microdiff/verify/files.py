@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from microdiff.core.files import new_md5
 from microdiff.verify.findings import Findings
 
 _CHUNK_BYTES = 2**20
@@ -48,25 +49,15 @@ def check_files(folder: Path, expected: Mapping[str, Expected], findings: Findin
             findings.add(name, _differs("md5", md5, record.md5), is_damage=True)
 
 
-def md5_of(path: Path) -> str:
-    """Return the md5 of a file, by which DVC names it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, _new_md5).hexdigest()
-
-
 def _read(path: Path) -> tuple[str, str, int]:
     """Return a file's sha256, md5 and size, read once."""
-    sha256, md5, num_bytes = hashlib.sha256(), _new_md5(), 0
+    sha256, md5, num_bytes = hashlib.sha256(), new_md5(), 0
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(_CHUNK_BYTES):
             sha256.update(chunk)
             md5.update(chunk)
             num_bytes += len(chunk)
     return sha256.hexdigest(), md5.hexdigest(), num_bytes
-
-
-def _new_md5() -> "hashlib._Hash":
-    return hashlib.md5(usedforsecurity=False)
 
 
 def _differs(name: str, found: str, expected: str | None) -> str:

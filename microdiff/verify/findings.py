@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from microdiff.ledger import Counts
-from microdiff.step import KINDS
-from microdiff.verify.multiset import Multiset
+from microdiff.artifacts.kinds import KINDS
+from microdiff.core.ledger import Counts
+from microdiff.verify.digests import Multiset
 
 
 @dataclass(frozen=True, order=True)

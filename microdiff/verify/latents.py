@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from microdiff.columns import mask_column, text_file
-from microdiff.latents import LatentsFile
-from microdiff.ledger import KEPT, Reason
-from microdiff.progress import Reporter
+from microdiff.artifacts.column_names import mask_column, text_file
+from microdiff.artifacts.latents import LatentsFile
+from microdiff.core.ledger import KEPT, Reason
+from microdiff.core.progress import Reporter
+from microdiff.core.withdrawn import Withdrawn
+from microdiff.verify.digests import digest_key, digest_rows, digest_values, hashes, is_drawn
 from microdiff.verify.files import Expected, check_files
 from microdiff.verify.findings import Findings
-from microdiff.verify.multiset import digest_key, digest_rows, digest_values, hashes, is_drawn
 from microdiff.verify.tables import UNREADABLE, Row, caption_cells, note_unreadable, read_table
-from microdiff.withdrawn import Withdrawn
 
 _ROWS_AT_ONCE_BYTES = 64 * 2**20
 _BFLOAT16_EXPONENT = np.uint16(0x7F80)

@@ -13,13 +13,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from microdiff.adopt import adopt
+from microdiff.artifacts.kinds import KINDS
+from microdiff.artifacts.manifest import is_whole, parse_manifest
 from microdiff.errors import SchemaError, StepError
-from microdiff.manifest import is_whole, parse_manifest
-from microdiff.params import load_params
-from microdiff.step import KINDS, Workspace
+from microdiff.pipeline.params import load_params
+from microdiff.pipeline.restore import adopt
+from microdiff.pipeline.workspace import Workspace
+from microdiff.remote.dvc_lock import DvcRecord, dvc_record
 from microdiff.verify.dataset import Verification
-from microdiff.verify.dvc_record import DvcRecord, dvc_record
 
 log = logging.getLogger("microdiff")
 _SAID = 400

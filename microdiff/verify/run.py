@@ -4,9 +4,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from microdiff.artifacts.kinds import KINDS
 from microdiff.errors import ParamsError
-from microdiff.params import load_params
-from microdiff.step import KINDS, Workspace
+from microdiff.pipeline.params import load_params
+from microdiff.pipeline.workspace import Workspace
 from microdiff.verify.dataset import Verification, verify_dataset
 
 _SHOWN = 50

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from microdiff.mds import Column
-from microdiff.progress import Reporter
-from microdiff.shard_file import ShardFile
+from microdiff.artifacts.mds import Column
+from microdiff.artifacts.mds_scan import ShardFile
+from microdiff.core.progress import Reporter
+from microdiff.core.withdrawn import Withdrawn
+from microdiff.verify.digests import digest_key, digest_values, hashes, is_drawn
 from microdiff.verify.files import Expected, check_files
 from microdiff.verify.findings import Findings
 from microdiff.verify.latents import is_finite
-from microdiff.verify.multiset import digest_key, digest_values, hashes, is_drawn
 from microdiff.verify.tables import UNREADABLE, note_unreadable
-from microdiff.withdrawn import Withdrawn
 
 _TOLD = ("version", "format", "compression", "hashes", "size_limit", "column_names", "column_encodings", "column_sizes")
 

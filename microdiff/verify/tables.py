@@ -10,15 +10,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from microdiff.artifacts.raw import read_members
+from microdiff.artifacts.tables import read_rows
+from microdiff.core.ledger import EXPANDED, KEPT, Counts, Reason
+from microdiff.core.progress import Reporter
+from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import SchemaError
-from microdiff.ledger import EXPANDED, KEPT, Counts, Reason
-from microdiff.progress import Reporter
-from microdiff.raw_reader import read_members
-from microdiff.rows import read_rows
+from microdiff.verify.digests import digest_key, digest_rows, hashes
 from microdiff.verify.files import Expected, check_files
 from microdiff.verify.findings import Findings
-from microdiff.verify.multiset import digest_key, digest_rows, hashes
-from microdiff.withdrawn import Withdrawn
 
 Row = dict[str, Any]
 UNREADABLE = (SchemaError, pa.ArrowException, OSError, ValueError, KeyError, TypeError)

@@ -1,0 +1,69 @@
+"""The clean step: each kept sample gets one chosen, clean caption."""
+
+from functools import partial
+
+from microdiff.artifacts.manifest import read_manifest
+from microdiff.clean.duplicates import find_duplicates, share_unique
+from microdiff.clean.policy import write_captions
+from microdiff.clean.stats import summarise
+from microdiff.core.code_fingerprint import code_digest
+from microdiff.core.ledger import Counts
+from microdiff.pipeline.params import Params, as_values
+from microdiff.pipeline.run import Run
+from microdiff.pipeline.store import Unit
+from microdiff.pipeline.workspace import Workspace
+
+
+def clean(dataset: str, params: Params, workspace: Workspace) -> Counts:
+    """Clean a dataset's captions.
+
+    Args:
+        dataset: The dataset's name.
+        params: All settings.
+        workspace: Where to read and write.
+
+    Returns:
+        The step's counts.
+
+    Raises:
+        SchemaError: The raw artifact is missing or damaged.
+        StepError: Partitions failed.
+        RejectionError: Too many records were rejected.
+    """
+    entry = params.dataset(dataset)
+    run = Run("clean", dataset, workspace)
+    with run.store.in_use():
+        raw = read_manifest(workspace.artifact(dataset, "raw"))
+        code = code_digest(["microdiff.clean.policy"])
+        settings = as_values(entry.clean)
+        duplicates = find_duplicates(raw.folder, raw.partitions, entry.clean) if entry.clean.drop_duplicates else {}
+        units = [
+            Unit(
+                step="clean",
+                name=name,
+                determined_by={
+                    "code": code,
+                    "settings": settings,
+                    "raw": raw.digests(name, ".parquet"),
+                    "duplicates": sorted(duplicates.get(name, ())),
+                },
+                compute=partial(write_captions, raw.folder, name, entry.clean, duplicates.get(name, frozenset())),
+                num_samples=num_samples,
+            )
+            for name, num_samples in raw.kept().items()
+        ]
+        stored = run.compute(units)
+        folder = workspace.artifact(dataset, "captions")
+        return run.publish(
+            folder,
+            stored,
+            expected_in=raw.kept(),
+            source_records=raw.source_records,
+            withdrawn=raw.withdrawn,
+            max_rejected_share=entry.max_rejected_share,
+            facts={"step": "clean", "dataset": dataset, "code": code, "settings": settings},
+            measures=lambda: {
+                **summarise(item.result.facts["stats"] for item in stored),
+                "share_unique": share_unique(folder, raw.partitions),
+            },
+        )

@@ -1,0 +1,1 @@
+"""What the stage scripts besides the four steps call."""

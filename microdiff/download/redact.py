@@ -1,0 +1,162 @@
+"""Take withdrawn samples out of raw partitions, without fetching anything where the store still has the partition.
+
+A redacted partition is determined by the partition it comes from and the keys taken out. It is made from that one, or
+from an earlier redaction of it, by leaving out pictures and blanking rows; where neither is in the store, from the
+source. All ways give the same bytes. Partitions without withdrawn keys keep their fingerprint: they are not touched.
+"""
+
+import tarfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from microdiff.artifacts.raw import read_members
+from microdiff.artifacts.tables import new_table, read_rows
+from microdiff.core.files import digest_file
+from microdiff.core.ledger import Ledger, Reason, Result
+from microdiff.core.progress import Reporter
+from microdiff.core.withdrawn import Withdrawn, picture_key
+from microdiff.download.raw_writer import SCHEMA, add_picture, withdrawn_row
+from microdiff.errors import SchemaError
+from microdiff.pipeline.store import Store, Stored, Unit
+
+Redacted = Callable[[Withdrawn], Callable[[Path, Reporter], Result]]
+
+
+class Redaction:
+    """Plans the raw partitions of one dataset without its withdrawn samples.
+
+    Args:
+        store: Where finished partitions are.
+        withdrawn: The dataset's list. The partitions it names are where keys are looked for first.
+    """
+
+    def __init__(self, store: Store, withdrawn: Withdrawn) -> None:
+        self._store = store
+        self._withdrawn = withdrawn
+        self._keys: dict[str, frozenset[str]] = _by_partition(withdrawn)
+        self._local: set[str] = set()
+
+    def apply(self, base: Unit, from_source: Redacted) -> Unit:
+        """Return the unit of a partition less its withdrawn samples; the partition's own if it has none.
+
+        Args:
+            base: The whole partition.
+            from_source: Gives what computes the partition without samples.
+        """
+        self._local.discard(base.name)
+        keys = self._keys.get(base.name, frozenset())
+        if not keys:
+            return base
+        unit = self._unit(base, keys)
+        listed = Withdrawn({key: self._withdrawn.entries[key] for key in keys})
+        stored = self._store.find(unit) or self._earlier(base, keys)
+        if stored is None:
+            return replace(unit, compute=from_source(listed))
+        self._local.add(base.name)
+        return replace(unit, compute=partial(redact, stored, listed), downloads={})
+
+    def needs_source(self, unit: Unit) -> bool:
+        """Tell whether a unit that `apply` gave would be computed from the source."""
+        return unit.name not in self._local and self._store.find(unit) is None
+
+    def correct(self, stored: Sequence[Stored]) -> set[str]:
+        """Look where the withdrawn keys really are, and return the names of partitions that `apply` got wrong.
+
+        The list may name no partition or, after a change of settings, another one.
+        """
+        if not self._withdrawn:
+            return set()
+        found = {item.name: covered(item.paths[f"{item.name}.parquet"], self._withdrawn) for item in stored}
+        wrong = {name for name, keys in found.items() if keys != self._keys.get(name, frozenset())}
+        self._keys = {name: keys for name, keys in found.items() if keys}
+        return wrong
+
+    def _unit(self, base: Unit, keys: Iterable[str]) -> Unit:
+        return replace(base, determined_by={"of": self._store.folder(base).name, "withdrawn": sorted(keys)})
+
+    def _earlier(self, base: Unit, keys: frozenset[str]) -> Stored | None:
+        """Return the whole partition, or the redaction of it with the most of these keys, if the store has any."""
+        whole = self._store.find(base)
+        if whole is not None:
+            return whole
+        fitting = [
+            (len(gone), number, item)
+            for number, item in enumerate(self._redactions.get(base.name, ()))
+            if (gone := _gone(item)) <= keys and self._store.folder(self._unit(base, gone)).name in item.fingerprints
+        ]
+        return max(fitting)[-1] if fitting else None
+
+    @cached_property
+    def _redactions(self) -> dict[str, list[Stored]]:
+        found = defaultdict(list)
+        for item in self._store.finished("download"):
+            if item.counts.get(Reason.WITHDRAWN.value):
+                found[item.name].append(item)
+        return found
+
+
+def redact(stored: Stored, withdrawn: Withdrawn, folder: Path, report: Reporter) -> Result:
+    """Write a raw partition less withdrawn samples.
+
+    Args:
+        stored: The partition as it was.
+        withdrawn: What to leave out.
+        folder: Receives `<name>.tar` and `<name>.parquet`.
+        report: Receives progress.
+
+    Returns:
+        The partition's counts.
+
+    Raises:
+        SchemaError: The partition is damaged; what is made of it would look whole.
+    """
+    tar_name, table_name = f"{stored.name}.tar", f"{stored.name}.parquet"
+    for name, path in stored.paths.items():
+        if digest_file(path) != stored.files[name]["sha256"]:
+            raise SchemaError(
+                f"{path}: damaged, its sha256 is not the recorded one. Remove {path.parent}, run it again."
+            )
+    ledger = Ledger()
+    with tarfile.open(folder / tar_name, "w", format=tarfile.PAX_FORMAT) as tar:
+        for member, data in read_members(stored.paths[tar_name]):
+            if not withdrawn.covers(member.partition(".")[0]):
+                add_picture(tar, member, data)
+    with new_table(folder / table_name, SCHEMA) as add_row:
+        for row in read_rows(stored.paths[table_name], SCHEMA.names):
+            kept = withdrawn_row(row) if withdrawn.covers(row["key"]) else row
+            ledger.enter()
+            ledger.leave(kept["status"])
+            add_row(kept)
+            report.tick(1)
+    return Result(ledger.counts())
+
+
+def covered(table: Path, withdrawn: Withdrawn) -> frozenset[str]:
+    """Return the keys of the list that cover any row of a table with a `key` column."""
+    keys = pq.read_table(table, columns=["key"])["key"]
+    listed = pa.array(list(withdrawn.entries), pa.string())
+    pictures = pc.replace_substring_regex(keys, r"#[0-9]+$", "")
+    hits = keys.filter(pc.or_(pc.is_in(keys, listed), pc.is_in(pictures, listed))).to_pylist()
+    return frozenset(form for key in hits for form in (key, picture_key(key)) if form in withdrawn.entries)
+
+
+def _by_partition(withdrawn: Withdrawn) -> dict[str, frozenset[str]]:
+    keys = defaultdict(set)
+    for entry in withdrawn.entries.values():
+        if entry.partition:
+            keys[entry.partition].add(entry.key)
+    return {name: frozenset(found) for name, found in keys.items()}
+
+
+def _gone(item: Stored) -> frozenset[str]:
+    """Return the keys that a redaction took out; what bears a picture's key and a number went with the picture."""
+    rows = read_rows(item.paths[f"{item.name}.parquet"], ["key", "status"])
+    keys = {row["key"] for row in rows if row["status"] == Reason.WITHDRAWN}
+    return frozenset(key for key in keys if picture_key(key) == key or picture_key(key) not in keys)

@@ -1,0 +1,270 @@
+"""The download step: a dataset's source becomes its raw artifact."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from microdiff.artifacts.tables import read_rows
+from microdiff.config.settings import DownloadSettings
+from microdiff.core.code_fingerprint import code_digest
+from microdiff.core.files import scratch_folder
+from microdiff.core.ledger import Counts, Result
+from microdiff.core.progress import Progress, Reporter
+from microdiff.core.withdrawn import Withdrawn, read_withdrawn
+from microdiff.download.inventory import LostSource, SourceListing, describe, recall, remember
+from microdiff.download.raw_writer import NONE_WITHDRAWN, write_raw
+from microdiff.download.redact import Redaction
+from microdiff.errors import SchemaError, SourceError, StepError
+from microdiff.formats.annotations import Annotations, write_annotations
+from microdiff.formats.records import Inputs, Partition
+from microdiff.handlers import Handler
+from microdiff.pipeline.executor import Outcome
+from microdiff.pipeline.params import Dataset, Params, as_values
+from microdiff.pipeline.run import Run
+from microdiff.pipeline.selection import select
+from microdiff.pipeline.store import Stored, Unit
+from microdiff.pipeline.workers import Crew
+from microdiff.pipeline.workspace import Workspace
+from microdiff.storage import Source, SourceFile
+from microdiff.storage.opening import open_source
+
+_TABLE = "annotations.sqlite"
+
+
+def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
+    """Fetch a dataset's selected partitions and store their pictures and records.
+
+    Args:
+        dataset: The dataset's name.
+        params: All settings.
+        workspace: Where to read and write.
+
+    Returns:
+        The step's counts.
+
+    Raises:
+        SourceError: The source is missing, unreachable, or not what it says it is.
+        StepError: Partitions failed.
+        RejectionError: Too many records were rejected.
+    """
+    entry = params.dataset(dataset)
+    run = Run("download", dataset, workspace)
+    with run.store.in_use():
+        withdrawn = read_withdrawn(workspace.withdrawn(dataset))
+        with Progress(f"list {dataset}", None) as progress:
+            origin = _Origin(entry, run.store.root, progress, may_be_lost=bool(withdrawn))
+        source, partitions, files = origin.source, origin.listing.partitions, origin.listing.files
+        table = _Table(entry, origin, run)
+        code = code_digest(["microdiff.download.raw_writer", f"microdiff.handlers.{dataset}"])
+        settings = {"download": as_values(params.download), "handler": as_values(entry.handler)}
+        bases = [
+            Unit(
+                step="download",
+                name=part.name,
+                determined_by={
+                    "code": code,
+                    "settings": settings,
+                    "partition": asdict(part),
+                    "files": [asdict(files[path]) for path in part.files],
+                    "annotations": [asdict(file) for file in table.files],
+                },
+                compute=partial(
+                    _compute,
+                    entry.handler,
+                    part,
+                    source,
+                    [files[path] for path in part.files],
+                    table.path,
+                    params.download,
+                ),
+                num_samples=part.num_records,
+                downloads={path: files[path].num_bytes for path in part.files},
+            )
+            for part in partitions
+        ]
+        redaction = Redaction(run.store, withdrawn)
+        release = _Release(source, partitions, files)
+
+        def compute(bases: Sequence[Unit]) -> list[Stored]:
+            units = [redaction.apply(base, partial(_without, base.compute)) for base in bases]
+            if any(redaction.needs_source(unit) for unit in units):
+                table.make()
+            return run.compute(units, release)
+
+        stored = compute(bases)
+        if wrong := redaction.correct(stored):
+            corrected = {item.name: item for item in compute([base for base in bases if base.name in wrong])}
+            stored = [corrected.get(item.name, item) for item in stored]
+        _check_keys(dataset, stored)
+        facts = {
+            "step": "download",
+            "dataset": dataset,
+            "source": source.name,
+            "code": code,
+            "settings": settings,
+        }
+        folder = workspace.artifact(dataset, "raw")
+        return run.publish(folder, stored, None, None, None, entry.max_rejected_share, facts)
+
+
+class _Origin:
+    """Where a dataset comes from, and what is there.
+
+    Args:
+        entry: The dataset.
+        work: The store's folder, where the listing is kept.
+        report: Receives messages.
+        may_be_lost: Whether the listing kept will do if the source does not answer.
+    """
+
+    def __init__(self, entry: Dataset, work: Path, report: Reporter, *, may_be_lost: bool) -> None:
+        question = {
+            "source": entry.source,
+            "handler": as_values(entry.handler),
+            "partitions": entry.partitions,
+            "annotations": entry.handler.annotation_root(),
+        }
+        kept = work / "listings" / f"{entry.name}.json"
+        self.source: Source
+        self.annotations: Source  # where annotation files are
+        try:
+            self._ask(entry, work, report)
+        except SourceError as error:
+            earlier = recall(kept, question) if may_be_lost else None
+            if earlier is None:
+                raise
+            report.say(f"{error}\nGoing on with what the source listed last time, to take out withdrawn samples.")
+            self.source = self.annotations = LostSource(earlier.source, error)
+            self.listing = earlier
+        else:
+            remember(kept, question, self.listing)
+
+    def _ask(self, entry: Dataset, work: Path, report: Reporter) -> None:
+        self.source = self.annotations = open_source(entry.source, work)
+        source = self.source.with_reporter(report)
+        partitions = tuple(select(entry.handler.partitions(source), entry.partitions, entry.name))
+        files = describe(source, entry.handler, [path for part in partitions for path in part.files])
+        root = entry.handler.annotation_root()
+        if root is not None:
+            self.annotations = open_source(root, work)
+        source = self.annotations.with_reporter(report)
+        annotations = describe(source, entry.handler, entry.handler.annotation_files(source))
+        self.listing = SourceListing(self.source.name, partitions, files, tuple(annotations.values()))
+
+
+def _compute(
+    handler: Handler,
+    partition: Partition,
+    source: Source,
+    files: Sequence[SourceFile],
+    table: Path | None,
+    settings: DownloadSettings,
+    folder: Path,
+    report: Reporter,
+    withdrawn: Withdrawn = NONE_WITHDRAWN,
+) -> Result:
+    """Fetch and write one partition. Runs in a worker."""
+    source = source.with_reporter(report)
+    local = {file.path: source.fetch(file) for file in files}
+    with scratch_folder(folder.parent) as scratch:
+        inputs = Inputs(files=local, scratch=scratch, annotations=Annotations(table), report=report)
+        return write_raw(handler.read(partition, inputs), settings, partition.name, folder, report, withdrawn)
+
+
+def _without(compute: Callable[..., Result], withdrawn: Withdrawn) -> Callable[[Path, Reporter], Result]:
+    return partial(compute, withdrawn=withdrawn)
+
+
+class _Table:
+    """A dataset's table of annotations, made once in the store; a dataset without annotation files has none."""
+
+    def __init__(self, entry: Dataset, origin: _Origin, run: Run) -> None:
+        self._run = run
+        self._source = origin.annotations
+        self.files = origin.listing.annotations
+        modules = ["microdiff.formats.annotations", f"microdiff.handlers.{entry.name}"]
+        self._unit = Unit(
+            step="download-annotations",
+            name=entry.name,
+            determined_by={
+                "code": code_digest(modules),
+                "handler": as_values(entry.handler),
+                "files": [asdict(file) for file in self.files],
+            },
+            compute=partial(_write_table, entry.handler, self._source, self.files),
+        )
+
+    @property
+    def path(self) -> Path | None:
+        """Where the table is once it is made."""
+        return self._run.store.folder(self._unit) / _TABLE if self.files else None
+
+    def make(self) -> None:
+        """Make the table unless it is there.
+
+        Raises:
+            StepError: It could not be made.
+        """
+        if not self.files or self._run.store.find(self._unit) is not None:
+            return
+        with Progress(f"annotations {self._unit.name}", None) as progress:
+            for item in self._run.store.compute([self._unit], Crew(1), progress):
+                if isinstance(item, Outcome):
+                    raise StepError(f"{item.name}: {item.error}")
+        for file in self.files:
+            self._source.forget(file)
+
+
+def _write_table(
+    handler: Handler, source: Source, files: Sequence[SourceFile], folder: Path, report: Reporter
+) -> Result:
+    """Fetch the annotation files and write their table."""
+    source = source.with_reporter(report)
+    local = {file.path: source.fetch(file) for file in files}
+    num_rows = write_annotations(folder / _TABLE, handler.read_annotations(local), report)
+    return Result({"in": num_rows, "kept": num_rows})
+
+
+class _Release:
+    """Gives a fetched file back as soon as the last partition that needs it is stored."""
+
+    def __init__(self, source: Source, partitions: Sequence[Partition], files: Mapping[str, SourceFile]) -> None:
+        self._source = source
+        self._files = files
+        self._needs = {partition.name: partition.files for partition in partitions}
+        self._uses = Counter(path for partition in partitions for path in partition.files)
+
+    def __call__(self, stored: Stored) -> None:
+        for path in self._needs[stored.name]:
+            self._uses[path] -= 1
+            if self._uses[path] <= 0:
+                self._source.forget(self._files[path])
+
+
+def _check_keys(dataset: str, stored: Sequence[Stored]) -> None:
+    """Check that no key occurs in two partitions; 8 bytes of memory per key.
+
+    Raises:
+        SchemaError: One does.
+    """
+    hashes = np.fromiter((hash(key) for item in stored for key in _keys(item)), np.int64)
+    hashes.sort()
+    suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    if not suspects:
+        return
+    seen: dict[str, str] = {}
+    for item in stored:
+        for key in _keys(item):
+            if hash(key) in suspects and (first := seen.setdefault(key, item.name)) != item.name:
+                raise SchemaError(
+                    f"download {dataset}: the key {key!r} is in partitions {first} and {item.name}. "
+                    "Keys must be unique in a dataset; the handler has to make them so."
+                )
+
+
+def _keys(item: Stored) -> Iterator[str]:
+    return (row["key"] for row in read_rows(item.paths[f"{item.name}.parquet"], ["key"]))

@@ -1,0 +1,1 @@
+"""Step 3: from pictures and captions to latents."""

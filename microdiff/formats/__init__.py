@@ -1,0 +1,1 @@
+"""How sources pack their records, and the record types that handlers yield."""

@@ -1,0 +1,101 @@
+"""What handlers list and yield: partitions, samples and rejections."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from microdiff.core.ledger import Reason
+from microdiff.core.progress import Reporter, Silent
+from microdiff.formats.annotations import Annotations
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """The unit of work, retry and caching: one or a few source archives, or a slice of one.
+
+    Attributes:
+        name: Zero-padded, so that names sort in source order.
+        number: What `partitions:` in params.yaml selects by.
+        files: Paths of the source files it needs; none where all that is known of it is in the annotations.
+        first_key: Where a slice starts, None for a whole archive.
+        end_key: The first key after the slice, None for the source's end.
+        num_records: Number of records to expect, for progress, if the source says so.
+    """
+
+    name: str
+    number: int
+    files: tuple[str, ...]
+    first_key: str | None = None
+    end_key: str | None = None
+    num_records: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a handler reads a partition from.
+
+    Attributes:
+        files: Local copies of the partition's files, verified, by their path in the source.
+        scratch: An empty folder for whatever reading needs; removed afterwards.
+        annotations: What `Handler.read_annotations` gave, as a table.
+        report: Hears of bytes that reading itself receives, where a handler fetches more than the source's files.
+    """
+
+    files: Mapping[str, Path]
+    scratch: Path
+    annotations: Annotations = field(default_factory=Annotations)
+    report: Reporter = field(default_factory=Silent, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One picture with its captions, as the source has them.
+
+    Attributes:
+        key: Unique in the dataset; without `/` and `.`, which WebDataset gives a meaning.
+        image: The encoded picture.
+        captions: All of them, untouched; may be empty.
+        source: Archive and member, or URL.
+        meta: What else the source says; JSON values.
+    """
+
+    key: str
+    image: bytes
+    captions: tuple[str, ...]
+    source: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """A source record that cannot become a sample, and why. Other fields as in `Sample`."""
+
+    key: str
+    reason: Reason
+    source: str
+    captions: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def cut(keys: Sequence[str], size: int, files: tuple[str, ...]) -> list[Partition]:
+    """Cut keys into slices, numbered from 0; the first one also takes whatever sorts before its keys.
+
+    Args:
+        keys: Distinct, sorted.
+        size: Keys per slice; the last one has the rest.
+        files: What each slice is read from.
+    """
+    starts = keys[::size]
+    digits = max(4, len(str(len(starts) - 1)))
+    return [
+        Partition(
+            name=f"{number:0{digits}d}",
+            number=number,
+            files=files,
+            first_key=start if number else None,
+            end_key=starts[number + 1] if number + 1 < len(starts) else None,
+            num_records=min(size, len(keys) - number * size),
+        )
+        for number, start in enumerate(starts)
+    ]

@@ -1,0 +1,1 @@
+"""Decode, reduce, crop and store pictures."""

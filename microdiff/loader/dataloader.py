@@ -1,0 +1,138 @@
+"""A DataLoader that reads batches by threads of this process. Importing it takes some ten seconds, as streaming does.
+
+It gives the batches that torch's DataLoader with as many worker processes would give, in the same order. Threads
+suffice, because reading itself does not hold the interpreter's lock; nothing is copied between processes,
+and a lost run leaves no processes behind.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from streaming import StreamingDataLoader
+
+from microdiff.loader.dataset import LatentsDataset
+from microdiff.loader.read.batch_reader import Helpers
+
+_FETCHING_THREADS = 8
+_READING_THREADS = 4  # at least, where there are as many cores
+
+
+class LatentsLoader(StreamingDataLoader):  # type: ignore[misc]  # streaming ships without type information
+    """Batches of a `LatentsDataset`.
+
+    With `num_workers`, threads read ahead, `prefetch_factor` batches for each; with 0 a batch is read, in parts, when
+    it is asked for. There are at least a few threads: what `num_workers` decides is the order of batches and how many
+    are read ahead. A batch's memory is used again when nothing refers to the batch any more, so batches may be kept.
+
+    Args:
+        dataset: The samples.
+        **options: As for torch's DataLoader. Worker processes being absent, what only concerns them has no effect.
+    """
+
+    dataset: LatentsDataset
+
+    def __init__(self, dataset: LatentsDataset, **options: Any) -> None:
+        super().__init__(dataset, **options)
+        self._num_ahead = self.num_workers * (self.prefetch_factor or 1)
+        dataset.max_idle = self._num_ahead + 2  # one that is read while another is held
+        self._turn = object()
+
+    def check_worker_number_rationality(self) -> None:
+        """Do nothing: torch would advise against more worker processes than cores, and these are threads."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Iterate over the next epoch, or over what is left of the one to resume.
+
+        Raises:
+            SchemaError: A shard or a sample is not what its index says.
+        """
+        self._turn = turn = object()
+        self.num_samples_yielded = 0
+        with ExitStack() as stop:
+            for batch in self._read_ahead(stop):
+                self.num_samples_yielded += len(batch["drop_caption_mask"])
+                yield batch
+                if self._turn is not turn:  # as with streaming, a new epoch ends the one before
+                    return
+
+    def __del__(self) -> None:
+        """Nothing is left to be stopped; the original looks for worker processes."""
+
+    def _read_ahead(self, stop: ExitStack) -> Iterator[dict[str, Any]]:
+        pinned = self.pin_memory and torch.cuda.is_available()
+        device = torch.cuda.current_device() if pinned else None
+        epoch, work = self.dataset.begin_epoch(self.num_workers)
+        batches = iter_batches(work, self.drop_last)
+        if any(each.source for each in self.dataset.shard_sets):
+            batches = self._fetch_ahead(batches, stop)
+
+        def set_device() -> None:  # else page-locked memory would be had through the first GPU, whichever ours is
+            if device is not None:
+                torch.cuda.set_device(device)
+
+        number = max(self.num_workers, min(_READING_THREADS, len(os.sched_getaffinity(0))))
+        threads = ThreadPoolExecutor(number, "microdiff-read", set_device)
+        stop.callback(threads.shutdown, wait=False, cancel_futures=True)
+        if not self.num_workers:
+            for ids in batches:
+                yield self.dataset.read_batch(ids, epoch, pinned, Helpers(threads, number))
+            return
+        reads: deque[Future[dict[str, Any]]] = deque()
+        for ids in batches:
+            reads.append(threads.submit(self.dataset.read_batch, ids, epoch, pinned))
+            if len(reads) == self._num_ahead:
+                yield reads.popleft().result()
+        while reads:
+            yield reads.popleft().result()
+
+    def _fetch_ahead(self, batches: Iterator[NDArray[np.int64]], stop: ExitStack) -> Iterator[NDArray[np.int64]]:
+        """Pass batches on, having begun to fetch the shards of those that follow within `predownload` samples."""
+        threads = ThreadPoolExecutor(_FETCHING_THREADS, "microdiff-fetch")
+        stop.callback(threads.shutdown, wait=False, cancel_futures=True)
+        ahead: deque[NDArray[np.int64]] = deque()
+        window = max(1, -(-int(self.dataset.predownload) // int(self.batch_size or 1)))
+        asked: dict[int, Future[None]] = {}
+        for ids in batches:
+            ahead.append(ids)
+            for number in self.dataset.shards_to_fetch(ids):
+                if number not in asked or asked[number].done():
+                    asked[number] = threads.submit(self.dataset.prepare_shard, number, False)
+            if len(ahead) > window:
+                yield ahead.popleft()
+        yield from ahead
+
+
+def iter_batches(work: NDArray[np.int64], drop_last: bool) -> Iterator[NDArray[np.int64]]:
+    """Yield batches of sample numbers in the order in which torch's DataLoader takes them from its workers.
+
+    That is one of each worker in turn; a worker that has no more is passed over.
+
+    Args:
+        work: Sample numbers (workers, batches, batch size), -1 for no sample.
+        drop_last: Whether each worker leaves out a last batch that is not full.
+    """
+    queues = [_cut(worker.ravel(), work.shape[-1], drop_last) for worker in work]
+    while queues:
+        left = []
+        for queue in queues:
+            ids = next(queue, None)
+            if ids is not None:
+                yield ids
+                left.append(queue)
+        queues = left
+
+
+def _cut(ids: NDArray[np.int64], batch_size: int, drop_last: bool) -> Iterator[NDArray[np.int64]]:
+    """Yield one worker's batches."""
+    if ids.size and ids.min() < 0:
+        ids = ids[ids != -1]
+    stop = len(ids) - len(ids) % batch_size if drop_last else len(ids)
+    for begin in range(0, stop, batch_size):
+        yield ids[begin : begin + batch_size]

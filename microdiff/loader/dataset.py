@@ -1,0 +1,279 @@
+"""Samples of latent shards as tensors, on top of mosaicml-streaming's order, shuffle and resumption.
+
+Importing this module takes some ten seconds (streaming, torch): only `microdiff.loader.build` does, when it builds
+a loader. The class is at module level because spawned DataLoader workers unpickle it by name.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from time import sleep, time_ns
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from streaming import StreamingDataset
+from streaming.base.batching import generate_work
+from streaming.base.constant import TICK
+from streaming.base.world import World
+
+from microdiff.loader.randomness import drop_caption_mask, sampling_noise
+from microdiff.loader.read.batch_reader import BatchReader, Helpers, ShardFile
+from microdiff.loader.read.buffers import Buffers, PinnedBuffers, RecycledBuffers
+from microdiff.loader.shard_set import KEY_COLUMN, ShardSet
+from microdiff.loader.shared_memory import hold_shared_memory
+from microdiff.loader.stream import LatentsStream
+
+_PREPARING, _LOCAL, _REMOTE = 2, 3, 1  # streaming's states of a shard
+
+
+class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships without type information
+    """Map shard samples to image latents, caption latents and the caption dropout mask.
+
+    Args:
+        shard_sets: Checked shard sets with equal shapes.
+        proportions: Share of each in an epoch, None for every sample once.
+        cap_drop_prob: Probability that a caption is to be dropped, in [0, 1].
+        check_hashes: Whether to compare each shard with its hash before it is first read.
+        **options: For StreamingDataset: `batch_size`, `shuffle`, `shuffle_seed`, `cache_limit`, `predownload`.
+
+    Attributes:
+        max_idle: Of how many batches to keep the memory when nobody has it; to be set before the first is read.
+    """
+
+    def __init__(
+        self,
+        shard_sets: Sequence[ShardSet],
+        proportions: Sequence[float] | None,
+        cap_drop_prob: float,
+        check_hashes: bool = False,
+        **options: Any,
+    ) -> None:
+        shares: Sequence[float | None] = proportions or [None] * len(shard_sets)
+        streams = [LatentsStream(each, share) for each, share in zip(shard_sets, shares, strict=True)]
+        super().__init__(streams=streams, **options)
+        self._segments = hold_shared_memory(self)
+        first = shard_sets[0]
+        self.shard_sets, self.cap_drop_prob, self.check_hashes = shard_sets, cap_drop_prob, check_hashes
+        self.arrays = {
+            array.column: array for array in (first.image, first.caption, *first.further.values()) if array is not None
+        }
+        self.has_keys = all(each.has_keys for each in shard_sets)
+        self.max_idle = 2
+        self._epoch = 0
+        self._reader: BatchReader | None = None
+        self._buffers: dict[tuple[bool, bool], Mapping[str, Buffers]] = {}
+
+    def read_batch(
+        self, ids: NDArray[np.int64], epoch: int, pinned: bool = False, helpers: Helpers | None = None
+    ) -> dict[str, Any]:
+        """Read one batch. Safe to call from several threads.
+
+        Args:
+            ids: The samples' numbers, at most `batch_size`.
+            epoch: Which epoch, from 0: decides what is dropped and drawn.
+            pinned: Whether in page-locked memory.
+            helpers: Threads that read parts of the batch; the caller reads all of it without them.
+
+        Returns:
+            `image_latents` (B,C,H,W) and `caption_latents` (B,1,T,D) as stored, `drop_caption_mask` float64 (B,), and
+            the further columns: tensors (B,), (B,1,T,D) for caption latents and (B,1,T) for masks, or lists of str.
+
+        Raises:
+            SchemaError: A shard or a sample is not what its index says.
+        """
+        first = self.shard_sets[0]
+        arrays, texts = self._reading().read(ids, self._buffers_for(len(ids) == 1, pinned), helpers)
+        names: Sequence[str | int] = texts[KEY_COLUMN] if self.has_keys and KEY_COLUMN in texts else ids.tolist()
+        image = arrays[first.image.column]
+        if first.has_moments:
+            image = self._sampled(image, epoch, names, pinned)
+        mask = drop_caption_mask(self.shuffle_seed, epoch, names, self.cap_drop_prob)
+        batch: dict[str, Any] = {
+            "image_latents": image,
+            "caption_latents": arrays[first.caption.column].unsqueeze(1),
+            "drop_caption_mask": torch.from_numpy(mask).pin_memory() if pinned else torch.from_numpy(mask),
+        }
+        for column, array in first.further.items():
+            if array is None:
+                batch[column] = texts[column]
+            else:
+                batch[column] = arrays[column].unsqueeze(1) if array.shape else arrays[column]
+        return batch
+
+    def get_item(self, sample_id: int, retry: int = 7) -> dict[str, Any]:
+        """Return one sample, its values as in `read_batch` without the first axis.
+
+        Args:
+            sample_id: Position in all shards of all sets.
+            retry: Not used: what must be fetched is fetched until it is there, or cannot be had.
+        """
+        batch = self.read_batch(np.array([sample_id]), self._epoch)
+        sample = {name: value[0] for name, value in batch.items()}
+        return sample | {"drop_caption_mask": float(sample["drop_caption_mask"])}
+
+    def begin_epoch(self, num_workers: int) -> tuple[int, NDArray[np.int64]]:
+        """Start the next epoch, or the one to resume, for a rank whose process reads by itself.
+
+        Args:
+            num_workers: Workers among which the order is dealt out; 0 counts as 1.
+
+        Returns:
+            The epoch, and the rank's sample numbers (workers, batches, batch size); -1 for no sample.
+        """
+        rank, num_workers = self._unique_rank_world, max(num_workers, 1)
+        self._unique_worker_world = rank.detect_workers()
+        self._parallel_worker_world = dealt = World(
+            rank.num_nodes, rank.ranks_per_node, num_workers, rank.rank * num_workers
+        )
+        epoch, sample_in_epoch = self._resume_incr_epoch()
+        if rank.ranks_per_node == 1:  # nobody to share with
+            work = generate_work(self.batching_method, self, dealt, epoch, sample_in_epoch)
+            return epoch, work[rank.node, 0]
+        return epoch, self._shared_work(dealt, epoch, sample_in_epoch)
+
+    def shards_to_fetch(self, ids: NDArray[np.int64]) -> list[int]:
+        """Return the shards of samples that are not on this machine, in order of their first use."""
+        numbers = dict.fromkeys(self._reading().shards_of(ids).tolist())
+        return [number for number in numbers if self._shard_states[number] != _LOCAL]
+
+    def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
+        """Fetch a shard if it is not there; when that fails, another try may begin.
+
+        Unlike streaming's own, this counts a shard's bytes before it is fetched: shards that are fetched beside each
+        other would together exceed `cache_limit`.
+
+        Args:
+            shard_id: Its number.
+            blocking: Whether to wait for others who fetch it, or whose fetches leave no room for it.
+        """
+        shard, stream = self.shards[shard_id], self.streams[self.stream_per_shard[shard_id]]
+        while (claimed := self._claim(shard_id)) is None:
+            if not blocking:
+                return
+            sleep(TICK)
+        if not claimed:
+            return
+        state, kept_bytes = _REMOTE, 0
+        try:
+            stream.prepare_shard(shard)
+            state, kept_bytes = _LOCAL, shard.raw_data.bytes
+        finally:
+            with FileLock(self._cache_filelock_path):
+                self.cache_usage -= shard.get_max_size() - kept_bytes
+                self._shard_access_times[shard_id] = time_ns()
+                self._shard_states[shard_id] = state
+
+    def _claim(self, shard_id: int) -> bool | None:
+        """Make room for a shard and note that the caller fetches it; False: it is there; None: ask again later."""
+        shard = self.shards[shard_id]
+        with FileLock(self._cache_filelock_path):
+            if self._shard_states[shard_id] == _PREPARING:
+                return None
+            if self._shard_states[shard_id] == _LOCAL:
+                self._shard_access_times[shard_id] = time_ns()
+                if Path(shard.dirname, shard.raw_data.basename).exists():
+                    return False
+                self.cache_usage -= shard.raw_data.bytes  # somebody removed it
+                self._shard_states[shard_id] = _REMOTE
+            while self.cache_limit and self.cache_usage + shard.get_max_size() > self.cache_limit:
+                if not (self._shard_states.numpy() == _LOCAL).any():
+                    return None  # all room is taken by shards on their way
+                self._evict_coldest_shard()
+            self.cache_usage += shard.get_max_size()
+            self._shard_states[shard_id] = _PREPARING
+            return True
+
+    def load_state_dict(self, obj: dict[str, Any]) -> None:
+        """Resume from a checkpoint when iterated next, and keep its order and dropout in later epochs.
+
+        Streaming 0.13 keeps the checkpoint's settings only in the workers that resume: those started for the next
+        epoch would shuffle by the settings this object was made with.
+        """
+        super().load_state_dict(obj)
+        if self._unique_rank_world.ranks_per_node == 1:  # else another rank may still have to look at it
+            self._segments.append(self._resume_shm)
+        self.shuffle_seed = obj["shuffle_seed"]
+        self.num_canonical_nodes = obj["num_canonical_nodes"]
+        self.initial_physical_nodes = obj.get("initial_physical_nodes")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_reader": None, "_buffers": {}, "_segments": []}
+
+    def _resume_incr_epoch(self) -> tuple[int, int]:
+        # Every worker learns here which epoch it starts; the shared `next_epoch` may be a step off. By now
+        # `shuffle_seed` is the checkpoint's, if there is one: a resumed run drops what the first would have.
+        self._epoch, sample_in_epoch = super()._resume_incr_epoch()
+        return self._epoch, sample_in_epoch
+
+    def _shared_work(self, dealt: World, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
+        """Let one rank of the machine compute the order, and hand the others theirs."""
+        rank = self._unique_rank_world
+        if rank.is_local_leader:
+            work = generate_work(self.batching_method, self, dealt, epoch, sample_in_epoch)
+            shared = self._share_work(work)
+            self._shared_barrier(rank.ranks_per_node)
+        else:
+            self._shared_barrier(rank.ranks_per_node)
+            work, *shared = self._attach_work()
+        mine: NDArray[np.int64] = work[rank.node, rank.rank_of_node].copy()
+        self._shared_barrier(rank.ranks_per_node)
+        del work
+        for memory in shared:
+            if memory is not None:
+                memory.cleanup()
+        return mine
+
+    def _reading(self) -> BatchReader:
+        if self._reader is None:
+            first = self.shard_sets[0]
+            texts = {column for column, array in first.further.items() if array is None}
+            withdrawn = any(each.withdrawn for each in self.shard_sets)
+            if self.has_keys and (0 < self.cap_drop_prob < 1 or first.has_moments or withdrawn):
+                texts.add(KEY_COLUMN)
+            self._reader = BatchReader(
+                self._shard_files(),
+                {name: array.row_bytes for name, array in self.arrays.items()},
+                sorted(texts),
+                KEY_COLUMN if self.has_keys else None,
+                self.check_hashes,
+            )
+        return self._reader
+
+    def _shard_files(self) -> list[ShardFile]:
+        files: list[ShardFile] = []
+        for each in self.shard_sets:
+            for entry in each.entries:
+                ready = None if each.source is None else partial(self._ensure_shard, len(files))
+                path = Path(each.folder, entry["raw_data"]["basename"])
+                may_go = each.source is not None and bool(self.cache_limit)
+                files.append(ShardFile(path, entry, each.withdrawn, ready, may_go))
+        return files
+
+    def _ensure_shard(self, number: int, has_gone: bool) -> None:
+        if has_gone or self._shard_states[number] != _LOCAL:
+            self.prepare_shard(number)
+        self._shard_access_times[number] = time_ns()
+
+    def _buffers_for(self, single: bool, pinned: bool) -> Mapping[str, Buffers]:
+        if (single, pinned) not in self._buffers:
+            rows = 1 if single else self.batch_size
+            self._buffers[single, pinned] = {
+                name: PinnedBuffers(rows, array) if pinned else RecycledBuffers(rows, array, self.max_idle)
+                for name, array in self.arrays.items()
+            }
+        return self._buffers[single, pinned]
+
+    def _sampled(
+        self, moments_B2CHW: torch.Tensor, epoch: int, names: Sequence[str | int], pinned: bool
+    ) -> torch.Tensor:
+        """Draw image latents (B,C,H,W) of the same dtype from their means and deviations."""
+        mean_BCHW, deviation_BCHW = moments_B2CHW.chunk(2, dim=1)
+        noise_BCHW = np.empty(mean_BCHW.shape, np.float32)
+        for name, noise_CHW in zip(names, noise_BCHW, strict=True):
+            sampling_noise(self.shuffle_seed, epoch, name, noise_CHW)
+        drawn_BCHW = torch.addcmul(mean_BCHW.float(), deviation_BCHW.float(), torch.from_numpy(noise_BCHW))
+        drawn_BCHW = drawn_BCHW.to(moments_B2CHW.dtype)
+        return drawn_BCHW.pin_memory() if pinned else drawn_BCHW

@@ -1,0 +1,176 @@
+"""Read a batch's values from shards straight into the batch: no copy in between, no file opened per sample.
+
+Reading itself does not hold the interpreter's lock, so threads that read batches run beside each other.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, wait
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from microdiff.core.withdrawn import Withdrawn
+from microdiff.errors import SchemaError
+from microdiff.loader.read.buffers import Buffers
+from microdiff.loader.read.open_shards import OpenShard, OpenShards, check_hash
+from microdiff.loader.read.read_plan import Layout
+from microdiff.loader.read.sample_reads import Columns, Places, Texts, read_samples
+
+_TRIES = 8
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """A shard to read from.
+
+    Attributes:
+        path: The file; it may still have to be fetched.
+        entry: Its entry in the index.
+        withdrawn: Samples not to be given.
+        ready: Puts the file there if it is not; None where it lies there from the start.
+        may_go: Whether it may be removed at any time, so that it must not be kept open.
+    """
+
+    path: Path
+    entry: Mapping[str, Any]
+    withdrawn: Withdrawn
+    ready: Callable[[bool], None] | None = None
+    may_go: bool = False
+
+
+@dataclass(frozen=True)
+class Helpers:
+    """Threads that read parts of a batch beside each other.
+
+    Attributes:
+        threads: They.
+        number: How many.
+    """
+
+    threads: Executor
+    number: int
+
+
+class BatchReader:
+    """Reads samples of one sequence of shards. Safe to use from several threads.
+
+    Args:
+        shards: All shards, in the order in which samples are numbered through them.
+        arrays: Columns of fixed size and their bytes.
+        texts: Columns of text.
+        key_column: The column of texts that withdrawn samples are known by, None without keys.
+        check_hashes: Whether to compare each shard with its hash before it is first read.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[ShardFile],
+        arrays: Mapping[str, int],
+        texts: Sequence[str],
+        key_column: str | None,
+        check_hashes: bool = False,
+    ) -> None:
+        self._shards, self._arrays, self._texts = shards, dict(arrays), tuple(texts)
+        self._key_column, self._check_hashes = key_column, check_hashes
+        self._ends = np.cumsum([shard.entry["samples"] for shard in shards])
+        self._begins = np.concatenate(([0], self._ends))
+        self._layouts: dict[tuple[Any, ...], Layout] = {}
+        self._open = OpenShards()
+        self._checked: set[int] = set()
+
+    def shards_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return which shard each sample is in."""
+        return np.searchsorted(self._ends, ids, side="right")
+
+    def read(
+        self, ids: NDArray[np.int64], buffers: Mapping[str, Buffers], helpers: Helpers | None = None
+    ) -> tuple[dict[str, torch.Tensor], dict[str, list[str]]]:
+        """Read samples.
+
+        Args:
+            ids: Their numbers, in the batch's order.
+            buffers: Memory for each column of fixed size, for at least as many samples.
+            helpers: Read parts of the batch beside each other; without them the caller reads it.
+
+        Returns:
+            The columns of fixed size, as their buffers give them; and the texts.
+
+        Raises:
+            SchemaError: A shard or a sample is not what its index says.
+        """
+        tensors, columns = {}, {}
+        for name in self._arrays:
+            tensors[name], columns[name] = buffers[name].take(len(ids))
+        texts = {name: [""] * len(ids) for name in self._texts}
+        order = np.argsort(ids, kind="stable")  # neighbours in a file one after the other
+        if helpers is None:
+            self._read_part(ids, order, columns, texts)
+        else:
+            parts = np.array_split(order, helpers.number)
+            read = partial(self._read_part, ids, columns=columns, texts=texts)
+            jobs = [helpers.threads.submit(read, part) for part in parts if len(part)]
+            wait(jobs)
+            for job in jobs:
+                job.result()
+        return tensors, texts
+
+    def _read_part(self, ids: NDArray[np.int64], rows: NDArray[np.int64], columns: Columns, texts: Texts) -> None:
+        """Read some rows of a batch, given in the order of their samples."""
+        numbers = self.shards_of(ids[rows])
+        samples = ids[rows] - self._begins[numbers]
+        opened = {number: self._opened(number) for number in dict.fromkeys(numbers.tolist())}
+        places = Places([opened[number] for number in numbers.tolist()], samples.tolist(), rows.tolist())
+        read_samples(places, columns, texts)
+        thinned = {number for number in opened if self._shards[number].withdrawn and self._key_column is not None}
+        if thinned:
+            for number, opened_shard, sample, row in zip(
+                numbers.tolist(), places.shards, places.samples, places.rows, strict=True
+            ):
+                if number in thinned:
+                    self._replace_withdrawn(self._shards[number], opened_shard, sample, row, columns, texts)
+
+    def _replace_withdrawn(
+        self, shard: ShardFile, opened: OpenShard, sample: int, row: int, columns: Columns, texts: Texts
+    ) -> None:
+        """Put the next sample of the shard that may be used in the place of one that may not."""
+        keys, total = texts[self._key_column or ""], shard.entry["samples"]
+        for step in range(1, total + 1):
+            if not shard.withdrawn.covers(keys[row]):
+                return
+            read_samples(Places([opened], [(sample + step) % total], [row]), columns, texts)
+        raise SchemaError(f"{shard.path}: all its samples are withdrawn: write the set again, without them")
+
+    def _opened(self, number: int) -> OpenShard:
+        opened = self._open.get(number)
+        if opened is not None:
+            return opened
+        shard = self._shards[number]
+        for attempt in range(_TRIES):
+            if shard.ready is not None:
+                shard.ready(attempt > 0)
+            try:
+                opened = OpenShard(shard.path, shard.entry, self._layout(shard.entry))
+            except FileNotFoundError:
+                continue
+            if self._check_hashes and number not in self._checked:
+                check_hash(shard.path, shard.entry["raw_data"]["hashes"])
+                self._checked.add(number)
+            if not shard.may_go:
+                self._open.keep(number, opened)
+            return opened
+        remedy = "raise cache_limit" if shard.may_go else "write or pull it again"
+        raise SchemaError(f"{shard.path} has gone while it was to be read: {remedy}")
+
+    def _layout(self, entry: Mapping[str, Any]) -> Layout:
+        signature = (*entry["column_names"], *entry["column_sizes"])
+        if signature not in self._layouts:
+            for name, size in zip(entry["column_names"], entry["column_sizes"], strict=True):
+                if size and size != self._arrays.get(name, size):
+                    raise SchemaError(f"column {name} takes {size} bytes by the index, not {self._arrays[name]}")
+            self._layouts[signature] = Layout(entry, self._arrays, self._texts)
+        return self._layouts[signature]

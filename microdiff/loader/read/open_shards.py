@@ -1,0 +1,149 @@
+"""Open shard files: few at a time, each checked once, with the offsets of their samples. Needs nothing else."""
+
+import hashlib
+import os
+import resource
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from operator import le
+from pathlib import Path
+from typing import Any
+
+from microdiff.errors import SchemaError
+from microdiff.loader.read.read_plan import Layout, Plan
+
+_MAX_OPEN = 2048
+_CHUNK_BYTES = 2**20
+_SAMPLES_ASKED = 5
+
+
+class OpenShard:
+    """A shard file to read samples from; closed when nothing refers to it any more.
+
+    Attributes:
+        path: The file.
+        descriptor: Its file descriptor.
+        layout: Its columns.
+        offsets: Position of each sample and of the end.
+        usual_plan: The plan that most of its samples fit, as far as a few of them tell.
+    """
+
+    def __init__(self, path: Path, entry: Mapping[str, Any], layout: Layout) -> None:
+        """Open a shard.
+
+        Raises:
+            FileNotFoundError: It is not there.
+            SchemaError: It is not the file that the index describes.
+        """
+        self.path, self.layout = path, layout
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        size, samples = os.fstat(self.descriptor).st_size, entry["samples"]
+        if size != entry["raw_data"]["bytes"]:
+            raise SchemaError(
+                f"{path}: expected {entry['raw_data']['bytes']} bytes, got {size}: write or pull it again"
+            )
+        table = os.pread(self.descriptor, 4 * (samples + 2), 0)
+        numbers = memoryview(table).cast("I")
+        if numbers[0] != samples or numbers[-1] != size:
+            raise SchemaError(f"{path}: expected {samples} samples, as the index says, got {numbers[0]}: pull it again")
+        self.offsets: Sequence[int] = numbers[1:]
+        if not all(map(le, self.offsets, self.offsets[1:])):
+            raise SchemaError(f"{path}: its samples' offsets are out of order: write or pull it again")
+        self.usual_plan = layout.only_plan or self._usual_plan(samples)
+
+    def own_plan(self, sample: int) -> Plan:
+        """Return the plan that a sample's own sizes ask for.
+
+        Raises:
+            SchemaError: They are not what the index says.
+        """
+        begin, end = self.offsets[sample], self.offsets[sample + 1]
+        head = self.bytes_of(sample, self.layout.head.size, begin)
+        if len(head) != self.layout.head.size:
+            raise self.damaged(sample, "the file ends too soon")
+        sizes = self.layout.head.unpack(head)
+        problem = self.layout.check(sizes)
+        plan = self.layout.plan(sizes)
+        guessed = 0 if plan.guessed is None else sizes[plan.guessed]
+        if not problem and plan.rest + guessed != end - begin:
+            problem = f"its columns take {plan.rest + guessed} bytes, but it has {end - begin}"
+        if problem:
+            raise self.damaged(sample, problem)
+        return plan
+
+    def bytes_of(self, sample: int, size: int, position: int) -> bytes:
+        """Return at most so many bytes of a sample, from a position in the file.
+
+        Raises:
+            SchemaError: They cannot be read.
+        """
+        try:
+            return os.pread(self.descriptor, size, position)
+        except OSError as error:
+            raise self.damaged(sample, f"cannot be read: {error.strerror}") from error
+
+    def damaged(self, sample: int, problem: str) -> SchemaError:
+        """Return the error for a sample that cannot be read."""
+        return SchemaError(f"{self.path}: sample {sample}: {problem}: write or pull it again")
+
+    def _usual_plan(self, samples: int) -> Plan:
+        asked = dict.fromkeys(number * samples // _SAMPLES_ASKED for number in range(_SAMPLES_ASKED))
+        return Counter(map(self.own_plan, asked)).most_common(1)[0][0]
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+class OpenShards:
+    """Keeps the shards used last open. Safe to use from several threads.
+
+    Args:
+        max_open: How many; by default half of what the process may open.
+    """
+
+    def __init__(self, max_open: int | None = None) -> None:
+        self._max_open = max_open or max(1, min(_MAX_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+        self._shards: OrderedDict[int, OpenShard] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, number: int) -> OpenShard | None:
+        """Return an open shard and note that it was used."""
+        with self._lock:
+            shard = self._shards.get(number)
+            if shard is not None:
+                self._shards.move_to_end(number)
+            return shard
+
+    def keep(self, number: int, shard: OpenShard) -> None:
+        """Keep a shard open, instead of the one unused for longest; that one is closed once nobody reads it."""
+        with self._lock:
+            self._shards[number] = shard
+            dropped = self._shards.popitem(last=False) if len(self._shards) > self._max_open else None
+        del dropped
+
+
+def check_hash(path: Path, hashes: Mapping[str, str]) -> None:
+    """Compare a file with the hash that its index entry states.
+
+    Raises:
+        SchemaError: They differ, or the entry states none that this Python can compute.
+    """
+    name = known_hash(hashes)
+    if name is None:
+        raise SchemaError(
+            f"{path}: its index states no hash to check it by, only {sorted(hashes)}: leave the check out"
+        )
+    digest = hashlib.new(name, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    if digest.hexdigest() != hashes[name]:
+        raise SchemaError(f"{path}: expected {name} {hashes[name]}, got {digest.hexdigest()}: write or pull it again")
+
+
+def known_hash(hashes: Mapping[str, str]) -> str | None:
+    """Return the first of an index entry's hashes that can be checked, SHA-256 before others."""
+    known = [name for name in sorted(hashes) if name in hashlib.algorithms_available]
+    return "sha256" if "sha256" in known else next(iter(known), None)

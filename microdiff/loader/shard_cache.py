@@ -1,0 +1,127 @@
+"""Shards that are not there to be read from the start: remote ones, and compressed ones on this machine.
+
+Both come whole and uncompressed into a cache folder, one shard at a time, when they are first needed. A cached shard
+has a copy elsewhere, so it may be removed from there again.
+"""
+
+import hashlib
+import os
+import tempfile
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from microdiff.core.withdrawn import Withdrawn
+from microdiff.errors import SchemaError
+from microdiff.remote.shard_source import ShardSource
+
+
+def open_source(given: "str | Path | ShardSource", cache: Path | None) -> ShardSource | None:
+    """Return what fetches a remote shard set, None for a folder on this machine.
+
+    Args:
+        given: A folder, the URL of a remote set, the file of a release, or a source.
+        cache: Where fetched shards are kept, None for the source's own choice.
+
+    Raises:
+        SourceError: The remote set cannot be had.
+    """
+    if not isinstance(given, str | Path):
+        return given
+    from microdiff.remote.dvc_url import is_shard_source, open_dvc_source
+
+    if not is_shard_source(str(given)):
+        return None
+    source: ShardSource = open_dvc_source(str(given), cache)
+    return source
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Compressed shards in a folder, decompressed into a cache beside which they stay.
+
+    Attributes:
+        folder: The shard set.
+        cache: Folder for such caches, None for one of the user's own among the temporary files.
+    """
+
+    folder: Path
+    cache: Path | None
+
+    @property
+    def local(self) -> Path:
+        """The cache folder of this shard set."""
+        name = hashlib.sha256(os.fsencode(self.folder.resolve())).hexdigest()[:16]
+        return (self.cache or Path(tempfile.gettempdir()) / f"microdiff-{os.getuid()}") / name
+
+    @property
+    def withdrawn(self) -> Withdrawn:
+        """Nothing: the list beside the folder counts."""
+        return Withdrawn()
+
+    def fetch(self, name: str) -> None:
+        """Let a file be read from the cache folder, without copying it."""
+        target = self.local / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+        temporary.symlink_to((self.folder / name).resolve())
+        temporary.replace(target)
+
+
+def is_fetched(folder: Path, entry: Mapping[str, Any]) -> bool:
+    """Tell whether a shard lies in a cache, whole and uncompressed."""
+    try:
+        size = (folder / entry["raw_data"]["basename"]).stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return bool(size == entry["raw_data"]["bytes"])
+
+
+def fetch_shard(source: ShardSource, prefix: str, entry: Mapping[str, Any]) -> None:
+    """Put a shard into the cache, whole and uncompressed; does nothing if it is there.
+
+    Args:
+        source: What fetches it.
+        prefix: What precedes the shard's name for the source.
+        entry: Its entry in the index.
+
+    Raises:
+        SchemaError: It does not decompress to what the index says.
+        SourceError: It cannot be had.
+    """
+    folder = source.local / prefix
+    if is_fetched(folder, entry):
+        return
+    raw, packed = entry["raw_data"], entry.get("zip_data")
+    path = folder / raw["basename"]
+    path.unlink(missing_ok=True)  # of another size: left from another version of the set
+    if not packed:
+        source.fetch(prefix + raw["basename"])
+        if not is_fetched(folder, entry):
+            raise SchemaError(f"{path}: expected {raw['bytes']} bytes, got another size: remove it and start again")
+        return
+    source.fetch(prefix + packed["basename"])
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.write_bytes(_decompressed(folder / packed["basename"], entry))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    (folder / packed["basename"]).unlink(missing_ok=True)
+
+
+def _decompressed(path: Path, entry: Mapping[str, Any]) -> bytes:
+    import zstd  # streaming's own, by which such shards are written
+
+    if str(entry["compression"]).partition(":")[0] != "zstd":
+        raise SchemaError(f"{path}: is compressed by {entry['compression']}, expected zstd: write the set again")
+    expected = entry["raw_data"]["bytes"]
+    try:
+        data: bytes = zstd.decompress(path.read_bytes())
+    except zstd.Error as error:
+        raise SchemaError(f"{path}: expected zstd data ({error}): write or pull it again") from None
+    if len(data) != expected:
+        raise SchemaError(f"{path}: expected {expected} bytes when decompressed, got {len(data)}: pull it again")
+    return data

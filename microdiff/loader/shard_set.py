@@ -1,0 +1,238 @@
+"""What a folder of latent shards holds, checked before anything streams from it, without torch or streaming.
+
+Two kinds of folder are read: ours (typed columns, a `manifest.json` that names the encoders, a sub-folder per
+group of resolutions) and what the published micro_diffusion scripts write (`bytes` columns without shapes).
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from microdiff.artifacts.mds import INDEX_NAME, read_index, read_sample
+from microdiff.core.withdrawn import WITHDRAWN, Withdrawn, read_withdrawn
+from microdiff.errors import SchemaError
+from microdiff.loader.column_types import StoredArray, caption_array, encoding_of, further_array, image_array
+from microdiff.loader.encoder_metadata import encoders_of, first_difference, read_encoders, stored_dtype
+from microdiff.loader.read.open_shards import known_hash
+from microdiff.loader.shard_cache import FolderSource, fetch_shard, open_source
+from microdiff.remote.shard_source import ShardSource
+
+CAPTION_COLUMN = "caption_latents"
+KEY_COLUMN = "key"
+MANIFEST_NAME = "manifest.json"
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a caller wants from every shard set.
+
+    Attributes:
+        image_size: Pixels; must be a resolution of every sample read.
+        cap_seq_size: Tokens per caption the caller expects, None for what the shards have.
+        cap_emb_dim: Width of a token the caller expects, None for what the shards have.
+        columns: Further columns.
+        check_hashes: Whether each shard is to be checked by its hash.
+    """
+
+    image_size: int
+    cap_seq_size: int | None = None
+    cap_emb_dim: int | None = None
+    columns: Sequence[str] = ()
+    check_hashes: bool = False
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """The shards of one dataset at one resolution.
+
+    Attributes:
+        given: The shard set as the user named it, for messages.
+        folder: The folder to read from: the set, or the group in it that has the resolution.
+        entries: The shards, as its index lists them.
+        source: What fetches shards into `folder`, None where they lie there from the start.
+        prefix: What precedes a shard's name for the source: empty, or the group's name and a slash.
+        encoders: What made the columns that are read, None when nothing says so.
+        image: The image latents, or the moments they are drawn from.
+        caption: The caption latents.
+        further: The further columns asked for; None for text.
+        withdrawn: Samples that may not be used.
+    """
+
+    given: str
+    folder: Path
+    entries: Sequence[Mapping[str, Any]]
+    source: ShardSource | None
+    prefix: str
+    encoders: object
+    image: StoredArray
+    caption: StoredArray
+    further: Mapping[str, StoredArray | None] = field(default_factory=dict)
+    withdrawn: Withdrawn = field(default_factory=Withdrawn)
+
+    @property
+    def has_moments(self) -> bool:
+        """Whether image latents are to be drawn anew in every epoch."""
+        return self.image.column.startswith("moments_")
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether samples have keys; those of the published code have none."""
+        return all(KEY_COLUMN in entry["column_names"] for entry in self.entries)
+
+
+def open_shard_set(given: str | Path | ShardSource, wanted: Wanted, cache: Path | None = None) -> ShardSet:
+    """Read an index, choose the group that has the resolution, and check that its files are there.
+
+    Args:
+        given: Folder with an `index.json`, or a remote shard set: its `dvc://` URL or its source.
+        wanted: What it must have.
+        cache: Where fetched and decompressed shards are kept, None for a folder of the user's own.
+
+    Raises:
+        SchemaError: In words, whatever would keep this set from being streamed at this resolution.
+    """
+    source = open_source(given, cache)
+    top = Path(str(given)).expanduser() if source is None else source.local
+    name = str(top) if isinstance(given, Path) or source is None else str(given if isinstance(given, str) else top)
+    prefix, column, entries = _choose_group(top, name, wanted.image_size)
+    folder = top / prefix
+    if not sum(entry["samples"] for entry in entries):
+        raise SchemaError(f"{folder}: has no samples with {column}: leave this dataset out at {wanted.image_size} px")
+    withdrawn = _withdrawn_beside(top) if source is None else source.withdrawn
+    if source is None:
+        _check_files(folder, entries)
+        if any(entry.get("zip_data") for entry in entries):
+            source = FolderSource(top, cache)
+            folder = source.local / prefix
+    if wanted.check_hashes:
+        for entry in entries:
+            if known_hash(entry["raw_data"].get("hashes", {})) is None:
+                raise SchemaError(
+                    f"{folder / entry['raw_data']['basename']}: its index states no hash: leave the check out"
+                )
+    encodings = {each: encoding_of(folder, entries, each) for each in (column, CAPTION_COLUMN, *wanted.columns)}
+    encoders = read_encoders(_beside(top) / MANIFEST_NAME)
+    first = _first_sample(folder, entries, source, prefix) if "bytes" in encodings.values() else {}
+    shard_set = ShardSet(
+        given=name,
+        folder=folder,
+        entries=entries,
+        source=source,
+        prefix=prefix,
+        encoders=encoders_of(encoders, encodings),
+        image=image_array(
+            folder,
+            column,
+            encodings[column],
+            stored_dtype(encoders, None),
+            wanted.image_size,
+            len(first.get(column, b"")),
+        ),
+        caption=caption_array(
+            folder,
+            CAPTION_COLUMN,
+            encodings[CAPTION_COLUMN],
+            stored_dtype(encoders, CAPTION_COLUMN),
+            (wanted.cap_seq_size, wanted.cap_emb_dim),
+            len(first.get(CAPTION_COLUMN, b"")),
+        ),
+        further={
+            each: further_array(folder, each, encodings[each], stored_dtype(encoders, each)) for each in wanted.columns
+        },
+        withdrawn=withdrawn,
+    )
+    if withdrawn and not shard_set.has_keys:
+        raise SchemaError(f"{folder}: samples are withdrawn by key, but these have no column {KEY_COLUMN!r}")
+    return shard_set
+
+
+def check_mixable(shard_sets: Sequence[ShardSet]) -> None:
+    """Check that shard sets can be trained on together: same encoders (where stated), same dtypes and shapes.
+
+    Raises:
+        SchemaError: Naming two of them and the first field in which they differ.
+    """
+    remedy = "encode both with the same models, or leave one out"
+    stated = [each for each in shard_sets if each.encoders is not None]
+    if 0 < len(stated) < len(shard_sets):
+        silent = ", ".join(each.given for each in shard_sets if each.encoders is None)
+        _LOG.warning("not checked, for want of a manifest: that %s was made by the encoders of the rest", silent)
+    for other in stated[1:]:
+        difference = first_difference(stated[0].encoders, other.encoders, "encoders")
+        if difference:
+            name, left, right = difference
+            raise SchemaError(
+                f"{stated[0].given} and {other.given} come from different encoders: {name} is {left!r} in "
+                f"the first and {right!r} in the second: {remedy}"
+            )
+    for other in shard_sets[1:]:
+        for left, right in zip(_arrays(shard_sets[0]), _arrays(other), strict=True):
+            if left != right:
+                raise SchemaError(
+                    f"{shard_sets[0].given} and {other.given} do not fit together: {_described(left)} in the "
+                    f"first and {_described(right)} in the second: {remedy}"
+                )
+
+
+def _arrays(shard_set: ShardSet) -> list[StoredArray | None]:
+    return [shard_set.image, shard_set.caption, *shard_set.further.values()]
+
+
+def _described(array: StoredArray | None) -> str:
+    return "text" if array is None else f"{array.column} is {array}"
+
+
+def _choose_group(top: Path, name: str, image_size: int) -> tuple[str, str, list[dict[str, Any]]]:
+    """Return the prefix of the group that has the resolution, the column that holds it, and its shards."""
+    columns = (f"latents_{image_size}", f"moments_{image_size}")
+    entries = read_index(top / INDEX_NAME)
+    for column in columns:
+        if all(column in entry["column_names"] for entry in entries):
+            return "", column, entries
+    prefix = f"{image_size}/"
+    if (top / prefix / INDEX_NAME).is_file():
+        group = read_index(top / prefix / INDEX_NAME)
+        for column in columns:
+            if all(column in entry["column_names"] for entry in group):
+                return prefix, column, group
+    found = {each for entry in entries for each in entry["column_names"] if each.startswith(("latents_", "moments_"))}
+    without = sum(not set(columns) & set(entry["column_names"]) for entry in entries)
+    raise SchemaError(
+        f"{name}: {without} of {len(entries)} shards have no {columns[0]}, only {sorted(found)}: choose another "
+        f"image_size, or encode this dataset at {image_size} px"
+    )
+
+
+def _check_files(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    for entry in entries:
+        file = entry.get("zip_data") or entry["raw_data"]
+        path, expected = folder / file["basename"], file["bytes"]
+        try:
+            found = path.stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            raise SchemaError(f"{path} is missing, although the index lists it: write or pull it again") from None
+        if found != expected:
+            raise SchemaError(f"{path}: expected {expected} bytes, got {found}: write or pull it again")
+
+
+def _first_sample(
+    folder: Path, entries: Sequence[Mapping[str, Any]], source: ShardSource | None, prefix: str
+) -> dict[str, bytes]:
+    """Return a sample as it is stored: shards of the published code state no shapes."""
+    entry = next(entry for entry in entries if entry["samples"])
+    if source is not None:
+        fetch_shard(source, prefix, entry)
+    return read_sample(folder, entry, 0)
+
+
+def _beside(top: Path) -> Path:
+    """Return the shard set's own folder; a single group (`.../512`) lies in it."""
+    return top.parent if top.name.isdigit() and not (top / MANIFEST_NAME).is_file() else top
+
+
+def _withdrawn_beside(top: Path) -> Withdrawn:
+    return read_withdrawn(_beside(top.absolute()).parent / WITHDRAWN)

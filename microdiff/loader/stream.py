@@ -1,0 +1,75 @@
+"""One shard set as mosaicml-streaming's `Stream`: its index already read, its shards fetched by a source if need be.
+
+Streaming keeps what it is good at: one download of a shard per machine, prefetching, and a limited cache. Importing
+this module takes some ten seconds, as streaming does.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from streaming import Stream
+from streaming.base.format.base.reader import FileInfo
+from streaming.base.format.mds import MDSReader
+from streaming.base.world import World
+
+from microdiff.loader.shard_cache import fetch_shard, is_fetched
+from microdiff.loader.shard_set import ShardSet
+
+
+class LatentsStream(Stream):  # type: ignore[misc]  # streaming ships without type information
+    """A checked shard set.
+
+    Args:
+        shard_set: The shard set.
+        proportion: Its share in an epoch, None for every sample once.
+    """
+
+    def __init__(self, shard_set: ShardSet, proportion: float | None) -> None:
+        super().__init__(local=str(shard_set.folder), proportion=proportion)
+        self.shard_set = shard_set
+
+    def get_shards(self, world: World, allow_unsafe_types: bool) -> list[MDSReader]:
+        """Return the shards that the index lists; it was read and checked before."""
+        return [_reader(self.local, entry) for entry in self.shard_set.entries]
+
+    def set_up_local(self, shards: list[MDSReader], cache_usage_per_shard: NDArray[np.int64]) -> None:
+        """Find out which shards are there."""
+        for number, (shard, entry) in enumerate(zip(shards, self.shard_set.entries, strict=True)):
+            here = self.shard_set.source is None or is_fetched(Path(self.local), entry)
+            cache_usage_per_shard[number] = shard.raw_data.bytes if here else 0
+
+    def get_index_size(self) -> int:
+        """Return 0: the index does not count as cache, since it is never removed."""
+        return 0
+
+    def prepare_shard(self, shard: MDSReader) -> int:
+        """Fetch a shard if it is not there; return by how many bytes the cache has grown."""
+        source = self.shard_set.source
+        entry = {"raw_data": vars(shard.raw_data), "zip_data": None, "compression": shard.compression}
+        if source is None or is_fetched(Path(self.local), entry):
+            return 0
+        if shard.zip_data is not None:
+            entry["zip_data"] = vars(shard.zip_data)
+        fetch_shard(source, self.shard_set.prefix, entry)
+        grown: int = shard.raw_data.bytes
+        return grown
+
+
+def _reader(folder: str, entry: Mapping[str, Any]) -> MDSReader:
+    """Return streaming's object for a shard, without the deep copy that its own way from JSON takes."""
+    return MDSReader(
+        dirname=folder,
+        split="",
+        column_encodings=entry["column_encodings"],
+        column_names=entry["column_names"],
+        column_sizes=entry["column_sizes"],
+        compression=entry.get("compression"),
+        hashes=entry.get("hashes", []),
+        raw_data=FileInfo(**entry["raw_data"]),
+        samples=entry["samples"],
+        size_limit=None,
+        zip_data=FileInfo(**entry["zip_data"]) if entry.get("zip_data") else None,
+    )

@@ -1,0 +1,1 @@
+"""Find, load and run image and text encoders."""

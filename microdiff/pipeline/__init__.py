@@ -1,0 +1,1 @@
+"""Parameters, partition store, workers, and one run of one step."""

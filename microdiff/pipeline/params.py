@@ -1,0 +1,223 @@
+"""Read params.yaml into frozen dataclasses, reporting every mistake at once and by name.
+
+download, encode, shard          the same for all datasets
+datasets.<name>                  max_rejected_share, clean, and download: source, partitions and the handler's fields
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import yaml
+
+from microdiff.config.settings import CleanSettings, DownloadSettings, EncodeSettings, ShardSettings
+from microdiff.errors import ParamsError
+from microdiff.handlers import Handler, handler_class
+from microdiff.pipeline.selection import parse_selection
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """One entry of `datasets`.
+
+    Attributes:
+        name: The dataset's name everywhere.
+        max_rejected_share: Largest share of source records that may be lost over all steps, 0 to 1.
+        source: Root the handler reads.
+        partitions: Which partitions, see `microdiff.pipeline.selection`.
+        handler: Knows the source's layout.
+        clean: Caption policy.
+    """
+
+    name: str
+    max_rejected_share: float
+    source: str
+    partitions: str
+    handler: Handler
+    clean: CleanSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """All of params.yaml."""
+
+    download: DownloadSettings
+    encode: EncodeSettings
+    shard: ShardSettings
+    datasets: Mapping[str, Dataset]
+
+    def dataset(self, name: str) -> Dataset:
+        """Return a dataset's entry.
+
+        Raises:
+            ParamsError: There is none of that name.
+        """
+        if name not in self.datasets:
+            raise ParamsError(f"unknown dataset {name!r}{_instead(name, self.datasets)}")
+        return self.datasets[name]
+
+
+def load_params(path: Path) -> Params:
+    """Read and check a params file.
+
+    Raises:
+        ParamsError: The file is missing or not YAML, or settings are wrong: one line for each.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file. Copy a preset: make preset PRESET=sample") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: not YAML: {error}") from error
+    problems: list[str] = []
+    params = _parse_params(document, problems)
+    if params is None or problems:
+        raise ParamsError("\n".join([f"{path}: {len(problems)} problem(s)", *(f"  {problem}" for problem in problems)]))
+    return params
+
+
+def _parse_params(document: object, problems: list[str]) -> Params | None:
+    sections = {"download": DownloadSettings, "encode": EncodeSettings, "shard": ShardSettings}
+    known = [*sections, "datasets"]
+    values = _mapping(document, "", known, problems)
+    parsed = {name: parse(cls, values[name], name, problems) for name, cls in sections.items() if name in values}
+    entries = _mapping(values.get("datasets", {}), "datasets", None, problems)
+    datasets = {name: _parse_dataset(str(name), value, problems) for name, value in entries.items()}
+    if "datasets" in values and not datasets:
+        problems.append("datasets: expected at least one dataset")
+    if problems:
+        return None
+    return Params(datasets=cast("Mapping[str, Dataset]", datasets), **cast("Any", parsed))
+
+
+def _parse_dataset(name: str, value: object, problems: list[str]) -> Dataset | None:
+    where = f"datasets.{name}"
+    cls = handler_class(name)
+    if cls is None:
+        problems.append(f"{where}: no such dataset: there is no module microdiff/handlers/{name}.py")
+        return None
+    entry = _mapping(value, where, ["max_rejected_share", "download", "clean"], problems)
+    before = len(problems)
+    share = _convert(float, entry.get("max_rejected_share", 0.0), f"{where}.max_rejected_share", problems)
+    if isinstance(share, float) and not 0 <= share <= 1:
+        problems.append(f"{where}.max_rejected_share: expected 0 to 1, got {share}")
+    download = entry.get("download", {})
+    place, handler_values = {}, download
+    if isinstance(download, Mapping):
+        place = {key: download[key] for key in ("source", "partitions") if key in download}
+        handler_values = {key: item for key, item in download.items() if key not in place}
+    for key in ("source", "partitions"):
+        if key not in place:
+            problems.append(f"{where}.download.{key}: missing")
+    source = _convert(str, place.get("source", ""), f"{where}.download.source", problems)
+    partitions = str(place.get("partitions", "all"))
+    try:
+        parse_selection(partitions)
+    except ValueError as error:
+        problems.append(f"{where}.download.partitions: {error}")
+    handler = parse(cls, handler_values, f"{where}.download", problems, also=("source", "partitions"))
+    clean = parse(CleanSettings, entry["clean"], f"{where}.clean", problems) if "clean" in entry else None
+    if len(problems) > before or handler is None or clean is None:
+        return None
+    return Dataset(
+        name=name,
+        max_rejected_share=share,
+        source=source,
+        partitions=partitions,
+        handler=handler,
+        clean=clean,
+    )
+
+
+def parse(cls: type[T], value: object, where: str, problems: list[str], also: tuple[str, ...] = ()) -> T | None:
+    """Make a settings dataclass from a mapping, adding what is wrong to `problems`.
+
+    Args:
+        cls: A dataclass whose fields are of types `_convert` knows.
+        value: The section as read from YAML.
+        where: The section's dotted name.
+        problems: Receives one line per mistake.
+        also: Names that belong to the section but not to `cls`.
+
+    Returns:
+        The settings, or None after a mistake.
+    """
+    hints = typing.get_type_hints(cls)
+    known = [field.name for field in fields(cast("Any", cls))]
+    required = [field.name for field in fields(cast("Any", cls)) if _required(field)]
+    values = _mapping(value, where, required, problems, known=[*known, *also])
+    before = len(problems)
+    arguments = {
+        name: _convert(hints[name], values[name], f"{where}.{name}", problems) for name in known if name in values
+    }
+    if len(problems) > before or any(name not in arguments for name in required):
+        return None
+    made = cls(**arguments)
+    if hasattr(made, "problems"):
+        problems += [f"{where}.{name}: {message}" for name, message in made.problems()]
+    return made
+
+
+def as_values(settings: object) -> dict[str, Any]:
+    """Return a settings dataclass as JSON values, for fingerprints and manifests."""
+    return dataclasses.asdict(cast("Any", settings))
+
+
+def _required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _mapping(
+    value: object, where: str, required: list[str] | None, problems: list[str], known: list[str] | None = None
+) -> Mapping[str, Any]:
+    """Return `value` as a mapping, noting missing and unknown names; an empty mapping if it is something else."""
+    if not isinstance(value, Mapping):
+        problems.append(f"{where or 'params'}: expected a mapping, got {value!r}")
+        return {}
+    dot = f"{where}." if where else ""
+    if required is not None:
+        known = known or required
+        problems += [f"{dot}{name}: unknown{_instead(str(name), known)}" for name in value if name not in known]
+        problems += [f"{dot}{name}: missing" for name in required if name not in value]
+    return value
+
+
+def _instead(name: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(known)}"
+
+
+def _convert(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
+    """Check one value against its declared type, allowing an int where a float is asked for."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if is_dataclass(kind):
+        return parse(cast("type[Any]", kind), value, where, problems)
+    if origin is typing.Literal:
+        if value not in arguments:
+            problems.append(f"{where}: expected one of {', '.join(map(str, arguments))}, got {value!r}")
+    elif origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(next(item for item in arguments if item is not type(None)), value, where, problems)
+    elif origin is tuple:
+        if isinstance(value, list):
+            return tuple(_convert(arguments[0], item, f"{where}[{i}]", problems) for i, item in enumerate(value))
+        problems.append(f"{where}: expected a list, got {value!r}")
+    elif origin is not None and issubclass(origin, Mapping):
+        entries = _mapping(value, where, None, problems)
+        return {str(key): _convert(arguments[1], item, f"{where}.{key}", problems) for key, item in entries.items()}
+    elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    elif type(value) is not kind:
+        problems.append(f"{where}: expected {_TYPE_NAMES[kind]}, got {value!r}")
+    return value
+
+
+_TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}

@@ -1,0 +1,282 @@
+"""The partition store: finished partitions under `.work/<step>/<fingerprint>/`, written whole or not at all.
+
+A partition's fingerprint covers all that determines its bytes: the step, the partition's inputs, the settings, and
+the code. So a finished partition is found again after a crash, after other partitions joined, or on the way back to
+earlier settings, and one that no longer applies is not found. The folder is written under a temporary name, synced,
+and renamed; its presence means that it is complete.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from microdiff.core.files import (
+    digest_file,
+    digest_json,
+    link_or_copy,
+    read_json,
+    scratch_folder,
+    sweep,
+    sync,
+    write_json,
+)
+from microdiff.core.ledger import Counts, Result
+from microdiff.core.progress import SAMPLES, Reporter
+from microdiff.errors import SchemaError, StepError
+from microdiff.pipeline.executor import Outcome, run_units
+from microdiff.pipeline.workers import Crew
+
+RECORD = "partition.json"
+_FINGERPRINT_DIGITS = 32
+_ALREADY_THERE = (errno.ENOTEMPTY, errno.EEXIST)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One partition's computation in one step.
+
+    Attributes:
+        step: The store's name for this kind of partition, such as `download`.
+        name: The partition's name.
+        determined_by: JSON value: everything that determines the bytes, besides the step and the name.
+        compute: Writes the partition's files into the folder given. Picklable.
+        num_samples: How many it will report, if known.
+        downloads: Bytes of the files it fetches, by path; units may share files.
+        noun: What its samples are called in progress lines.
+    """
+
+    step: str
+    name: str
+    determined_by: Mapping[str, Any]
+    compute: Callable[[Path, Reporter], Result]
+    num_samples: int | None = None
+    downloads: Mapping[str, int] = field(default_factory=dict)
+    noun: str = SAMPLES
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A finished partition.
+
+    Attributes:
+        step: Which kind it is.
+        name: The partition's name.
+        fingerprints: The store's folders it consists of.
+        result: What its computation said.
+        files: `bytes` and `sha256` by path in the artifact.
+        paths: Where the store has them.
+        others: The results it is joined from, besides its own.
+    """
+
+    step: str
+    name: str
+    fingerprints: tuple[str, ...]
+    result: Result
+    files: Mapping[str, Mapping[str, Any]]
+    paths: Mapping[str, Path]
+    others: "tuple[Stored, ...]" = ()
+
+    @property
+    def parts(self) -> "tuple[Stored, ...]":
+        """The results that it consists of, each a folder of the store."""
+        own = {name: facts for name, facts in self.files.items() if all(name not in each.files for each in self.others)}
+        return replace(self, fingerprints=self.fingerprints[:1], files=own, others=()), *self.others
+
+    @property
+    def counts(self) -> Counts:
+        """The partition's ledger."""
+        return self.result.counts
+
+    def joined_with(self, *others: "Stored") -> "Stored":
+        """Return one partition with the files of all and the result of this one."""
+        parts = (self, *others)
+        return Stored(
+            self.step,
+            self.name,
+            tuple(fingerprint for part in parts for fingerprint in part.fingerprints),
+            self.result,
+            {name: facts for part in parts for name, facts in part.files.items()},
+            {name: path for part in parts for name, path in part.paths.items()},
+            others,
+        )
+
+
+class Store:
+    """Finished partitions of all steps below one folder.
+
+    Args:
+        root: The store's folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, unit: Unit) -> Path:
+        """Return where a unit's result is kept once it is there: a fingerprint of 32 hexadecimal digits."""
+        covered = {"step": unit.step, "name": unit.name, "determined_by": unit.determined_by}
+        return self.root / unit.step / digest_json(covered)[:_FINGERPRINT_DIGITS]
+
+    def find(self, unit: Unit) -> Stored | None:
+        """Return a unit's result if it is in the store.
+
+        A result whose files are gone or have another size is dropped and counts as not found.
+        """
+        folder = self.folder(unit)
+        if not folder.is_dir():
+            return None
+        try:
+            return _load(folder)
+        except SchemaError:
+            _discard(folder)
+            return None
+
+    def finished(self, step: str) -> Iterator[Stored]:
+        """Yield all of a step's results that are in the store and whole."""
+        for folder in sorted(path for path in (self.root / step).glob("*") if _is_entry(path)):
+            with contextlib.suppress(SchemaError, FileNotFoundError):
+                yield _load(folder)
+
+    def adopt(self, step: str, fingerprint: str, record: Mapping[str, Any], paths: Mapping[str, Path]) -> bool:
+        """Take in a finished result from files that were made elsewhere; return whether it was not there yet.
+
+        Args:
+            step: Which kind it is.
+            fingerprint: Its folder's name.
+            record: What `partition.json` holds: name, counts, facts, files.
+            paths: Where its files are now; they are linked, or copied where links are impossible.
+        """
+        target = self.root / step / fingerprint
+        if target.exists():
+            return False
+        with scratch_folder(target.parent) as folder:
+            for name, path in paths.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                link_or_copy(path, folder / name)
+            write_json(folder / RECORD, record)
+            _publish(folder, target)
+        return True
+
+    def drop_damaged(self, names: Collection[str]) -> int:
+        """Remove results one of whose files is damaged; return how many.
+
+        Args:
+            names: Of files. Every result with a file of one of these names is looked at, and removed if it is not the
+                file that its record speaks of.
+        """
+        dropped = 0
+        for name in sorted(names):
+            for path in sorted(self.root.glob(f"*/{'[0-9a-f]' * _FINGERPRINT_DIGITS}/{name}")):
+                folder = path.parents[name.count("/")]
+                recorded = read_json(folder / RECORD)["files"].get(name, {})
+                if recorded and digest_file(path) != recorded["sha256"]:
+                    _discard(folder)
+                    dropped += 1
+        return dropped
+
+    def compute(self, units: Sequence[Unit], crew: Crew, report: Reporter) -> Iterator[Stored | Outcome]:
+        """Compute units, yielding each one's result, or how it failed, as it ends.
+
+        Args:
+            units: Those that are not in the store.
+            crew: Who works on them.
+            report: Receives progress.
+        """
+        for step in {unit.step for unit in units}:
+            sweep(self.root / step)
+        work = [(f"{unit.step} {unit.name}", partial(_compute, unit, self.folder(unit))) for unit in units]
+        for outcome in run_units(work, crew, report):
+            yield outcome if outcome.error is not None else outcome.result
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep `prune` away while a step runs; any number of steps may run at once."""
+        with self._lock(fcntl.LOCK_SH):
+            yield
+
+    def prune(self, referenced: Iterable[str]) -> tuple[int, int]:
+        """Remove partitions whose fingerprint is not referenced, fetched files, and what dead runs left.
+
+        Returns:
+            Number of folders removed, and the bytes of files that no hard link elsewhere keeps alive.
+
+        Raises:
+            StepError: A step is running.
+        """
+        keep = set(referenced)
+        removed = freed = 0
+        with self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
+            for step in sorted(path for path in self.root.glob("*") if path.is_dir()):
+                removed += sweep(step)
+                for folder in sorted(path for path in step.iterdir() if _is_entry(path) and path.name not in keep):
+                    stats = [path.stat() for path in folder.rglob("*") if path.is_file()]
+                    freed += sum(stat.st_size for stat in stats if stat.st_nlink == 1)
+                    _discard(folder)
+                    removed += 1
+        return removed, freed
+
+    @contextmanager
+    def _lock(self, mode: int) -> Iterator[None]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, mode)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise StepError(f"{self.root}: a step is running. Try again when it has finished.") from None
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _is_entry(path: Path) -> bool:
+    return path.is_dir() and len(path.name) == _FINGERPRINT_DIGITS
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder by way of a rename, so that a kill leaves nothing half-removed under its name."""
+    with scratch_folder(folder.parent) as scratch:
+        folder.rename(scratch / folder.name)
+
+
+def _load(folder: Path) -> Stored:
+    record = read_json(folder / RECORD)
+    paths = {name: folder / name for name in record["files"]}
+    for name, path in paths.items():
+        size = path.stat().st_size if path.is_file() else None
+        if size != record["files"][name]["bytes"]:
+            raise SchemaError(f"{path}: expected {record['files'][name]['bytes']} bytes, found {size}")
+    result = Result(record["counts"], record["facts"])
+    return Stored(folder.parent.name, record["name"], (folder.name,), result, record["files"], paths)
+
+
+def _compute(unit: Unit, target: Path, report: Reporter) -> Stored:
+    """Compute one unit into a scratch folder and publish it under its fingerprint. Runs in a worker."""
+    with scratch_folder(target.parent) as folder:
+        result = unit.compute(folder, report)
+        files = {}
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            sync(path)
+            name = path.relative_to(folder).as_posix()
+            files[name] = {"bytes": path.stat().st_size, "sha256": result.digests.get(name) or digest_file(path)}
+        record = {"name": unit.name, "counts": result.counts, "facts": dict(result.facts), "files": files}
+        write_json(folder / RECORD, record)
+        _publish(folder, target)
+    return _load(target)
+
+
+def _publish(folder: Path, target: Path) -> None:
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno not in _ALREADY_THERE:
+            raise
+        # Another process finished the same unit first: same fingerprint, same bytes.
+    sync(target.parent)

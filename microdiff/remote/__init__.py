@@ -1,0 +1,1 @@
+"""Shards on a DVC remote, found through git and DVC files."""

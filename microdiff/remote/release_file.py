@@ -1,0 +1,133 @@
+"""A release file, `microdiff-release.json`: all that a machine needs to stream one version of a shard set.
+
+With it, neither git nor DVC need be there; it says which objects of which remote the files are. It holds no
+credentials. `microdiff.remote.release_writer` writes it.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from microdiff.core.progress import Logged
+from microdiff.errors import SourceError
+from microdiff.remote.dvc_dir_object import check_paths, listing_bytes
+from microdiff.storage.objects import ObjectStore
+from microdiff.storage.objects.fetching import FEW_ATTEMPTS, ask
+from microdiff.storage.objects.opening import open_store
+from microdiff.storage.urls import without_secrets
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Release:
+    """What a release file says.
+
+    Attributes:
+        path: Of the shard set in its project.
+        commit: Of the project.
+        remote: The remote's settings, without credentials.
+        directory: The object that lists the files, `<md5>.dir`.
+        files: The MD5 of each file by path.
+        withdrawn: The list of withdrawn samples as it stands in `withdrawn.tsv`, None if there is none.
+    """
+
+    path: str
+    commit: str
+    remote: Mapping[str, str]
+    directory: str
+    files: Mapping[str, str]
+    withdrawn: str | None
+
+
+def is_release(name: str) -> bool:
+    """Tell whether a name is a release file's path or URL."""
+    return urlsplit(name).path.endswith(".json")
+
+
+def read_release(place: str) -> Release:
+    """Read a release file.
+
+    Args:
+        place: Its path, or its URL: https://, http:// or s3://.
+
+    Raises:
+        SourceError: It cannot be read, is no release file, or its parts do not fit each other.
+    """
+    name = without_secrets(place) if "://" in place else place
+    try:
+        document = json.loads(_read(place, name))
+        if document["format"] != FORMAT:
+            raise SourceError(f"{name}: format {document['format']}, this version reads format {FORMAT}")
+        listed = document["withdrawn"]
+        release = Release(
+            path=document["path"],
+            commit=document["commit"],
+            remote={option: str(value) for option, value in document["remote"].items()},
+            directory=document["directory"],
+            files={path: facts["md5"] for path, facts in document["files"].items()},
+            withdrawn=None if listed is None else listed["tsv"],
+        )
+        is_whole = listed is None or hashlib.sha256(listed["tsv"].encode()).hexdigest() == listed["sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SourceError(f"{name}: not a release file ({error!r}). Write one: python -m stages.release") from None
+    check_paths(release.files, name)
+    digest = hashlib.md5(listing_bytes(release.files), usedforsecurity=False).hexdigest()
+    if f"{digest}.dir" != release.directory or not is_whole:
+        raise SourceError(
+            f"{name}: damaged: its files or withdrawn samples are not those it was written with. Get it again."
+        )
+    return release
+
+
+def _read(place: str, name: str) -> bytes:
+    if "://" not in place:
+        path = Path(place).expanduser()
+        if not path.is_file():
+            raise SourceError(f"{name}: no such file. Write it with: python -m stages.release DATASET")
+        return path.read_bytes()
+    parts = urlsplit(place)
+    folder, _, file = parts.path.rpartition("/")
+    store = open_store({"url": parts._replace(path=folder).geturl()})
+    return ask(_reader(store, file), f"{store.name}/{file}", Logged(), FEW_ATTEMPTS)
+
+
+def _reader(store: ObjectStore, file: str) -> Callable[[], bytes]:
+    def read() -> bytes:
+        with store.read(file) as body:
+            return b"".join(body.chunks)
+
+    return read
+
+
+def release_document(release: Release, sizes: Mapping[str, int], facts: Mapping[str, Any], rev: str) -> dict[str, Any]:
+    """Return what a release file holds.
+
+    Args:
+        release: What a reader needs.
+        sizes: Bytes of each file.
+        facts: What the set's manifest says: dataset, columns, encoders, counts, settings, code.
+        rev: What the commit was called.
+    """
+    listed = release.withdrawn
+    return {
+        "format": FORMAT,
+        "path": release.path,
+        "revision": rev,
+        "commit": release.commit,
+        "remote": release.remote,
+        "directory": release.directory,
+        "bytes": sum(sizes.values()),
+        "files": {path: {"bytes": sizes[path], "md5": md5} for path, md5 in release.files.items()},
+        "schema": facts.get("columns"),
+        "encoders": facts.get("encoders"),
+        "manifest": {name: value for name, value in facts.items() if name not in _ELSEWHERE},
+        "withdrawn": None if listed is None else {"sha256": hashlib.sha256(listed.encode()).hexdigest(), "tsv": listed},
+    }
+
+
+_ELSEWHERE = ("columns", "encoders", "partitions", "lineage")

@@ -1,0 +1,207 @@
+"""What a partition of latents offers to shards, listed once: a record of fixed size per sample, and the texts.
+
+Millions of samples are then packed as a few arrays, and a worker that writes a shard finds a sample's bytes by
+offsets, without reading the tables and headers of every partition that the shard draws from.
+
+Files: `records` (see `record_type`), `texts` (every sample's key and caption, UTF-8, one after another), and
+`listing.json` (the columns, and where each latents file has them).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from microdiff.artifacts.latents import LatentsFile
+from microdiff.artifacts.mds import Column
+from microdiff.artifacts.tables import read_kept
+from microdiff.core.files import read_json, write_json
+from microdiff.core.ledger import KEPT, Result
+from microdiff.core.progress import Reporter
+from microdiff.errors import SchemaError
+
+RECORDS, TEXTS, LISTING = "records", "texts", "listing.json"
+_IMAGE_PREFIXES = ("latents_", "moments_")
+PLAIN_COLUMNS = {"key": "str", "caption": "str", "width": "int32", "height": "int32"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a column's values are.
+
+    Attributes:
+        file: Name of the latents file.
+        offset: Of the first row in it.
+        row_bytes: Bytes of a row.
+        encoding: As MDS spells it, such as `ndarray:float16:4,32,32`.
+    """
+
+    file: str
+    offset: int
+    row_bytes: int
+    encoding: str
+
+
+def record_type(num_columns: int) -> "np.dtype[Any]":
+    """Return the type of a sample's record in a listing with so many columns of latents."""
+    return np.dtype(
+        [
+            ("key_hash", "<u8"),
+            ("digest", "V16"),  # of all that the sample puts into a shard, besides the columns' names and types
+            ("group", "<u4"),  # its largest resolution in pixels
+            ("size", "<u4"),  # bytes it adds to a shard, that of its offset included
+            ("text_offset", "<u8"),
+            ("key_bytes", "<u4"),
+            ("caption_bytes", "<u4"),
+            ("width", "<i4"),
+            ("height", "<i4"),
+            ("rows", "<i4", (num_columns,)),  # row of each column by order of `listing.json`, -1 for none
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Samples:
+    """All samples of a dataset, in source order, as arrays of one length.
+
+    Attributes:
+        key_hashes: uint64.
+        digests: 16 bytes each, of what the sample puts into a shard.
+        groups: uint32, largest resolution in pixels.
+        sizes: uint32, bytes it adds to a shard.
+        partitions: uint32, its partition's position.
+        rows: uint32, its record in the partition's listing.
+    """
+
+    key_hashes: NDArray[np.uint64]
+    digests: NDArray[np.void]
+    groups: NDArray[np.uint32]
+    sizes: NDArray[np.uint32]
+    partitions: NDArray[np.uint32]
+    rows: NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class _Column:
+    name: str
+    place: Place
+    rows: NDArray[Any]
+    row_of: Mapping[str, int]  # by the sample's key, or for image latents by the picture's
+    is_image: bool
+
+    def find(self, sample: Mapping[str, Any]) -> int:
+        """Return the row of a sample, -1 where there is none."""
+        return self.row_of.get(sample["image_key" if self.is_image else "key"], -1)
+
+
+def write_listing(latents: Path, name: str, files: Sequence[str], folder: Path, report: Reporter) -> Result:
+    """List one partition.
+
+    Args:
+        latents: The latents artifact's folder.
+        name: The partition.
+        files: Names of its latents files.
+        folder: Receives the listing.
+        report: Receives progress.
+
+    Returns:
+        The number of samples, and as `columns` the encodings of every group's columns by the group's name.
+
+    Raises:
+        SchemaError: A kept sample lacks latents, or two files have a column of the same name.
+    """
+    columns = _open_columns(latents, files)
+    records: list[tuple[Any, ...]] = []
+    groups: dict[str, list[str]] = {}
+    offset = 0
+    with (folder / TEXTS).open("wb") as texts:
+        for sample in read_kept(latents / f"{name}.parquet", ["key", "caption", "image_key", "width", "height"]):
+            rows = [column.find(sample) for column in columns]
+            present = [column for column, row in zip(columns, rows, strict=True) if row >= 0]
+            names = [column.name for column in present]
+            group = max((_pixels(column.name) for column in present if column.is_image), default=0)
+            expected = groups.setdefault(str(group), names)
+            if names != expected or not group:
+                raise SchemaError(
+                    f"{latents}: sample {sample['key']} of partition {name} has {names}, expected latents of a picture "
+                    f"and {expected}. Restore the latents with dvc checkout."
+                )
+            key, caption = sample["key"].encode(), sample["caption"].encode()
+            texts.write(key + caption)
+            records.append(
+                (
+                    xxhash.xxh3_64_intdigest(key),
+                    _digest(sample, columns, rows),
+                    group,
+                    _size(len(key) + len(caption), present),
+                    offset,
+                    *(len(key), len(caption), sample["width"], sample["height"]),
+                    rows,
+                )
+            )
+            offset += len(key) + len(caption)
+            report.tick(1)
+    np.array(records, record_type(len(columns))).tofile(folder / RECORDS)
+    write_json(folder / LISTING, {column.name: asdict(column.place) for column in columns})
+    encodings = {column.name: column.place.encoding for column in columns}
+    of_groups = {
+        group: {**PLAIN_COLUMNS, **{name: encodings[name] for name in names}} for group, names in groups.items()
+    }
+    return Result({"in": len(records), KEPT: len(records)}, {"columns": of_groups})
+
+
+def read_places(listing: Path) -> dict[str, Place]:
+    """Return where a listed partition has its columns, in the order of the records' rows."""
+    return {column: Place(**place) for column, place in sorted(read_json(listing / LISTING).items())}
+
+
+def read_samples(listings: Sequence[Path]) -> Samples:
+    """Read all listings of a dataset, keeping 44 bytes a sample."""
+    parts = [_read_listing(number, listing) for number, listing in enumerate(listings)]
+    return Samples(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def _read_listing(number: int, folder: Path) -> tuple[NDArray[Any], ...]:
+    records = np.fromfile(folder / RECORDS, record_type(len(read_places(folder))))
+    fields = [records[name].copy() for name in ("key_hash", "digest", "group", "size")]
+    return (*fields, np.full(len(records), number, np.uint32), np.arange(len(records), dtype=np.uint32))
+
+
+def _open_columns(latents: Path, files: Sequence[str]) -> list[_Column]:
+    found: dict[str, _Column] = {}
+    for file in files:
+        opened = LatentsFile(latents / file)
+        for name in opened.names:
+            if name in found:
+                raise SchemaError(f"{latents}: {found[name].place.file} and {file} both hold {name}: rebuild them")
+            rows = opened.rows(name)
+            encoding = f"ndarray:{rows.dtype.name}:{','.join(map(str, rows.shape[1:]))}"
+            place = Place(file, opened.offset(name), Column.parse(name, encoding).size or 0, encoding)
+            row_of = {key: row for row, key in enumerate(opened.keys(name))}
+            found[name] = _Column(name, place, rows, row_of, name.startswith(_IMAGE_PREFIXES))
+    return [found[name] for name in sorted(found)]
+
+
+def _pixels(image_column: str) -> int:
+    return int(image_column.rpartition("_")[2])
+
+
+def _digest(sample: Mapping[str, Any], columns: Sequence[_Column], rows: Sequence[int]) -> bytes:
+    plain = [sample[name] for name in PLAIN_COLUMNS]
+    digest = xxhash.xxh3_128(json.dumps(plain).encode())
+    for column, row in zip(columns, rows, strict=True):
+        if row >= 0:
+            digest.update(column.rows[row])
+    return digest.digest()
+
+
+def _size(text_bytes: int, present: Sequence[_Column]) -> int:
+    """Return what a sample adds to a shard: its offset, the lengths of its texts, and its values."""
+    num_texts = sum(encoding == "str" for encoding in PLAIN_COLUMNS.values())
+    num_numbers = len(PLAIN_COLUMNS) - num_texts
+    return 4 + 4 * num_texts + text_bytes + 4 * num_numbers + sum(column.place.row_bytes for column in present)

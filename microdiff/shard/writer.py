@@ -1,0 +1,156 @@
+"""The writing of one shard: samples of any partitions, read from their latents files by offsets into one buffer."""
+
+import os
+import resource
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from microdiff.artifacts.mds import HASH_NAME, Column, sorted_columns, write_encoded
+from microdiff.core.ledger import KEPT, Result
+from microdiff.core.progress import Reporter
+from microdiff.errors import SchemaError
+from microdiff.shard.sample_index import PLAIN_COLUMNS, RECORDS, TEXTS, read_places, record_type
+
+_BUFFER_BYTES = 8 * 2**20
+_FILES_LEFT = 256  # for everything else in the process
+_FILES_OF_PARTITION = 8  # two of the listing, one of image latents, one for each text column
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which samples a shard holds.
+
+    Attributes:
+        latents: The latents artifact's folder.
+        listings: Folder of the listing of each partition drawn from.
+        partitions: uint32 (N,): each sample's partition, as a position in `listings`.
+        rows: uint32 (N,): each sample's record in it.
+        sizes: uint32 (N,): bytes each sample adds to the shard.
+        columns: Encodings of the shard's columns.
+        compression: As in `mds.write_encoded`.
+    """
+
+    latents: Path
+    listings: Sequence[Path]
+    partitions: NDArray[np.uint32]
+    rows: NDArray[np.uint32]
+    sizes: NDArray[np.uint32]
+    columns: Mapping[str, str]
+    compression: str | None
+
+
+def write_draw(draw: Draw, name: str, folder: Path, report: Reporter) -> Result:
+    """Write one shard.
+
+    Args:
+        draw: Its samples.
+        name: The shard file's path in the artifact, such as `512/shard.0123456789abcdef.mds`.
+        folder: Receives it.
+        report: Receives progress.
+
+    Returns:
+        The shard's counts and, as `entry`, its entry for index.json.
+
+    Raises:
+        SchemaError: A latents file is shorter than when it was listed.
+    """
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sizes = draw.sizes.astype(np.int64) - 4  # less the offset
+    entry = write_encoded(path, draw.columns, sizes, _pieces(draw, sizes, report), draw.compression)
+    stored = entry["zip_data"] or entry["raw_data"]
+    stored_name = path.with_name(stored["basename"]).relative_to(folder).as_posix()
+    counts = {"in": len(draw.rows), KEPT: entry["samples"]}
+    return Result(counts, {"entry": entry}, {stored_name: stored["hashes"][HASH_NAME]})
+
+
+def _pieces(draw: Draw, sizes: NDArray[np.int64], report: Reporter) -> Iterator[memoryview]:
+    """Yield the encoded samples, several at a time, in a buffer that is used again."""
+    buffer = memoryview(bytearray(max(_BUFFER_BYTES, int(sizes.max()))))
+    columns = sorted_columns(draw.columns)
+    used = waiting = 0
+    for number, row, size in zip(draw.partitions.tolist(), draw.rows.tolist(), sizes.tolist(), strict=True):
+        if used + size > len(buffer):
+            yield buffer[:used]
+            report.tick(waiting)
+            used = waiting = 0
+        partition = _open_partitions()(draw.latents, draw.listings[number])
+        partition.encode(row, columns, buffer[used : used + size])
+        used += size
+        waiting += 1
+    yield buffer[:used]
+    report.tick(waiting)
+
+
+class _Partition:
+    """The open files of one partition."""
+
+    def __init__(self, latents: Path, listing: Path) -> None:
+        places = read_places(listing)
+        self._record_type = record_type(len(places))
+        self._records, self._texts = _OpenFile(listing / RECORDS), _OpenFile(listing / TEXTS)
+        files = {file: _OpenFile(latents / file) for file in {place.file for place in places.values()}}
+        self._columns = {
+            name: (number, files[place.file], place.offset, place.row_bytes)
+            for number, (name, place) in enumerate(places.items())
+        }
+
+    def encode(self, row: int, columns: Sequence[Column], into: memoryview) -> None:
+        """Put a sample into memory as a shard holds it: the lengths of its texts, then all values, columns by name."""
+        data = bytearray(self._record_type.itemsize)
+        self._records.read(row * len(data), memoryview(data))
+        record = np.frombuffer(data, self._record_type)[0]
+        rows = record["rows"].tolist()
+        plain = self._plain_values(record)
+        lengths = [len(plain[column.name]) for column in columns if column.size is None]
+        at = 4 * len(lengths)
+        into[:at] = np.array(lengths, "<u4").tobytes()
+        for column in columns:
+            if column.name in plain:
+                value = plain[column.name]
+                into[at : at + len(value)] = value
+                at += len(value)
+            else:
+                number, file, offset, row_bytes = self._columns[column.name]
+                file.read(offset + rows[number] * row_bytes, into[at : at + row_bytes])
+                at += row_bytes
+
+    def _plain_values(self, record: Any) -> dict[str, bytes]:
+        key_bytes = int(record["key_bytes"])
+        texts = bytearray(key_bytes + int(record["caption_bytes"]))
+        self._texts.read(int(record["text_offset"]), memoryview(texts))
+        values = bytes(texts[:key_bytes]), bytes(texts[key_bytes:])
+        return dict(zip(PLAIN_COLUMNS, (*values, record["width"].tobytes(), record["height"].tobytes()), strict=True))
+
+
+class _OpenFile:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+    def read(self, offset: int, into: memoryview) -> None:
+        """Fill memory from the file."""
+        if os.preadv(self._descriptor, [into], offset) != len(into):
+            raise SchemaError(f"{self._path}: shorter than when it was listed. Restore it with dvc checkout.")
+
+
+@cache
+def _open_partitions() -> Callable[[Path, Path], _Partition]:
+    """Return what opens a partition's files and keeps them open, those used last if not all may be.
+
+    A shuffled shard draws from nearly all partitions: with the usual limit of 1,024 open files, those of a large
+    dataset would be opened again for every sample, so this process asks for as many as the system grants.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    most = 2**20 if hard == resource.RLIM_INFINITY else hard
+    return lru_cache(maxsize=max((most - _FILES_LEFT) // _FILES_OF_PARTITION, 1))(_Partition)

@@ -1,0 +1,174 @@
+"""A remote in S3 or a store that speaks its protocol: MinIO, R2, Ceph, and so on.
+
+It is read with botocore itself: s3fs, by which DVC reads it, repeats requests without saying so, and its clients do not
+survive the fork that makes DataLoader workers.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from microdiff.errors import SourceError
+from microdiff.storage.objects import Body, NoSuchObject, PastTheEnd, TryAgain
+
+_CHUNK_BYTES = 2**20
+_TIMEOUT_S = 60.0  # without a byte
+_ABSENT = ("NoSuchKey", "404", "NotFound")
+_DENIED = ("AccessDenied", "403", "Forbidden", "AllAccessDisabled", "AccountProblem", "InvalidSecurity")
+_UNKNOWN = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "RequestTimeTooSkewed")
+_BUSY = ("SlowDown", "TooManyRequests", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestTimeout")
+
+
+@dataclass(frozen=True)
+class S3Store:
+    """Objects in a bucket below a prefix.
+
+    Attributes:
+        bucket: The bucket.
+        prefix: Without slashes around it; may be empty.
+        options: The remote's settings as DVC calls them: endpointurl, region, profile, access_key_id, ... What they do
+            not say is looked for where S3's own tools look.
+    """
+
+    bucket: str
+    prefix: str
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The root as a URL."""
+        return "/".join(filter(None, (f"s3://{self.bucket}", self.prefix)))
+
+    @contextmanager
+    def read(self, path: str, start: int = 0) -> Iterator[Body]:
+        """Open an object."""
+        wanted = {"Range": f"bytes={start}-"} if start else {}
+        answer = self._ask("get_object", path, **wanted)
+        at, num_bytes = 0, int(answer["ContentLength"])
+        if found := answer.get("ContentRange"):  # bytes 100-199/200
+            span, _, whole = found.removeprefix("bytes ").partition("/")
+            at, num_bytes = int(span.partition("-")[0]), int(whole)
+        with answer["Body"] as body:
+            yield Body(at, num_bytes, _chunks(body))
+
+    def size(self, path: str) -> int:
+        """Return an object's size in bytes."""
+        return int(self._ask("head_object", path)["ContentLength"])
+
+    def _ask(self, method: str, path: str, **arguments: str) -> Any:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        where = f"{self.name}/{path}"
+        key = "/".join(filter(None, (self.prefix, path)))
+        try:
+            return getattr(_client(os.getpid(), tuple(sorted(self.options.items()))), method)(
+                Bucket=self.bucket, Key=key, **arguments
+            )
+        except ClientError as error:
+            raise self._refusal(where, error) from None
+        except BotoCoreError as error:
+            kind = type(error).__name__
+            if "Credential" in kind or "Profile" in kind or "Token" in kind or "Login" in kind:
+                raise SourceError(f"{where}: {kind}. {_HOW_TO_SIGN}") from None
+            if "Connection" in kind or "Timeout" in kind or "HTTPClient" in kind or "Proxy" in kind or "SSL" in kind:
+                raise TryAgain(f"{kind} at {_endpoint(self.options)}") from None
+            raise SourceError(f"{where}: {kind}. Check the remote's settings in .dvc/config.") from None
+        except ValueError as error:  # an endpoint that is no URL
+            raise SourceError(f"{where}: {error}. Check endpointurl in .dvc/config.") from None
+
+    def _refusal(self, where: str, error: Any) -> SourceError:
+        """Return the error that an answer with an error means."""
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        facts = error.response.get("ResponseMetadata", {})
+        status = int(facts.get("HTTPStatusCode", 0))
+        if code == "NoSuchBucket":
+            return SourceError(
+                f"s3://{self.bucket}: no such bucket at {_endpoint(self.options)}. Check the remote's URL."
+            )
+        if code in _ABSENT:
+            return NoSuchObject(f"{where}: no such object")
+        if code == "InvalidRange" or status == 416:
+            return PastTheEnd("it ends earlier")
+        if code in _BUSY or status in (408, 425, 429) or status >= 500:
+            wait = str(facts.get("HTTPHeaders", {}).get("retry-after", ""))
+            return TryAgain(code if code.isalpha() else f"HTTP {status}", float(wait) if wait.isdecimal() else 0.0)
+        if code in _UNKNOWN:
+            return SourceError(f"{where}: the credentials are not accepted ({code}). {_HOW_TO_SIGN}")
+        if code in _DENIED or status in (401, 403):
+            return SourceError(
+                f"{where}: access denied ({code}). The credentials must allow s3:GetObject and s3:ListBucket there; "
+                "without the second, an object that is absent looks the same."
+            )
+        if status in (301, 307, 400) and "region" in str(error.response).lower():
+            return SourceError(f"{where}: the bucket is in another region ({code}). Set the remote's region.")
+        return SourceError(f"{where}: {code or f'HTTP {status}'}. Check the remote's settings in .dvc/config.")
+
+
+_HOW_TO_SIGN = (
+    "Give the credentials by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, by AWS_PROFILE, "
+    "or in .dvc/config.local (dvc remote modify --local)."
+)
+
+
+def _chunks(body: Any) -> Iterator[bytes]:
+    from botocore.exceptions import BotoCoreError
+    from urllib3.exceptions import HTTPError
+
+    try:
+        while chunk := body.read(_CHUNK_BYTES):
+            yield chunk
+    except (BotoCoreError, HTTPError, OSError) as error:
+        raise TryAgain(f"the connection broke ({type(error).__name__})") from None
+
+
+def _endpoint(options: Mapping[str, str]) -> str:
+    from microdiff.storage.urls import without_secrets
+
+    return without_secrets(options.get("endpointurl") or os.environ.get("AWS_ENDPOINT_URL", "")) or "AWS"
+
+
+@lru_cache(maxsize=16)
+def _client(_process: int, items: tuple[tuple[str, str], ...]) -> Any:
+    """Return a client; each process has its own, since connections do not survive a fork."""
+    import botocore.session
+    from botocore import UNSIGNED
+    from botocore.config import Config
+
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # below, it says whose credentials, and session tokens
+    options = dict(items)
+    session = botocore.session.Session(profile=options.get("profile"))
+    for setting, option in (("credentials_file", "credentialpath"), ("config_file", "configpath")):
+        if option in options:
+            session.set_config_variable(setting, os.path.expanduser(options[option]))  # noqa: PTH111 - a setting's text
+    is_public = _is_on(options.get("allow_anonymous_login") or os.environ.get("FSSPEC_S3_ANON"))
+    verify = options.get("ssl_verify", "")
+    return session.create_client(
+        "s3",
+        endpoint_url=options.get("endpointurl"),
+        region_name=options.get("region") or session.get_config_variable("region") or "us-east-1",
+        use_ssl=_is_on(options.get("use_ssl", "true")),
+        verify=None if not verify or _is_on(verify) else False if verify.lower() in _OFF else verify,
+        aws_access_key_id=options.get("access_key_id"),
+        aws_secret_access_key=options.get("secret_access_key"),
+        aws_session_token=options.get("session_token"),
+        config=Config(
+            signature_version=UNSIGNED if is_public else None,
+            retries={"total_max_attempts": 1},  # see the package: repeated where it is seen
+            connect_timeout=_TIMEOUT_S / 3,
+            read_timeout=_TIMEOUT_S,
+            max_pool_connections=32,
+            response_checksum_validation="when_required",  # MD5 is checked; some servers' checksums are of the whole
+            user_agent_extra="microdiff",
+        ),
+    )
+
+
+_OFF = ("false", "0", "no", "off")
+
+
+def _is_on(text: str | None) -> bool:
+    return text is not None and text.lower() in ("true", "1", "yes", "on")
