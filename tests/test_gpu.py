@@ -20,9 +20,9 @@ from microdiff.models.device import device
 from microdiff.models.image_encoder import ImageEncoder
 from microdiff.models.text_encoder import TextEncoder
 from microdiff.pipeline.params import parse
-from test_loader import write_shard_set
-from test_models import FOUR, KEYS, image_settings, save, text_settings
-from test_pipeline import Heard
+from tests.encode.test_device_queue import Heard
+from tests.loader.test_loader import write_shard_set
+from tests.models.test_families import FOUR, KEYS, image_settings, save, text_settings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

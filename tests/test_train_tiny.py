@@ -13,7 +13,7 @@ from conftest import REPO
 from microdiff.pipeline.params import Params
 from microdiff.pipeline.workspace import Workspace
 from microdiff.shard.step import shard
-from test_shards import write_artifact
+from tests.shard.test_step import write_artifact
 
 COLUMNS = {"caption_latents": ("float16", (3, 8)), "latents_256": ("float16", (4, 32, 32))}
 

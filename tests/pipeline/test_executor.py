@@ -218,7 +218,7 @@ sys.path[:0] = {path!r}
 from functools import partial
 from microdiff.pipeline.workers import Crew
 from microdiff.pipeline.executor import run_units
-from test_executor import Heard, sleep_beside
+from tests.pipeline.test_executor import Heard, sleep_beside
 if __name__ == "__main__":
     list(run_units([(name, partial(sleep_beside, name)) for name in {marks!r}], Crew(*{crew!r}), Heard()))
 """

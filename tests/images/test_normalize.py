@@ -230,7 +230,7 @@ def test_small_pictures_are_measured_upright_too() -> None:
 
 @pytest.fixture(scope="module")
 def photo() -> bytes:
-    with zipfile.ZipFile(Path(__file__).resolve().parent.parent / "samples/coco/zips/val2014.zip") as archive:
+    with zipfile.ZipFile(Path(__file__).resolve().parents[2] / "samples/coco/zips/val2014.zip") as archive:
         return archive.read("val2014/COCO_val2014_000000607116.jpg")
 
 

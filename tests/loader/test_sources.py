@@ -21,7 +21,7 @@ from microdiff.artifacts.mds import index_document, write_shard
 from microdiff.core.files import write_json
 from microdiff.core.withdrawn import Withdrawal, Withdrawn, write_withdrawn
 from microdiff.errors import ParamsError, SchemaError, SourceError
-from test_loader import COLUMNS, NUM, build, keys_of, make_sample, write_shard_set
+from tests.loader.test_loader import COLUMNS, NUM, build, keys_of, make_sample, write_shard_set
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -338,7 +338,7 @@ def test_few_files_are_open_at_once_and_none_afterwards(source: FakeSource, monk
 LIVE = """
 import sys
 sys.path.insert(0, "tests")
-from test_loader import build
+from tests.loader.test_loader import build
 loader = build(sys.argv[1], num_workers=1)
 batches = iter(loader)
 next(batches)

@@ -17,7 +17,7 @@ from microdiff.pipeline.params import load_params
 from microdiff.storage.opening import open_source
 from tests.handler_contract import HandlerContract, Raw, Record, records_of
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 SAMPLES = REPO / "samples" / "textcaps"
 FILES = ("data/train-00000-of-00002", "data/train-00001-of-00002", "data/val-00000-of-00001")
 ZIP = "images/train_val_images.zip"

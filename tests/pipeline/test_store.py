@@ -147,7 +147,7 @@ from pathlib import Path
 from microdiff.pipeline.workers import Crew
 from microdiff.core.progress import Silent
 from microdiff.pipeline.store import Store, Unit
-from test_store import unit
+from tests.pipeline.test_store import unit
 def stop(folder, report):
     (folder / "half.txt").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -26,7 +26,7 @@ from microdiff.pipeline.params import load_params
 from microdiff.storage.opening import open_source
 from tests.handler_contract import HandlerContract, Raw, Record, records_of
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 ZIP = "diffusiondb-large-part-1/part-000007.zip"
 METADATA = "metadata-large.parquet"
 SCHEMA = pa.schema(

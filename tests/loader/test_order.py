@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from test_loader import build, write_shard_set
+from tests.loader.test_loader import build, write_shard_set
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
@@ -24,8 +24,8 @@ import json, os, sys
 sys.path.insert(0, "tests")
 import torch.distributed as dist
 dist.init_process_group("gloo", f"file://{sys.argv[4]}", rank=int(os.environ["RANK"]), world_size=2)
-from test_loader import build
-from test_loader_order import plain_loader
+from tests.loader.test_loader import build
+from tests.loader.test_order import plain_loader
 make, folder, workers = {"ours": build, "plain": plain_loader}[sys.argv[1]], sys.argv[2], int(sys.argv[3])
 loader = make(folder, 3, num_workers=workers, drop_last=False)
 first = iter(loader)

@@ -26,7 +26,7 @@ from microdiff.handlers.coco import Coco
 from microdiff.storage.opening import open_source
 from tests.handler_contract import HandlerContract, Raw, Record, records_of, write_partition
 
-SAMPLES = Path(__file__).resolve().parent.parent / "samples"
+SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 ZIP = "zips/val2014.zip"
 ANNOTATIONS = "annotations/annotations_trainval2014.zip"
 MEMBER = "annotations/captions_val2014.json"
