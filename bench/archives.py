@@ -31,7 +31,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without being installed
 
-from microdiff.core.progress import Silent
+from microdiff.core.progress import NullReporter
 from microdiff.download.step import download
 from microdiff.formats.annotations import write_annotations
 from microdiff.handlers.sa1b import Sa1b
@@ -154,7 +154,10 @@ def run_step(params: Path, folder: Path) -> None:
 def run_table(archive: Path, folder: Path) -> None:
     """Make the table of captions, as the process that is watched."""
     handler = Sa1b(captions_source="", captions_file=archive.name)
-    print(write_annotations(folder / "table", handler.read_annotations({archive.name: archive}), Silent()), "captions")
+    print(
+        write_annotations(folder / "table", handler.read_annotations({archive.name: archive}), NullReporter()),
+        "captions",
+    )
 
 
 def measure_step(num_pictures: int, folder: Path) -> None:

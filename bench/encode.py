@@ -41,10 +41,10 @@ import torch
 from input_side import FORMS, photographs, published_loader, settings
 from input_side import encode as encode_jpeg
 
-from microdiff.artifacts.tables import new_table
+from microdiff.artifacts.tables import table_writer
 from microdiff.clean.policy import SCHEMA
 from microdiff.config.settings import ImageEncoderSettings, TextEncoderSettings
-from microdiff.core.progress import Silent
+from microdiff.core.progress import NullReporter
 from microdiff.encode.caption_latents import write_caption_latents
 from microdiff.encode.device_queue import QUEUE
 from microdiff.encode.image_latents import write_image_latents
@@ -58,7 +58,7 @@ PARTITIONS = 4
 IN_HAND = 2
 
 
-class Times(Silent):
+class Times(NullReporter):
     """Adds up the device's time."""
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ def write_partitions(folder: Path, pictures: list[bytes], images: int) -> None:
                 member = tarfile.TarInfo(f"{key}.jpg")
                 member.size = len(pictures[place % len(pictures)])
                 tar.addfile(member, BytesIO(pictures[place % len(pictures)]))
-        with new_table(folder / f"{partition:04d}.parquet", SCHEMA) as add_row:
+        with table_writer(folder / f"{partition:04d}.parquet", SCHEMA) as add_row:
             for key in keys:
                 row = {"key": key, "status": "kept", "caption": f"A photograph, {key}", "captions": [], "original": ""}
                 add_row({**row, "width": 683, "height": 512})

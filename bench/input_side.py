@@ -45,10 +45,10 @@ from torchvision import transforms
 from transformers import CLIPTokenizer
 
 from microdiff.config.settings import ImageEncoderSettings, TextEncoderSettings
-from microdiff.core.prefetch import ahead, num_threads
+from microdiff.core.prefetch import num_threads, prefetch_map
 from microdiff.encode.caption_batches import caption_batches
 from microdiff.encode.image_batches import image_batches
-from microdiff.images.crops import decode_pixels, squares
+from microdiff.images.crops import center_crops, decode_pixels
 from microdiff.images.ops import centre_crop
 from microdiff.models.text_encoder import text_encoder
 from microdiff.pipeline.params import parse
@@ -116,7 +116,7 @@ def one_core(pictures: list[Image.Image], rounds: int) -> None:
 
         # Below 512 px the published code enlarges; nothing is ever enlarged here. Both do what they do.
         def ours(data: bytes) -> object:
-            return squares(data, RESOLUTIONS)
+            return center_crops(data, RESOLUTIONS)
 
         spent: dict[str, list[float]] = {"theirs": [], "ours": []}
         for turn in range(rounds + 1):
@@ -135,7 +135,7 @@ def one_core(pictures: list[Image.Image], rounds: int) -> None:
 def difference(data: bytes) -> int:
     """Return how far our pixels are from Pillow's at most."""
     image = Image.open(io.BytesIO(data))
-    found = squares(data, RESOLUTIONS) or {}
+    found = center_crops(data, RESOLUTIONS) or {}
     pairs = [(square.astype(int), np.asarray(centre_crop(image, px))) for px, square in found.items()]
     return max(int(np.abs(ours - pillows).max()) for ours, pillows in pairs)
 
@@ -154,7 +154,7 @@ def ours_whole(
     samples: list[tuple[bytes, str]], image: ImageEncoderSettings, text: TextEncoderSettings
 ) -> Iterator[object]:
     """Yield what our encode step gives to the device: uint8 batches of both sizes, and of tokens."""
-    pictures = ahead(lambda sample: squares(sample[0], image.resolutions), samples, 4 * num_threads())
+    pictures = prefetch_map(lambda sample: center_crops(sample[0], image.resolutions), samples, 4 * num_threads())
     keyed = ((f"key{number}", found or {}) for number, found in enumerate(pictures))
     yield from image_batches(keyed, Future(), image)
     yield from caption_batches([caption for _, caption in samples], text_encoder(text), "captions", text.batch_size)
@@ -164,7 +164,7 @@ def decoded_per_s(samples: list[tuple[bytes, str]], resolutions: tuple[int, ...]
     """Return samples per second where threads do nothing but decode and resize."""
     with ThreadPoolExecutor(threads) as pool:
         start = time.perf_counter()
-        for job in [pool.submit(squares, data, resolutions) for data, _ in samples]:
+        for job in [pool.submit(center_crops, data, resolutions) for data, _ in samples]:
             job.result()
         return len(samples) / (time.perf_counter() - start)
 

@@ -25,8 +25,8 @@ os.environ["MICRODIFF_WORKERS"] = "1"
 
 import numpy as np
 
-from microdiff.artifacts.latents import Spool, Tensor, write_latents
-from microdiff.artifacts.tables import new_table
+from microdiff.artifacts.latents import Spool, TensorToWrite, write_latents
+from microdiff.artifacts.tables import table_writer
 from microdiff.core.files import digest_file, write_json
 from microdiff.encode.merge import SCHEMA
 from microdiff.pipeline.params import load_params
@@ -55,11 +55,11 @@ def write_artifact(folder: Path, num_samples: int) -> None:
                 for place in range(len(keys)):
                     at = (place * 7919 + number) % (len(noise) - 77 * 1024)
                     spool.append(noise[at : at + int(np.prod(shape))].reshape(shape))
-                tensors[column] = Tensor(keys, spool)
+                tensors[column] = TensorToWrite(keys, spool)
             write_latents(folder / f"{name}.{kind}.safetensors", tensors, {}, {})
             for column in columns:
                 (folder / f"{name}.{column}").unlink()
-        with new_table(folder / f"{name}.parquet", SCHEMA) as add_row:
+        with table_writer(folder / f"{name}.parquet", SCHEMA) as add_row:
             for key in keys:
                 row = {"key": key, "image_key": key, "status": "kept", "caption": f"A photograph, {key}"}
                 add_row({**row, "width": 683, "height": 512})

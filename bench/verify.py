@@ -22,17 +22,17 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without being installed
 
-from microdiff.artifacts.latents import Spool, Tensor, write_latents
-from microdiff.artifacts.tables import new_table
+from microdiff.artifacts.latents import Spool, TensorToWrite, write_latents
+from microdiff.artifacts.tables import table_writer
 from microdiff.clean.step import clean
 from microdiff.core.ledger import Result
-from microdiff.core.progress import Silent
+from microdiff.core.progress import NullReporter
 from microdiff.download.step import download
 from microdiff.encode.merge import SCHEMA
 from microdiff.encode.step import encode
 from microdiff.pipeline.params import load_params
 from microdiff.pipeline.publish import assemble
-from microdiff.pipeline.store import Stored, Unit
+from microdiff.pipeline.store import StoredPartition, Task
 from microdiff.pipeline.workspace import Workspace
 from microdiff.shard.step import shard
 from microdiff.verify.dataset import verify_dataset
@@ -100,10 +100,13 @@ def make_latents(workspace: Workspace, num_samples: int) -> None:
                 for _key in keys:
                     image.append(dice.standard_normal((4, 32, 32)).astype(np.float16))
                     text.append(dice.standard_normal((77, 1024), np.float32).astype(np.float16))
-                pictures, captions = {"latents_256": Tensor(keys, image)}, {"caption_latents": Tensor(keys, text)}
+                pictures, captions = (
+                    {"latents_256": TensorToWrite(keys, image)},
+                    {"caption_latents": TensorToWrite(keys, text)},
+                )
                 write_latents(folder / f"{name}.image.safetensors", pictures, ENCODERS["image"], {})
                 write_latents(folder / f"{name}.text.safetensors", captions, ENCODERS["text"]["caption_latents"], {})
-            with new_table(folder / f"{name}.parquet", SCHEMA) as add_row:
+            with table_writer(folder / f"{name}.parquet", SCHEMA) as add_row:
                 for key in keys:
                     row = {"key": key, "status": "kept", "caption": f"a picture {key}", "image_key": key}
                     add_row({**row, "width": 300, "height": 300})
@@ -115,8 +118,8 @@ def make_latents(workspace: Workspace, num_samples: int) -> None:
     for number in range(PARTITIONS):
         name = f"{number:04d}"
         keys = [f"{name}_{n:06d}" for n in range(num_samples // PARTITIONS)]
-        (item,) = store.compute([Unit("encode", name, {}, compute(name, keys))], 1, Silent())
-        if not isinstance(item, Stored):
+        (item,) = store.compute([Task("encode", name, {}, compute(name, keys))], 1, NullReporter())
+        if not isinstance(item, StoredPartition):
             raise SystemExit(item.details)
         stored.append(item)
     total = sum(item.counts["kept"] for item in stored)

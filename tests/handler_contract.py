@@ -28,7 +28,7 @@ from microdiff.artifacts.raw import read_images
 from microdiff.artifacts.tables import read_rows
 from microdiff.config.settings import DownloadSettings
 from microdiff.core.ledger import Counts, Reason, add_up, check_balance
-from microdiff.core.progress import Silent
+from microdiff.core.progress import NullReporter
 from microdiff.download.raw_writer import SCHEMA, write_raw
 from microdiff.errors import SourceError
 from microdiff.formats.annotations import Annotations, write_annotations
@@ -258,7 +258,7 @@ def annotations_of(handler: Handler, source: Source) -> Iterator[Annotations]:
         source = source if root is None else open_source(root, Path(work))
         files = {path: source.fetch(source.stat(path)) for path in handler.annotation_files(source)}
         table = Path(work) / "annotations.sqlite"
-        write_annotations(table, handler.read_annotations(files), Silent())
+        write_annotations(table, handler.read_annotations(files), NullReporter())
         yield Annotations(table) if files else NONE
 
 
@@ -273,7 +273,9 @@ def write_partition(
     handler: Handler, partition: Partition, source: Source, out: Path, annotations: Annotations = NONE
 ) -> Counts:
     """Write a partition as the download step does; return its counts."""
-    return write_raw(read(handler, partition, source, annotations), SETTINGS, partition.name, out, Silent()).counts
+    return write_raw(
+        read(handler, partition, source, annotations), SETTINGS, partition.name, out, NullReporter()
+    ).counts
 
 
 class _Backwards:

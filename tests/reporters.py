@@ -1,9 +1,9 @@
 """A reporter that tests look into afterwards."""
 
-from microdiff.core.progress import Silent
+from microdiff.core.progress import NullReporter
 
 
-class Said(Silent):
+class Said(NullReporter):
     """Remembers what it was told."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 from conftest import copy_of, tree_bytes
 from microdiff.artifacts.manifest import read_manifest
 from microdiff.artifacts.mds import read_index
-from microdiff.artifacts.mds_scan import ShardFile
+from microdiff.artifacts.mds_scan import MdsFile
 from microdiff.artifacts.raw import read_images
 from microdiff.clean.step import clean
 from microdiff.commands.forget import Request, find, forget, read_requests
@@ -83,7 +83,7 @@ def everything(workspace: Workspace) -> Iterator[str]:
             yield from kept(workspace, part, kind)
     shards = workspace.artifact("coco", "shards")
     for entry in read_index(shards / "index.json"):
-        yield from (str(values["key"], "utf-8") for values in ShardFile(shards, entry))
+        yield from (str(values["key"], "utf-8") for values in MdsFile(shards, entry))
 
 
 @pytest.mark.usefixtures("no_fetching")

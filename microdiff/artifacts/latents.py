@@ -85,7 +85,7 @@ class Spool:
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorToWrite:
     """One tensor to write: its rows' keys in order, the rows, and which of them, if not all in order."""
 
     keys: Sequence[str]
@@ -94,7 +94,7 @@ class Tensor:
 
 
 def write_latents(
-    path: Path, tensors: Mapping[str, Tensor], encoder: Mapping[str, Any], rejected: Mapping[str, str]
+    path: Path, tensors: Mapping[str, TensorToWrite], encoder: Mapping[str, Any], rejected: Mapping[str, str]
 ) -> None:
     """Write a latents file.
 

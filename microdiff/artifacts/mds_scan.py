@@ -13,7 +13,7 @@ from microdiff.errors import SchemaError
 Values = dict[str, memoryview]
 
 
-class ShardFile:
+class MdsFile:
     """An open shard, mapped into memory; a compressed one is decompressed in memory.
 
     Args:

@@ -21,7 +21,7 @@ class AddRow(Protocol):
 
 
 @contextmanager
-def new_table(path: Path, schema: pa.Schema) -> Iterator[AddRow]:
+def table_writer(path: Path, schema: pa.Schema) -> Iterator[AddRow]:
     """Give a function that adds rows to a new parquet file."""
     rows: list[Mapping[str, Any]] = []
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:

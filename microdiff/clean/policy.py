@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from microdiff.artifacts.tables import new_table, read_kept
+from microdiff.artifacts.tables import read_kept, table_writer
 from microdiff.captions import clean_caption, clean_caption_light
 from microdiff.clean.stats import CaptionStats
 from microdiff.config.settings import CleanSettings
@@ -103,7 +103,7 @@ def write_captions(
     stats = CaptionStats()
     expanded = 0
     columns = ["key", "captions", "meta", "sha256", "width", "height"]
-    with new_table(folder / f"{name}.parquet", SCHEMA) as add_row:
+    with table_writer(folder / f"{name}.parquet", SCHEMA) as add_row:
         for raw_row in read_kept(raw / f"{name}.parquet", columns):
             rows = list(caption_rows(raw_row, settings))
             expanded += len(rows) - 1

@@ -10,7 +10,7 @@ from microdiff.core.code_fingerprint import code_digest
 from microdiff.core.ledger import Counts
 from microdiff.pipeline.params import Params, as_values
 from microdiff.pipeline.run import Run
-from microdiff.pipeline.store import Unit
+from microdiff.pipeline.store import Task
 from microdiff.pipeline.workspace import Workspace
 
 
@@ -37,11 +37,11 @@ def clean(dataset: str, params: Params, workspace: Workspace) -> Counts:
         code = code_digest(["microdiff.clean.policy"])
         settings = as_values(entry.clean)
         duplicates = find_duplicates(raw.folder, raw.partitions, entry.clean) if entry.clean.drop_duplicates else {}
-        units = [
-            Unit(
+        tasks = [
+            Task(
                 step="clean",
                 name=name,
-                determined_by={
+                cache_key={
                     "code": code,
                     "settings": settings,
                     "raw": raw.digests(name, ".parquet"),
@@ -52,7 +52,7 @@ def clean(dataset: str, params: Params, workspace: Workspace) -> Counts:
             )
             for name, num_samples in raw.kept().items()
         ]
-        stored = run.compute(units)
+        stored = run.compute(tasks)
         folder = workspace.artifact(dataset, "captions")
         return run.publish(
             folder,

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from microdiff.artifacts.kinds import KINDS
 from microdiff.artifacts.mds import INDEX_NAME, read_index
-from microdiff.artifacts.mds_scan import ShardFile
+from microdiff.artifacts.mds_scan import MdsFile
 from microdiff.core.withdrawn import Withdrawal, Withdrawn, picture_key, read_withdrawn, write_withdrawn
 from microdiff.errors import ParamsError
 from microdiff.pipeline.restore import adopt_dataset
@@ -110,7 +110,7 @@ def forget(requests: Sequence[Request], workspace: Workspace, *, allow_unknown: 
         places = find(dataset, workspace, {form for each in wanted for form in (each.key, picture_key(each.key))})
         for request in wanted:
             key = next((form for form in (picture_key(request.key), request.key) if form in places), None)
-            if key is None and withdrawn.covers(request.key):
+            if key is None and withdrawn.contains(request.key):
                 key = request.key if request.key in entries else picture_key(request.key)
             if key is None and allow_unknown and request.dataset is not None:
                 key = request.key
@@ -159,5 +159,5 @@ def _table_keys(folder: Path) -> Iterator[tuple[str, set[str]]]:
 
 def _shard_keys(folder: Path) -> Iterator[tuple[str, set[str]]]:
     for entry in read_index(folder / INDEX_NAME):
-        keys = {str(values["key"], "utf-8") for values in ShardFile(folder, entry)}
+        keys = {str(values["key"], "utf-8") for values in MdsFile(folder, entry)}
         yield "", keys | {picture_key(key) for key in keys}

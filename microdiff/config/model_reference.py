@@ -24,7 +24,7 @@ _THIS_MACHINE = ("file", "local")
 
 
 @dataclass(frozen=True)
-class ModelPlace:
+class ModelReference:
     """Where a model's files are.
 
     Attributes:
@@ -40,49 +40,49 @@ class ModelPlace:
     revision: str | None
 
 
-def model_place(model: str, subfolder: str | None, revision: str | None) -> ModelPlace:
-    """Return where the files are that the settings of these names mean; see `place_problems` for what may be wrong."""
+def parse_model_reference(model: str, subfolder: str | None, revision: str | None) -> ModelReference:
+    """Return the reference that settings of these names mean; `reference_problems` tells what may be wrong with it."""
     name = model.removeprefix(OPENCLIP).removeprefix(_HF_HUB)
     folder = (subfolder or "").strip("/")
     if parts := _HUB_URL.fullmatch(name):
-        return ModelPlace("hub", parts[1], "/".join(filter(None, ((parts[3] or "").strip("/"), folder))), parts[2])
+        return ModelReference("hub", parts[1], "/".join(filter(None, ((parts[3] or "").strip("/"), folder))), parts[2])
     if "://" in name:
-        return ModelPlace("url", name.rstrip("/"), folder, revision)
+        return ModelReference("url", name.rstrip("/"), folder, revision)
     if name.startswith((".", "/")) or name.count("/") != 1 or Path(name).is_dir():
-        return ModelPlace("folder", name, folder, revision)
-    return ModelPlace("hub", name, folder, revision)
+        return ModelReference("folder", name, folder, revision)
+    return ModelReference("hub", name, folder, revision)
 
 
-def place_problems(model: str, revision: str | None) -> Iterator[tuple[str, str]]:
+def reference_problems(model: str, revision: str | None) -> Iterator[tuple[str, str]]:
     """Yield (field, what is wrong) of the settings `model` and `revision`."""
-    place = model_place(model, None, revision)
-    if place.root.startswith("hf://"):
+    reference = parse_model_reference(model, None, revision)
+    if reference.root.startswith("hf://"):
         yield "model", f"expected hf://ORG/NAME@COMMIT or hf://ORG/NAME@COMMIT/folder with 40 digits, got {model!r}"
-    elif place.kind == "folder":
+    elif reference.kind == "folder":
         if revision is not None and not _DIGEST.fullmatch(revision):
             yield "revision", f"expected null or sha256:<64 digits> for a local folder, got {revision!r}"
-    elif place.kind == "url":
+    elif reference.kind == "url":
         if revision is None or not _DIGEST.fullmatch(revision):
             yield (
                 "revision",
                 f"expected sha256:<64 digits>, the digest of the files of {public_name(model)}, got {revision!r}; "
                 "with 64 zeros the encode step says which",
             )
-    elif place.revision is None or not _COMMIT.fullmatch(place.revision):
+    elif reference.revision is None or not _COMMIT.fullmatch(reference.revision):
         yield "revision", f"expected the full 40-digit commit of {model}, got {revision!r}"
-    elif revision not in (None, place.revision):
+    elif revision not in (None, reference.revision):
         yield "revision", f"expected null or the commit that {model} names, got {revision!r}"
 
 
 def public_name(model: str) -> str:
     """Return a model's name as artifacts show it: one form for a hub's, no absolute path, no password."""
-    place = model_place(model, None, None)
+    reference = parse_model_reference(model, None, None)
     reader = OPENCLIP if model.startswith(OPENCLIP) else ""
-    if place.kind == "hub":
-        return f"{reader}{_HF_HUB if reader else ''}{place.root}"
-    if place.kind == "folder":
-        return reader + (Path(place.root).name if place.root.startswith("/") else place.root)
-    parts = urlsplit(place.root)
+    if reference.kind == "hub":
+        return f"{reader}{_HF_HUB if reader else ''}{reference.root}"
+    if reference.kind == "folder":
+        return reader + (Path(reference.root).name if reference.root.startswith("/") else reference.root)
+    parts = urlsplit(reference.root)
     if parts.scheme in _THIS_MACHINE:
         return reader + Path(parts.path).name
     return f"{reader}{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

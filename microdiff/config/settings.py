@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from microdiff.config.model_reference import place_problems
+from microdiff.config.model_reference import reference_problems
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 Problems = Iterator[tuple[str, str]]
@@ -113,7 +113,7 @@ class ImageEncoderSettings:
             yield "batch_size", f"expected at least 1, got {self.batch_size}"
         if self.cuda_graphs and not self.compile:
             yield "cuda_graphs", "true needs compile: true"
-        yield from place_problems(self.model, self.revision)
+        yield from reference_problems(self.model, self.revision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ class TextEncoderSettings:
             yield "batch_size", f"expected at least 1, got {self.batch_size}"
         if self.cuda_graphs and not self.compile:
             yield "cuda_graphs", "true needs compile: true"
-        yield from place_problems(self.model, self.revision)
+        yield from reference_problems(self.model, self.revision)
 
 
 @dataclass(frozen=True, kw_only=True)

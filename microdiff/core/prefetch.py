@@ -1,4 +1,4 @@
-"""Work on what comes next while the present is used: in order, on threads, and never far ahead."""
+"""Map a function over an iterable on this process's thread pool, results in order, at most `limit` outstanding."""
 
 import os
 import threading
@@ -32,18 +32,18 @@ def num_threads() -> int:
     return int(text)
 
 
-def threads() -> ThreadPoolExecutor:
-    """Return this process's threads; all partitions in progress share them."""
+def shared_pool() -> ThreadPoolExecutor:
+    """Return this process's thread pool; all partitions in progress share it."""
     with _LOCK:
         return _threads()
 
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(num_threads(), thread_name_prefix="ahead")
+    return ThreadPoolExecutor(num_threads(), thread_name_prefix="prefetch")
 
 
-def ahead(function: Callable[[Item], Done], items: Iterable[Item], limit: int) -> Iterator[Done]:
+def prefetch_map(function: Callable[[Item], Done], items: Iterable[Item], limit: int) -> Iterator[Done]:
     """Apply a function on threads and yield its results in the order of the items.
 
     Args:
@@ -55,7 +55,7 @@ def ahead(function: Callable[[Item], Done], items: Iterable[Item], limit: int) -
         Exception: What the function raised, in place of its result.
     """
     pending: deque[Future[Done]] = deque()
-    pool = threads()
+    pool = shared_pool()
     try:
         for item in items:
             pending.append(pool.submit(function, item))

@@ -18,7 +18,7 @@ _BAR = "{desc}: {bar} {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 class Reporter(Protocol):
     """What work in progress says."""
 
-    def tick(self, samples: int = 0, num_bytes: int = 0, noun: str = SAMPLES) -> None:
+    def tick(self, samples: int = 0, num_bytes: int = 0, unit: str = SAMPLES) -> None:
         """Count finished samples, under their name if a step has several kinds of work, and received bytes."""
 
     def say(self, message: str) -> None:
@@ -31,10 +31,10 @@ class Reporter(Protocol):
         """Note how large batches of a kind could be; the smallest size counts."""
 
 
-class Silent:
+class NullReporter:
     """A reporter that says nothing."""
 
-    def tick(self, samples: int = 0, num_bytes: int = 0, noun: str = SAMPLES) -> None:
+    def tick(self, samples: int = 0, num_bytes: int = 0, unit: str = SAMPLES) -> None:
         """Do nothing."""
 
     def say(self, message: str) -> None:
@@ -73,7 +73,7 @@ class _Tally:
         return self.done / self.seconds if self.seconds > 1 and self.done else None
 
 
-class Logged(Silent):
+class LogReporter(NullReporter):
     """A reporter for work without a bar: it logs what is said."""
 
     def say(self, message: str) -> None:
@@ -106,8 +106,8 @@ class Progress:
         self.batch_sizes: dict[str, int] = {}
         self._label = label
         by_noun = totals if isinstance(totals, Mapping) else {SAMPLES: totals}
-        self._tallies = {noun: _Tally(total) for noun, total in by_noun.items()}
-        self._noun = next(iter(self._tallies), SAMPLES)
+        self._tallies = {unit: _Tally(total) for unit, total in by_noun.items()}
+        self._unit = next(iter(self._tallies), SAMPLES)
         self._total_bytes = total_bytes
         self._devices = devices
         self._began = self._last_line = time.monotonic()
@@ -140,13 +140,13 @@ class Progress:
 
     def rates(self) -> dict[str, float]:
         """Return samples a second, by kind."""
-        return {noun: tally.rate for noun, tally in self._tallies.items() if tally.rate is not None}
+        return {unit: tally.rate for unit, tally in self._tallies.items() if tally.rate is not None}
 
-    def tick(self, samples: int = 0, num_bytes: int = 0, noun: str = SAMPLES) -> None:
+    def tick(self, samples: int = 0, num_bytes: int = 0, unit: str = SAMPLES) -> None:
         """Count finished samples and received bytes."""
         now = time.monotonic()
-        self._noun = noun
-        self._tallies.setdefault(noun, _Tally(None)).add(samples, now)
+        self._unit = unit
+        self._tallies.setdefault(unit, _Tally(None)).add(samples, now)
         self.num_bytes += num_bytes
         if self._bar is not None:
             self._bar.set_postfix_str(", ".join(self._pace()), refresh=False)
@@ -172,22 +172,22 @@ class Progress:
         self.batch_sizes[label] = min(size, self.batch_sizes.get(label, size))
 
     def _counts(self) -> str:
-        begun = {noun: tally for noun, tally in self._tallies.items() if tally.done or noun == self._noun}
+        begun = {unit: tally for unit, tally in self._tallies.items() if tally.done or unit == self._unit}
         return ", ".join(
-            f"{tally.done} of {tally.total} {noun}" if tally.total else f"{tally.done} {noun}"
-            for noun, tally in begun.items()
+            f"{tally.done} of {tally.total} {unit}" if tally.total else f"{tally.done} {unit}"
+            for unit, tally in begun.items()
         )
 
     def _pace(self) -> Iterator[str]:
         """Yield how fast it goes and how long it will take, as far as that is known."""
-        tally, several = self._tallies[self._noun], len(self._tallies) > 1
+        tally, several = self._tallies[self._unit], len(self._tallies) > 1
         if tally.rate is not None:
-            yield f"{tally.rate:.1f} {self._noun}/s" if several else f"{tally.rate:.1f}/s"
+            yield f"{tally.rate:.1f} {self._unit}/s" if several else f"{tally.rate:.1f}/s"
         if self.busy_s:
             yield f"device {min(1.0, self.busy_s / self._devices / max(self.seconds, 1e-9)):.0%}"
         if tally.rate is not None and tally.total:
             left = f"{max(tally.total - tally.done, 0) / tally.rate:.0f} s left"
-            yield f"{left} for {self._noun}" if several else left
+            yield f"{left} for {self._unit}" if several else left
         if self.num_bytes:
             rate = self.num_bytes / max(self._tallies[SAMPLES].seconds, 1e-9)
             total = f" of {self._total_bytes / 1e6:.1f}" if self._total_bytes else ""

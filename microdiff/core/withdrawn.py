@@ -39,7 +39,7 @@ class Withdrawn:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def covers(self, key: str) -> bool:
+    def contains(self, key: str) -> bool:
         """Tell whether a sample is withdrawn: by its own key, or by its picture's if it is `<key>#<number>`."""
         return key in self.entries or picture_key(key) in self.entries
 

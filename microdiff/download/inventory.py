@@ -16,7 +16,7 @@ _QUESTIONS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
-class SourceListing:
+class SourceInventory:
     """A dataset as its source lists it.
 
     Attributes:
@@ -75,7 +75,7 @@ def describe(source: Source, handler: Handler, paths: Sequence[str]) -> dict[str
         return dict(zip(distinct, answers, strict=True))
 
 
-def remember(path: Path, question: Any, listing: SourceListing) -> None:
+def remember(path: Path, question: Any, listing: SourceInventory) -> None:
     """Keep a listing.
 
     Args:
@@ -86,7 +86,7 @@ def remember(path: Path, question: Any, listing: SourceListing) -> None:
     write_json(path, {"question": digest_json(question), **asdict(listing)})
 
 
-def recall(path: Path, question: Any) -> SourceListing | None:
+def recall(path: Path, question: Any) -> SourceInventory | None:
     """Return the listing kept, if there is one and the question is still the same."""
     try:
         kept = read_json(path)
@@ -94,7 +94,7 @@ def recall(path: Path, question: Any) -> SourceListing | None:
         return None
     if kept["question"] != digest_json(question):
         return None
-    return SourceListing(
+    return SourceInventory(
         kept["source"],
         tuple(_partition(values) for values in kept["partitions"]),
         {name: SourceFile(**values) for name, values in kept["files"].items()},

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from microdiff.artifacts.tables import new_table
+from microdiff.artifacts.tables import table_writer
 from microdiff.config.settings import DownloadSettings
 from microdiff.core.files import digest_bytes
 from microdiff.core.ledger import KEPT, Ledger, Reason, Result
@@ -18,7 +18,7 @@ from microdiff.core.withdrawn import Withdrawn
 from microdiff.formats.records import Rejection, Sample
 from microdiff.images.normalize import RefusedImage, StoredImage, store_image
 
-NONE_WITHDRAWN = Withdrawn()
+NO_WITHDRAWALS = Withdrawn()
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -41,7 +41,7 @@ def write_raw(
     name: str,
     folder: Path,
     report: Reporter,
-    withdrawn: Withdrawn = NONE_WITHDRAWN,
+    withdrawn: Withdrawn = NO_WITHDRAWALS,
 ) -> Result:
     """Write one partition.
 
@@ -60,12 +60,12 @@ def write_raw(
     keys: set[str] = set()
     with (
         tarfile.open(folder / f"{name}.tar", "w", format=tarfile.PAX_FORMAT) as tar,
-        new_table(folder / f"{name}.parquet", SCHEMA) as add_row,
+        table_writer(folder / f"{name}.parquet", SCHEMA) as add_row,
     ):
         for record in records:
             ledger.enter()
             key = _unique(record.key, keys)
-            outcome = RefusedImage(Reason.WITHDRAWN) if withdrawn.covers(key) else _judge(record, key, settings)
+            outcome = RefusedImage(Reason.WITHDRAWN) if withdrawn.contains(key) else _judge(record, key, settings)
             row = _row(record, key, outcome)
             if row["status"] == Reason.WITHDRAWN:
                 row = withdrawn_row(row)

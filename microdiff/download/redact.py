@@ -17,14 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from microdiff.artifacts.raw import read_members
-from microdiff.artifacts.tables import new_table, read_rows
+from microdiff.artifacts.tables import read_rows, table_writer
 from microdiff.core.files import digest_file
 from microdiff.core.ledger import Ledger, Reason, Result
 from microdiff.core.progress import Reporter
 from microdiff.core.withdrawn import Withdrawn, picture_key
 from microdiff.download.raw_writer import SCHEMA, add_picture, withdrawn_row
 from microdiff.errors import SchemaError
-from microdiff.pipeline.store import Store, Stored, Unit
+from microdiff.pipeline.store import Store, StoredPartition, Task
 
 Redacted = Callable[[Withdrawn], Callable[[Path, Reporter], Result]]
 
@@ -43,8 +43,8 @@ class Redaction:
         self._keys: dict[str, frozenset[str]] = _by_partition(withdrawn)
         self._local: set[str] = set()
 
-    def apply(self, base: Unit, from_source: Redacted) -> Unit:
-        """Return the unit of a partition less its withdrawn samples; the partition's own if it has none.
+    def apply(self, base: Task, from_source: Redacted) -> Task:
+        """Return the task of a partition less its withdrawn samples; the partition's own if it has none.
 
         Args:
             base: The whole partition.
@@ -54,19 +54,19 @@ class Redaction:
         keys = self._keys.get(base.name, frozenset())
         if not keys:
             return base
-        unit = self._unit(base, keys)
+        task = self._task(base, keys)
         listed = Withdrawn({key: self._withdrawn.entries[key] for key in keys})
-        stored = self._store.find(unit) or self._earlier(base, keys)
+        stored = self._store.find(task) or self._earlier(base, keys)
         if stored is None:
-            return replace(unit, compute=from_source(listed))
+            return replace(task, compute=from_source(listed))
         self._local.add(base.name)
-        return replace(unit, compute=partial(redact, stored, listed), downloads={})
+        return replace(task, compute=partial(redact, stored, listed), downloads={})
 
-    def needs_source(self, unit: Unit) -> bool:
-        """Tell whether a unit that `apply` gave would be computed from the source."""
-        return unit.name not in self._local and self._store.find(unit) is None
+    def needs_source(self, task: Task) -> bool:
+        """Tell whether a task that `apply` gave would be computed from the source."""
+        return task.name not in self._local and self._store.find(task) is None
 
-    def correct(self, stored: Sequence[Stored]) -> set[str]:
+    def correct(self, stored: Sequence[StoredPartition]) -> set[str]:
         """Look where the withdrawn keys really are, and return the names of partitions that `apply` got wrong.
 
         The list may name no partition or, after a change of settings, another one.
@@ -78,10 +78,10 @@ class Redaction:
         self._keys = {name: keys for name, keys in found.items() if keys}
         return wrong
 
-    def _unit(self, base: Unit, keys: Iterable[str]) -> Unit:
-        return replace(base, determined_by={"of": self._store.folder(base).name, "withdrawn": sorted(keys)})
+    def _task(self, base: Task, keys: Iterable[str]) -> Task:
+        return replace(base, cache_key={"of": self._store.folder(base).name, "withdrawn": sorted(keys)})
 
-    def _earlier(self, base: Unit, keys: frozenset[str]) -> Stored | None:
+    def _earlier(self, base: Task, keys: frozenset[str]) -> StoredPartition | None:
         """Return the whole partition, or the redaction of it with the most of these keys, if the store has any."""
         whole = self._store.find(base)
         if whole is not None:
@@ -89,12 +89,12 @@ class Redaction:
         fitting = [
             (len(gone), number, item)
             for number, item in enumerate(self._redactions.get(base.name, ()))
-            if (gone := _gone(item)) <= keys and self._store.folder(self._unit(base, gone)).name in item.fingerprints
+            if (gone := _gone(item)) <= keys and self._store.folder(self._task(base, gone)).name in item.fingerprints
         ]
         return max(fitting)[-1] if fitting else None
 
     @cached_property
-    def _redactions(self) -> dict[str, list[Stored]]:
+    def _redactions(self) -> dict[str, list[StoredPartition]]:
         found = defaultdict(list)
         for item in self._store.finished("download"):
             if item.counts.get(Reason.WITHDRAWN.value):
@@ -102,7 +102,7 @@ class Redaction:
         return found
 
 
-def redact(stored: Stored, withdrawn: Withdrawn, folder: Path, report: Reporter) -> Result:
+def redact(stored: StoredPartition, withdrawn: Withdrawn, folder: Path, report: Reporter) -> Result:
     """Write a raw partition less withdrawn samples.
 
     Args:
@@ -126,11 +126,11 @@ def redact(stored: Stored, withdrawn: Withdrawn, folder: Path, report: Reporter)
     ledger = Ledger()
     with tarfile.open(folder / tar_name, "w", format=tarfile.PAX_FORMAT) as tar:
         for member, data in read_members(stored.paths[tar_name]):
-            if not withdrawn.covers(member.partition(".")[0]):
+            if not withdrawn.contains(member.partition(".")[0]):
                 add_picture(tar, member, data)
-    with new_table(folder / table_name, SCHEMA) as add_row:
+    with table_writer(folder / table_name, SCHEMA) as add_row:
         for row in read_rows(stored.paths[table_name], SCHEMA.names):
-            kept = withdrawn_row(row) if withdrawn.covers(row["key"]) else row
+            kept = withdrawn_row(row) if withdrawn.contains(row["key"]) else row
             ledger.enter()
             ledger.leave(kept["status"])
             add_row(kept)
@@ -155,7 +155,7 @@ def _by_partition(withdrawn: Withdrawn) -> dict[str, frozenset[str]]:
     return {name: frozenset(found) for name, found in keys.items()}
 
 
-def _gone(item: Stored) -> frozenset[str]:
+def _gone(item: StoredPartition) -> frozenset[str]:
     """Return the keys that a redaction took out; what bears a picture's key and a number went with the picture."""
     rows = read_rows(item.paths[f"{item.name}.parquet"], ["key", "status"])
     keys = {row["key"] for row in rows if row["status"] == Reason.WITHDRAWN}

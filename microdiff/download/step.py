@@ -15,19 +15,19 @@ from microdiff.core.files import scratch_folder
 from microdiff.core.ledger import Counts, Result
 from microdiff.core.progress import Progress, Reporter
 from microdiff.core.withdrawn import Withdrawn, read_withdrawn
-from microdiff.download.inventory import LostSource, SourceListing, describe, recall, remember
-from microdiff.download.raw_writer import NONE_WITHDRAWN, write_raw
+from microdiff.download.inventory import LostSource, SourceInventory, describe, recall, remember
+from microdiff.download.raw_writer import NO_WITHDRAWALS, write_raw
 from microdiff.download.redact import Redaction
 from microdiff.errors import SchemaError, SourceError, StepError
 from microdiff.formats.annotations import Annotations, write_annotations
 from microdiff.formats.records import Inputs, Partition
 from microdiff.handlers import Handler
-from microdiff.pipeline.executor import Outcome
+from microdiff.pipeline.executor import TaskResult
 from microdiff.pipeline.params import Dataset, Params, as_values
 from microdiff.pipeline.run import Run
 from microdiff.pipeline.selection import select
-from microdiff.pipeline.store import Stored, Unit
-from microdiff.pipeline.workers import Crew
+from microdiff.pipeline.store import StoredPartition, Task
+from microdiff.pipeline.workers import WorkerPlan
 from microdiff.pipeline.workspace import Workspace
 from microdiff.storage import Source, SourceFile
 from microdiff.storage.opening import open_source
@@ -62,10 +62,10 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
         code = code_digest(["microdiff.download.raw_writer", f"microdiff.handlers.{dataset}"])
         settings = {"download": as_values(params.download), "handler": as_values(entry.handler)}
         bases = [
-            Unit(
+            Task(
                 step="download",
                 name=part.name,
-                determined_by={
+                cache_key={
                     "code": code,
                     "settings": settings,
                     "partition": asdict(part),
@@ -89,11 +89,11 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
         redaction = Redaction(run.store, withdrawn)
         release = _Release(source, partitions, files)
 
-        def compute(bases: Sequence[Unit]) -> list[Stored]:
-            units = [redaction.apply(base, partial(_without, base.compute)) for base in bases]
-            if any(redaction.needs_source(unit) for unit in units):
+        def compute(bases: Sequence[Task]) -> list[StoredPartition]:
+            tasks = [redaction.apply(base, partial(_without, base.compute)) for base in bases]
+            if any(redaction.needs_source(task) for task in tasks):
                 table.make()
-            return run.compute(units, release)
+            return run.compute(tasks, release)
 
         stored = compute(bases)
         if wrong := redaction.correct(stored):
@@ -153,7 +153,7 @@ class _Origin:
             self.annotations = open_source(root, work)
         source = self.annotations.with_reporter(report)
         annotations = describe(source, entry.handler, entry.handler.annotation_files(source))
-        self.listing = SourceListing(self.source.name, partitions, files, tuple(annotations.values()))
+        self.listing = SourceInventory(self.source.name, partitions, files, tuple(annotations.values()))
 
 
 def _compute(
@@ -165,7 +165,7 @@ def _compute(
     settings: DownloadSettings,
     folder: Path,
     report: Reporter,
-    withdrawn: Withdrawn = NONE_WITHDRAWN,
+    withdrawn: Withdrawn = NO_WITHDRAWALS,
 ) -> Result:
     """Fetch and write one partition. Runs in a worker."""
     source = source.with_reporter(report)
@@ -187,10 +187,10 @@ class _Table:
         self._source = origin.annotations
         self.files = origin.listing.annotations
         modules = ["microdiff.formats.annotations", f"microdiff.handlers.{entry.name}"]
-        self._unit = Unit(
+        self._task = Task(
             step="download-annotations",
             name=entry.name,
-            determined_by={
+            cache_key={
                 "code": code_digest(modules),
                 "handler": as_values(entry.handler),
                 "files": [asdict(file) for file in self.files],
@@ -201,7 +201,7 @@ class _Table:
     @property
     def path(self) -> Path | None:
         """Where the table is once it is made."""
-        return self._run.store.folder(self._unit) / _TABLE if self.files else None
+        return self._run.store.folder(self._task) / _TABLE if self.files else None
 
     def make(self) -> None:
         """Make the table unless it is there.
@@ -209,11 +209,11 @@ class _Table:
         Raises:
             StepError: It could not be made.
         """
-        if not self.files or self._run.store.find(self._unit) is not None:
+        if not self.files or self._run.store.find(self._task) is not None:
             return
-        with Progress(f"annotations {self._unit.name}", None) as progress:
-            for item in self._run.store.compute([self._unit], Crew(1), progress):
-                if isinstance(item, Outcome):
+        with Progress(f"annotations {self._task.name}", None) as progress:
+            for item in self._run.store.compute([self._task], WorkerPlan(1), progress):
+                if isinstance(item, TaskResult):
                     raise StepError(f"{item.name}: {item.error}")
         for file in self.files:
             self._source.forget(file)
@@ -238,14 +238,14 @@ class _Release:
         self._needs = {partition.name: partition.files for partition in partitions}
         self._uses = Counter(path for partition in partitions for path in partition.files)
 
-    def __call__(self, stored: Stored) -> None:
+    def __call__(self, stored: StoredPartition) -> None:
         for path in self._needs[stored.name]:
             self._uses[path] -= 1
             if self._uses[path] <= 0:
                 self._source.forget(self._files[path])
 
 
-def _check_keys(dataset: str, stored: Sequence[Stored]) -> None:
+def _check_keys(dataset: str, stored: Sequence[StoredPartition]) -> None:
     """Check that no key occurs in two partitions; 8 bytes of memory per key.
 
     Raises:
@@ -266,5 +266,5 @@ def _check_keys(dataset: str, stored: Sequence[Stored]) -> None:
                 )
 
 
-def _keys(item: Stored) -> Iterator[str]:
+def _keys(item: StoredPartition) -> Iterator[str]:
     return (row["key"] for row in read_rows(item.paths[f"{item.name}.parquet"], ["key"]))

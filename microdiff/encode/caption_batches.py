@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from microdiff.core.prefetch import ahead, num_threads
+from microdiff.core.prefetch import num_threads, prefetch_map
 from microdiff.models.device import on_host
 from microdiff.models.text_encoder import TextEncoder, Tokens
 
@@ -56,4 +56,4 @@ def caption_batches(
         on_its_way = Tokens(on_host(tokens.ids_BT), None if mask_BT is None else on_host(mask_BT))
         return CaptionBatch(label, batch, on_its_way, encoder)
 
-    return ahead(tokenised, range(0, len(captions), batch_size), 2 * num_threads())
+    return prefetch_map(tokenised, range(0, len(captions), batch_size), 2 * num_threads())

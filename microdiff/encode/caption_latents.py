@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from microdiff.artifacts.column_names import mask_column, text_file
-from microdiff.artifacts.latents import Spool, Tensor, write_latents
+from microdiff.artifacts.latents import Spool, TensorToWrite, write_latents
 from microdiff.artifacts.tables import read_kept
 from microdiff.config.settings import TextEncoderSettings
 from microdiff.core.ledger import KEPT, Ledger, Reason, Result
@@ -55,8 +55,8 @@ def write_caption_latents(
                 index[rows.batch.captions[number]] = states.append(rows.values[number])
                 if mask_BT is not None:
                     masks.append(mask_BT[number].numpy())
-            report.tick(len(rows.batch), noun="captions")
-        report.tick(len(samples) - len(distinct), noun="captions")
+            report.tick(len(rows.batch), unit="captions")
+        report.tick(len(samples) - len(distinct), unit="captions")
         report.batches(column, QUEUE.batch_size(column, settings.batch_size))
         kept = []
         for key, caption in samples:
@@ -68,8 +68,8 @@ def write_caption_latents(
             else:
                 rejected[key] = status
         keys, order = [key for key, _ in kept], [row for _, row in kept]
-        tensors = {column: Tensor(keys, states, order)}
+        tensors = {column: TensorToWrite(keys, states, order)}
         if masks.num_rows:
-            tensors[mask_column(column)] = Tensor(keys, masks, order)
+            tensors[mask_column(column)] = TensorToWrite(keys, masks, order)
         write_latents(folder / text_file(name, column), tensors, encoder.description, rejected)
     return Result(ledger.counts())

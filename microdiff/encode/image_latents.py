@@ -8,13 +8,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from microdiff.artifacts.column_names import image_column
-from microdiff.artifacts.latents import Spool, Tensor, write_latents
+from microdiff.artifacts.latents import Spool, TensorToWrite, write_latents
 from microdiff.artifacts.raw import RawImage, read_images
 from microdiff.config.settings import ImageEncoderSettings
 from microdiff.core.ledger import KEPT, Ledger, Reason, Result
-from microdiff.core.prefetch import ahead, num_threads
+from microdiff.core.prefetch import num_threads, prefetch_map
 from microdiff.core.progress import Reporter
-from microdiff.images.crops import Pixels, squares
+from microdiff.images.crops import Pixels, center_crops
 
 _DECODED_AHEAD = 4  # pictures per thread
 
@@ -52,16 +52,16 @@ def write_image_latents(raw: Path, name: str, settings: ImageEncoderSettings, fo
     columns = {px: image_column(settings.latents, px) for px in settings.resolutions}
 
     def decode(picture: RawImage) -> tuple[str, Mapping[int, Pixels] | None]:
-        return picture.key, squares(picture.data, settings.resolutions)
+        return picture.key, center_crops(picture.data, settings.resolutions)
 
     def decoded() -> Iterator[tuple[str, Mapping[int, Pixels]]]:
-        for key, found in ahead(decode, read_images(raw, name), _DECODED_AHEAD * num_threads()):
+        for key, found in prefetch_map(decode, read_images(raw, name), _DECODED_AHEAD * num_threads()):
             keys.append(key)
             if found is None:
                 rejected[key] = Reason.UNDECODABLE.value
             else:
                 yield key, found
-            report.tick(1, noun="images")
+            report.tick(1, unit="images")
 
     with ExitStack() as stack:
         spools = {px: stack.enter_context(Spool(folder / f"{px}.rows", settings.store)) for px in settings.resolutions}
@@ -75,7 +75,7 @@ def write_image_latents(raw: Path, name: str, settings: ImageEncoderSettings, fo
                     rejected[key] = Reason.NON_FINITE.value
         for column in columns.values():
             report.batches(column, QUEUE.batch_size(column, settings.batch_size))
-        tensors = {column: Tensor(done[px], spools[px]) for px, column in columns.items()}
+        tensors = {column: TensorToWrite(done[px], spools[px]) for px, column in columns.items()}
         write_latents(folder / f"{name}.image.safetensors", tensors, encoder.result().description, rejected)
     ledger = Ledger()
     for key in keys:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from microdiff.artifacts.latents import LatentsFile
-from microdiff.artifacts.tables import new_table, read_kept
+from microdiff.artifacts.tables import read_kept, table_writer
 from microdiff.core.ledger import KEPT, Ledger, Reason, Result
 from microdiff.core.progress import Reporter
 
@@ -25,7 +25,7 @@ SCHEMA = pa.schema(
 )
 
 
-def write_joined(
+def write_merged(
     captions: Path,
     name: str,
     image_file: Path,
@@ -54,7 +54,7 @@ def write_joined(
     ledger = Ledger()
     with_px = dict.fromkeys(image_columns, 0)
     columns = ["key", "caption", "image_key", "width", "height"]
-    with new_table(folder / f"{name}.parquet", SCHEMA) as add_row:
+    with table_writer(folder / f"{name}.parquet", SCHEMA) as add_row:
         for row in read_kept(captions / f"{name}.parquet", columns):
             ledger.enter()
             key, image_key = row["key"], row["image_key"]

@@ -19,11 +19,11 @@ from microdiff.core.code_fingerprint import code_digest
 from microdiff.core.ledger import Counts
 from microdiff.encode.caption_latents import write_caption_latents
 from microdiff.encode.image_latents import write_image_latents
-from microdiff.encode.merge import write_joined
+from microdiff.encode.merge import write_merged
 from microdiff.errors import StepError
 from microdiff.pipeline.params import Params, as_values
 from microdiff.pipeline.run import Run
-from microdiff.pipeline.store import Stored, Unit
+from microdiff.pipeline.store import StoredPartition, Task
 from microdiff.pipeline.workspace import Workspace
 from microdiff.storage.model_files import located
 
@@ -53,13 +53,13 @@ def encode(dataset: str, params: Params, workspace: Workspace) -> Counts:
         if raw.partitions.keys() != captions.partitions.keys():
             raise StepError(f"encode {dataset}: raw and captions have different partitions. Run dvc repro.")
         settings = _located(params.encode, run.store.root)
-        units = _image_units(raw, settings.image)
+        tasks = _image_tasks(raw, settings.image)
         for column, text_settings in settings.text.items():
-            units += _text_units(captions, column, text_settings)
-        encoded = run.compute(units, on_device=True)
+            tasks += _text_tasks(captions, column, text_settings)
+        encoded = run.compute(tasks, on_device=True)
         parts = [encoded[start :: len(raw.partitions)] for start in range(len(raw.partitions))]
-        joins = run.compute([_join_unit(captions, image, texts, settings) for image, *texts in parts])
-        stored = [join.joined_with(*part) for join, part in zip(joins, parts, strict=True)]
+        joins = run.compute([_join_task(captions, image, texts, settings) for image, *texts in parts])
+        stored = [join.merged_with(*part) for join, part in zip(joins, parts, strict=True)]
         encoders = _one_description(dataset, joins)
         return run.publish(
             workspace.artifact(dataset, "latents"),
@@ -91,53 +91,55 @@ def _located(settings: EncodeSettings, work: Path) -> EncodeSettings:
     return EncodeSettings(image=located(settings.image, work), text=texts)
 
 
-def _image_units(raw: Manifest, settings: ImageEncoderSettings) -> list[Unit]:
+def _image_tasks(raw: Manifest, settings: ImageEncoderSettings) -> list[Task]:
     made_by = {
         "code": code_digest(["microdiff.encode.image_latents"]),
         "settings": _values(settings),
     }
     return [
-        Unit(
+        Task(
             step="encode-image",
             name=name,
-            determined_by={**made_by, "raw": raw.digests(name, ".tar")},
+            cache_key={**made_by, "raw": raw.digests(name, ".tar")},
             compute=partial(write_image_latents, raw.folder, name, settings),
             num_samples=num_samples,
-            noun="images",
+            unit="images",
         )
         for name, num_samples in raw.kept().items()
     ]
 
 
-def _text_units(captions: Manifest, column: str, settings: TextEncoderSettings) -> list[Unit]:
+def _text_tasks(captions: Manifest, column: str, settings: TextEncoderSettings) -> list[Task]:
     made_by = {
         "code": code_digest(["microdiff.encode.caption_latents"]),
         "settings": _values(settings),
     }
     return [
-        Unit(
+        Task(
             step=f"encode-{text_kind(column)}",
             name=name,
-            determined_by={**made_by, "captions": captions.digests(name, ".parquet")},
+            cache_key={**made_by, "captions": captions.digests(name, ".parquet")},
             compute=partial(write_caption_latents, captions.folder, name, column, settings),
             num_samples=num_samples,
-            noun="captions",
+            unit="captions",
         )
         for name, num_samples in captions.kept().items()
     ]
 
 
-def _join_unit(captions: Manifest, image: Stored, texts: Sequence[Stored], settings: EncodeSettings) -> Unit:
-    """Return the unit that joins one partition, of whose encoded parts `texts` has one per text column."""
+def _join_task(
+    captions: Manifest, image: StoredPartition, texts: Sequence[StoredPartition], settings: EncodeSettings
+) -> Task:
+    """Return the task that joins one partition, of whose encoded parts `texts` has one per text column."""
     name = image.name
     image_name = f"{name}.image.safetensors"
     text_names = {column: text_file(name, column) for column in settings.text}
     text_parts = dict(zip(text_names.items(), texts, strict=True))
     image_columns = {px: image_column(settings.image.latents, px) for px in settings.image.resolutions}
-    return Unit(
+    return Task(
         step="encode-join",
         name=name,
-        determined_by={
+        cache_key={
             "code": code_digest(["microdiff.encode.merge"]),
             "image_columns": list(image_columns.values()),
             "image": image.files[image_name]["sha256"],
@@ -145,7 +147,7 @@ def _join_unit(captions: Manifest, image: Stored, texts: Sequence[Stored], setti
             "captions": captions.digests(name, ".parquet"),
         },
         compute=partial(
-            write_joined,
+            write_merged,
             captions.folder,
             name,
             image.paths[image_name],
@@ -162,7 +164,7 @@ def _values(settings: ImageEncoderSettings | TextEncoderSettings) -> dict[str, A
     return {name: value for name, value in values.items() if name != "folder"}
 
 
-def _one_description(dataset: str, joins: list[Stored]) -> dict[str, Any]:
+def _one_description(dataset: str, joins: list[StoredPartition]) -> dict[str, Any]:
     """Return the description of the encoders, which must be the same in all partitions."""
     first: dict[str, Any] = joins[0].result.facts["encoders"]
     for join in joins:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from microdiff.core.ledger import Reason
-from microdiff.core.progress import Reporter, Silent
+from microdiff.core.progress import NullReporter, Reporter
 from microdiff.formats.annotations import Annotations
 
 
@@ -45,7 +45,7 @@ class Inputs:
     files: Mapping[str, Path]
     scratch: Path
     annotations: Annotations = field(default_factory=Annotations)
-    report: Reporter = field(default_factory=Silent, compare=False)
+    report: Reporter = field(default_factory=NullReporter, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class Rejection:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-def cut(keys: Sequence[str], size: int, files: tuple[str, ...]) -> list[Partition]:
+def partition_keys(keys: Sequence[str], size: int, files: tuple[str, ...]) -> list[Partition]:
     """Cut keys into slices, numbered from 0; the first one also takes whatever sorts before its keys.
 
     Args:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from microdiff.core.ledger import Reason
-from microdiff.core.progress import Reporter, Silent
+from microdiff.core.progress import NullReporter, Reporter
 from microdiff.errors import SourceError
 from microdiff.formats import url_fetcher
 from microdiff.formats.archives import MAX_LINE_BYTES
@@ -48,7 +48,7 @@ class Slice(Partition):
     first_line: int
 
 
-def slices(source: Source, path: str, num_lines: int) -> list[Slice]:
+def partition_lines(source: Source, path: str, num_lines: int) -> list[Slice]:
     """Cut a list, in one pass and bounded memory.
 
     Args:
@@ -172,7 +172,7 @@ def fetch_urls(
     table = pa.table({"url": pa.array([urls[place] for place in places], pa.string())})
     with pa.OSFile(str(folder / url_fetcher.REQUEST), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
-    _run(folder, timeout_s, retries, report or Silent())
+    _run(folder, timeout_s, retries, report or NullReporter())
     for place in places:
         outcomes[place] = Fetched(None, "lost by img2dataset")  # of a row that fails in unforeseen ways nothing is left
     for row in pq.read_table(folder / "00000.parquet", columns=["key", "status", "error_message"]).to_pylist():

@@ -59,7 +59,7 @@ class TarSample:
         return orientation if isinstance(orientation, str) else None
 
 
-def read_samples(path: Path, scratch: Path) -> Iterator[TarSample]:
+def iter_tar_samples(path: Path, scratch: Path) -> Iterator[TarSample]:
     """Yield the samples of a tar, sorted by key; one with several pictures comes once for each, sorted by their names.
 
     Args:

@@ -30,8 +30,8 @@ from microdiff.config.settings import Problems
 from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample
-from microdiff.formats.url_list import Slice, read_slice, slices
-from microdiff.formats.webdataset import read_samples
+from microdiff.formats.url_list import Slice, partition_lines, read_slice
+from microdiff.formats.webdataset import iter_tar_samples
 from microdiff.handlers import Handler
 from microdiff.storage import Source
 
@@ -72,7 +72,7 @@ class CC12M(Handler):
     def partitions(self, source: Source) -> Sequence[Partition]:
         """List the source's tars by the number in their names, or cut its list of URLs into slices."""
         if self.form == "url_list":
-            return slices(source, _LIST, self.urls_per_partition)
+            return partition_lines(source, _LIST, self.urls_per_partition)
         return _tars(source)
 
     def read(self, partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
@@ -114,7 +114,7 @@ def _stated_lengths(source: Source) -> Mapping[str, int]:
 
 def _read_tar(partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
     (tar,) = partition.files
-    for sample in read_samples(inputs.files[tar], inputs.scratch):
+    for sample in iter_tar_samples(inputs.files[tar], inputs.scratch):
         said = {name: sample.document.get(name) for name in ("url", "status", "original_width", "original_height")}
         facts: dict[str, Any] = {
             "key": f"{partition.name}_{sample.key}",  # a sample's own key need not be unique in the dataset

@@ -24,7 +24,7 @@ from microdiff.config.settings import Problems
 from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
 from microdiff.formats.archives import BadMember, LargeMember, open_zip, read_member, read_picture
-from microdiff.formats.records import Inputs, Partition, Rejection, Sample, cut
+from microdiff.formats.records import Inputs, Partition, Rejection, Sample, partition_keys
 from microdiff.handlers import Handler
 from microdiff.storage import Source
 
@@ -60,7 +60,7 @@ class Coco(Handler):
         """Cut the pictures that the annotations list, sorted by key, into slices."""
         document = self._annotations(source.fetch(source.stat(_ANNOTATIONS, self.checksum(_ANNOTATIONS))))
         keys = sorted({_key(image["file_name"]) for image in document["images"]})
-        return cut(keys, self.images_per_partition, (self._images, _ANNOTATIONS))
+        return partition_keys(keys, self.images_per_partition, (self._images, _ANNOTATIONS))
 
     def checksum(self, path: str) -> str | None:
         """Return a file's checksum from the settings."""

@@ -32,7 +32,7 @@ from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
 from microdiff.formats.archives import is_picture, open_zip, read_picture, stem
 from microdiff.formats.parquet import read_parquet
-from microdiff.formats.records import Inputs, Partition, Rejection, Sample, cut
+from microdiff.formats.records import Inputs, Partition, Rejection, Sample, partition_keys
 from microdiff.handlers import Handler
 from microdiff.storage import Source
 
@@ -76,7 +76,9 @@ class TextCaps(Handler):
             paths = [path for split in sorted(self.splits) for path in _files(source, split)]
             return [Partition(name=f"{i:04d}", number=i, files=(path,)) for i, path in enumerate(paths)]
         files = {path: source.fetch(source.stat(path)) for path in self.annotation_files(source)}
-        return cut(sorted({key for key, _ in self.read_annotations(files)}), self.images_per_partition, (_ZIP,))
+        return partition_keys(
+            sorted({key for key, _ in self.read_annotations(files)}), self.images_per_partition, (_ZIP,)
+        )
 
     def annotation_files(self, source: Source) -> Sequence[str]:
         """Return the splits' JSON files; the form `parquet` has none."""

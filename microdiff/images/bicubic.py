@@ -114,7 +114,7 @@ def resize_with_numpy(rgb: Pixels, size: tuple[int, int]) -> Pixels:
     width, height = size
     across, down = _kernel(rgb.shape[1], width), _kernel(rgb.shape[0], height)
     narrow = np.empty((3, rgb.shape[0], width), np.uint8)
-    for rows in _slices(rgb.shape[0], across.most_lines):
+    for rows in _blocks(rgb.shape[0], across.most_lines):
         planes = _signed(np.ascontiguousarray(rgb[rows].transpose(2, 0, 1)), across.dtype)
         sums = np.empty((*planes.shape[:2], width), across.dtype)
         for part in across.parts:
@@ -123,7 +123,7 @@ def resize_with_numpy(rgb: Pixels, size: tuple[int, int]) -> Pixels:
     result = np.empty((height, width, 3), np.uint8)
     for part in down.parts:
         planes = _signed(narrow[:, part.source], down.dtype)
-        for columns in _slices(width, down.most_lines):
+        for columns in _blocks(width, down.most_lines):
             sums = np.matmul(part.weights.T, planes[:, :, columns])
             levels = _levels(sums, down.offsets[part.result, None])
             result[part.result, columns] = levels.transpose(1, 2, 0)
@@ -184,7 +184,7 @@ def _kernel(before: int, after: int) -> _Kernel:
     largest_sum = max(np.abs(weights).sum() for _, weights in fixed) * _MIDDLE * 2**bits
     dtype = np.float32 if largest_sum < 2**24 else np.float64
     parts = []
-    for result in _slices(after, _AT_ONCE):
+    for result in _blocks(after, _AT_ONCE):
         places = fixed[result]
         source = slice(places[0][0], max(first + len(weights) for first, weights in places))
         matrix = np.zeros((source.stop - source.start, len(places)), dtype)
@@ -203,5 +203,5 @@ def _cubic(distances: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(distances < 1, near, np.where(distances < 2, far, 0))
 
 
-def _slices(length: int, most: int) -> list[slice]:
+def _blocks(length: int, most: int) -> list[slice]:
     return [slice(start, start + most) for start in range(0, length, most)]

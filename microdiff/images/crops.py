@@ -1,4 +1,4 @@
-"""A stored picture as the squares that are encoded: one decode, every resolution it has, 8 bits all the way.
+"""A stored picture as the square crops that are encoded: one decode, every resolution it has, 8 bits all the way.
 
 The geometry is that of Pillow's `resize` and `crop` (`pixels.centre_crop`), the filter is `bicubic`. Several threads
 may do this at once; decoder and filter run without Python's lock.
@@ -19,7 +19,7 @@ Pixels = NDArray[np.uint8]
 _FORMATS = ("JPEG", "PNG", "WEBP")  # that pictures are stored in
 
 
-def squares(data: bytes, resolutions: Sequence[int]) -> dict[int, Pixels] | None:
+def center_crops(data: bytes, resolutions: Sequence[int]) -> dict[int, Pixels] | None:
     """Decode a picture, reduce it, and cut out the middle.
 
     Args:

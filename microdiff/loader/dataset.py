@@ -20,7 +20,7 @@ from streaming.base.constant import TICK
 from streaming.base.world import World
 
 from microdiff.loader.randomness import drop_caption_mask, sampling_noise
-from microdiff.loader.read.batch_reader import BatchReader, Helpers, ShardFile
+from microdiff.loader.read.batch_reader import BatchReader, Helpers, ShardHandle
 from microdiff.loader.read.buffers import Buffers, PinnedBuffers, RecycledBuffers
 from microdiff.loader.shard_set import KEY_COLUMN, ShardSet
 from microdiff.loader.shared_memory import hold_shared_memory
@@ -242,14 +242,14 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
             )
         return self._reader
 
-    def _shard_files(self) -> list[ShardFile]:
-        files: list[ShardFile] = []
+    def _shard_files(self) -> list[ShardHandle]:
+        files: list[ShardHandle] = []
         for each in self.shard_sets:
             for entry in each.entries:
                 ready = None if each.source is None else partial(self._ensure_shard, len(files))
                 path = Path(each.folder, entry["raw_data"]["basename"])
                 may_go = each.source is not None and bool(self.cache_limit)
-                files.append(ShardFile(path, entry, each.withdrawn, ready, may_go))
+                files.append(ShardHandle(path, entry, each.withdrawn, ready, may_go))
         return files
 
     def _ensure_shard(self, number: int, has_gone: bool) -> None:

@@ -18,7 +18,7 @@ from microdiff.errors import SchemaError
 from microdiff.remote.shard_source import ShardSource
 
 
-def open_source(given: "str | Path | ShardSource", cache: Path | None) -> ShardSource | None:
+def open_shard_source(given: "str | Path | ShardSource", cache: Path | None) -> ShardSource | None:
     """Return what fetches a remote shard set, None for a folder on this machine.
 
     Args:

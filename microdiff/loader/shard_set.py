@@ -16,7 +16,7 @@ from microdiff.errors import SchemaError
 from microdiff.loader.column_types import StoredArray, caption_array, encoding_of, further_array, image_array
 from microdiff.loader.encoder_metadata import encoders_of, first_difference, read_encoders, stored_dtype
 from microdiff.loader.read.open_shards import known_hash
-from microdiff.loader.shard_cache import FolderSource, fetch_shard, open_source
+from microdiff.loader.shard_cache import FolderSource, fetch_shard, open_shard_source
 from microdiff.remote.shard_source import ShardSource
 
 CAPTION_COLUMN = "caption_latents"
@@ -95,7 +95,7 @@ def open_shard_set(given: str | Path | ShardSource, wanted: Wanted, cache: Path 
     Raises:
         SchemaError: In words, whatever would keep this set from being streamed at this resolution.
     """
-    source = open_source(given, cache)
+    source = open_shard_source(given, cache)
     top = Path(str(given)).expanduser() if source is None else source.local
     name = str(top) if isinstance(given, Path) or source is None else str(given if isinstance(given, str) else top)
     prefix, column, entries = _choose_group(top, name, wanted.image_size)

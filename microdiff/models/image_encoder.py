@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from microdiff.config.model_reference import model_place, public_name
+from microdiff.config.model_reference import parse_model_reference, public_name
 from microdiff.config.settings import ImageEncoderSettings
 from microdiff.core.files import digest_json
 from microdiff.errors import ParamsError
@@ -46,7 +46,7 @@ class ImageEncoder:
             )
         self.description: dict[str, Any] = {
             "model": public_name(settings.model),
-            "subfolder": model_place(settings.model, settings.subfolder, None).folder or None,
+            "subfolder": parse_model_reference(settings.model, settings.subfolder, None).folder or None,
             "revision": found.revision,
             "dtype": settings.dtype,
             "stored_dtype": settings.store,

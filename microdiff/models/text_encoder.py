@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from microdiff.config.model_reference import OPENCLIP, model_place, public_name
+from microdiff.config.model_reference import OPENCLIP, parse_model_reference, public_name
 from microdiff.config.settings import TextEncoderSettings
 from microdiff.models.frozen import FrozenModel
 from microdiff.models.openclip_text import OpenclipText
@@ -41,7 +41,7 @@ class TextEncoder:
         _, num_tokens, width = self.encode(tokens).shape
         self.description: dict[str, Any] = {
             "model": public_name(settings.model),
-            "subfolder": model_place(settings.model, settings.subfolder, None).folder or None,
+            "subfolder": parse_model_reference(settings.model, settings.subfolder, None).folder or None,
             "revision": found.revision,
             "dtype": settings.dtype,
             "stored_dtype": settings.store,

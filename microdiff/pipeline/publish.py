@@ -8,12 +8,12 @@ from typing import Any
 from microdiff.artifacts.manifest import FORMAT, write_manifest
 from microdiff.core.files import canonical_json, digest_bytes, link_or_copy, replace_folder, sync, write_json
 from microdiff.core.ledger import Counts
-from microdiff.pipeline.store import Stored
+from microdiff.pipeline.store import StoredPartition
 
 
 def assemble(
     folder: Path,
-    stored: Sequence[Stored],
+    stored: Sequence[StoredPartition],
     source_records: int,
     counts: Counts,
     facts: Mapping[str, Any],
@@ -63,7 +63,7 @@ def assemble(
     replace_folder(partial, folder)
 
 
-def _part(part: Stored) -> dict[str, Any]:
+def _part(part: StoredPartition) -> dict[str, Any]:
     """Return what makes a folder of the store out of a partition's files again, see `microdiff.pipeline.restore`."""
     facts = {name: value for name, value in part.result.facts.items() if name != "entry"}  # that is in index.json
     return {

@@ -20,10 +20,10 @@ from microdiff.core.ledger import (
 )
 from microdiff.core.progress import Progress
 from microdiff.errors import StepError
-from microdiff.pipeline.executor import Outcome
+from microdiff.pipeline.executor import TaskResult
 from microdiff.pipeline.publish import assemble
-from microdiff.pipeline.store import Stored, Unit
-from microdiff.pipeline.workers import crew_for, num_workers
+from microdiff.pipeline.store import StoredPartition, Task
+from microdiff.pipeline.workers import num_workers, plan_workers
 from microdiff.pipeline.workspace import Workspace
 
 log = logging.getLogger("microdiff")
@@ -43,41 +43,45 @@ class Run:
         self._device_facts: dict[str, Any] = {}
 
     def compute(
-        self, units: Sequence[Unit], on_done: Callable[[Stored], None] | None = None, *, on_device: bool = False
-    ) -> list[Stored]:
-        """Return every unit's result in the order of `units`, computing those that the store lacks.
+        self,
+        tasks: Sequence[Task],
+        on_done: Callable[[StoredPartition], None] | None = None,
+        *,
+        on_device: bool = False,
+    ) -> list[StoredPartition]:
+        """Return every task's result in the order of `tasks`, computing those that the store lacks.
 
         Args:
-            units: The units.
+            tasks: The tasks.
             on_done: Receives each result as it is there.
             on_device: Whether they use a GPU, where there is one.
 
         Raises:
             StepError: Some failed, after all the others have finished.
         """
-        done: dict[tuple[str, str], Stored] = {}
-        missing: list[Unit] = []
-        for unit in units:
-            stored = self.store.find(unit)
+        done: dict[tuple[str, str], StoredPartition] = {}
+        missing: list[Task] = []
+        for task in tasks:
+            stored = self.store.find(task)
             if stored is None:
-                missing.append(unit)
+                missing.append(task)
             else:
-                done[unit.step, unit.name] = stored
+                done[task.step, task.name] = stored
                 if on_done is not None:
                     on_done(stored)
         totals = _totals(missing)
         known = None if None in totals.values() else sum(total or 0 for total in totals.values())
-        total_bytes = sum({path: size for unit in missing for path, size in unit.downloads.items()}.values())
-        crew = crew_for(len(missing), known, on_device=on_device)
+        total_bytes = sum({path: size for task in missing for path, size in task.downloads.items()}.values())
+        plan = plan_workers(len(missing), known, on_device=on_device)
         self._computed += len(missing)
         self._reused += len(done)
         if missing:
             label = f"{self.step} {self.dataset}"
-            log.info("%s: %d of %d partitions to compute, %d worker(s)", label, len(missing), len(units), crew.workers)
-        failed: list[Outcome] = []
-        with Progress(f"{self.step} {self.dataset}", totals, total_bytes, crew.workers) as progress:
-            for item in self.store.compute(missing, crew, progress):
-                if isinstance(item, Outcome):
+            log.info("%s: %d of %d partitions to compute, %d worker(s)", label, len(missing), len(tasks), plan.workers)
+        failed: list[TaskResult] = []
+        with Progress(f"{self.step} {self.dataset}", totals, total_bytes, plan.workers) as progress:
+            for item in self.store.compute(missing, plan, progress):
+                if isinstance(item, TaskResult):
                     failed.append(item)
                     continue
                 done[item.step, item.name] = item
@@ -85,13 +89,13 @@ class Run:
                     on_done(item)
             self._samples += progress.done
             if on_device and missing:
-                self.workers = crew.workers
-                self._device_facts = _device_facts(progress, crew.workers)
+                self.workers = plan.workers
+                self._device_facts = _device_facts(progress, plan.workers)
         if failed:
-            raise StepError(self._failure(failed, len(units)))
-        return [done[unit.step, unit.name] for unit in units]
+            raise StepError(self._failure(failed, len(tasks)))
+        return [done[task.step, task.name] for task in tasks]
 
-    def _failure(self, failed: Sequence[Outcome], total: int) -> str:
+    def _failure(self, failed: Sequence[TaskResult], total: int) -> str:
         for outcome in failed:
             if outcome.details:
                 log.debug("%s:\n%s", outcome.name, outcome.details)
@@ -102,7 +106,7 @@ class Run:
     def publish(
         self,
         folder: Path,
-        stored: Sequence[Stored],
+        stored: Sequence[StoredPartition],
         expected_in: Mapping[str, int] | None,
         source_records: int | None,
         withdrawn: int | None,
@@ -169,19 +173,19 @@ class Run:
         )
 
 
-def _totals(units: Sequence[Unit]) -> dict[str, int | None]:
-    """Return how many samples there are of each kind, in order; None where a unit does not know."""
+def _totals(tasks: Sequence[Task]) -> dict[str, int | None]:
+    """Return how many samples there are of each kind, in order; None where a task does not know."""
     totals: dict[str, int | None] = {}
-    for unit in units:
-        before = totals.get(unit.noun, 0)
-        totals[unit.noun] = None if unit.num_samples is None or before is None else before + unit.num_samples
+    for task in tasks:
+        before = totals.get(task.unit, 0)
+        totals[task.unit] = None if task.num_samples is None or before is None else before + task.num_samples
     return totals
 
 
 def _device_facts(progress: Progress, devices: int) -> dict[str, Any]:
     """Return how fast devices were fed, and with what batches."""
     return {
-        "per_s": {noun: round(rate, 2) for noun, rate in progress.rates().items()},
+        "per_s": {unit: round(rate, 2) for unit, rate in progress.rates().items()},
         "device_share": round(progress.busy_s / devices / progress.seconds, 4),
         "device_s": round(progress.busy_s, 3),
         "input_wait_s": round(progress.idle_s, 3),

@@ -30,8 +30,8 @@ from microdiff.core.files import (
 from microdiff.core.ledger import Counts, Result
 from microdiff.core.progress import SAMPLES, Reporter
 from microdiff.errors import SchemaError, StepError
-from microdiff.pipeline.executor import Outcome, run_units
-from microdiff.pipeline.workers import Crew
+from microdiff.pipeline.executor import TaskResult, run_tasks
+from microdiff.pipeline.workers import WorkerPlan
 
 RECORD = "partition.json"
 _FINGERPRINT_DIGITS = 32
@@ -39,30 +39,30 @@ _ALREADY_THERE = (errno.ENOTEMPTY, errno.EEXIST)
 
 
 @dataclass(frozen=True)
-class Unit:
+class Task:
     """One partition's computation in one step.
 
     Attributes:
         step: The store's name for this kind of partition, such as `download`.
         name: The partition's name.
-        determined_by: JSON value: everything that determines the bytes, besides the step and the name.
+        cache_key: JSON value: everything that determines the bytes, besides the step and the name.
         compute: Writes the partition's files into the folder given. Picklable.
         num_samples: How many it will report, if known.
-        downloads: Bytes of the files it fetches, by path; units may share files.
-        noun: What its samples are called in progress lines.
+        downloads: Bytes of the files it fetches, by path; tasks may share files.
+        unit: What its samples are called in progress lines.
     """
 
     step: str
     name: str
-    determined_by: Mapping[str, Any]
+    cache_key: Mapping[str, Any]
     compute: Callable[[Path, Reporter], Result]
     num_samples: int | None = None
     downloads: Mapping[str, int] = field(default_factory=dict)
-    noun: str = SAMPLES
+    unit: str = SAMPLES
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredPartition:
     """A finished partition.
 
     Attributes:
@@ -81,10 +81,10 @@ class Stored:
     result: Result
     files: Mapping[str, Mapping[str, Any]]
     paths: Mapping[str, Path]
-    others: "tuple[Stored, ...]" = ()
+    others: "tuple[StoredPartition, ...]" = ()
 
     @property
-    def parts(self) -> "tuple[Stored, ...]":
+    def parts(self) -> "tuple[StoredPartition, ...]":
         """The results that it consists of, each a folder of the store."""
         own = {name: facts for name, facts in self.files.items() if all(name not in each.files for each in self.others)}
         return replace(self, fingerprints=self.fingerprints[:1], files=own, others=()), *self.others
@@ -94,10 +94,10 @@ class Stored:
         """The partition's ledger."""
         return self.result.counts
 
-    def joined_with(self, *others: "Stored") -> "Stored":
+    def merged_with(self, *others: "StoredPartition") -> "StoredPartition":
         """Return one partition with the files of all and the result of this one."""
         parts = (self, *others)
-        return Stored(
+        return StoredPartition(
             self.step,
             self.name,
             tuple(fingerprint for part in parts for fingerprint in part.fingerprints),
@@ -118,17 +118,17 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def folder(self, unit: Unit) -> Path:
-        """Return where a unit's result is kept once it is there: a fingerprint of 32 hexadecimal digits."""
-        covered = {"step": unit.step, "name": unit.name, "determined_by": unit.determined_by}
-        return self.root / unit.step / digest_json(covered)[:_FINGERPRINT_DIGITS]
+    def folder(self, task: Task) -> Path:
+        """Return where a task's result is kept once it is there: a fingerprint of 32 hexadecimal digits."""
+        covered = {"step": task.step, "name": task.name, "cache_key": task.cache_key}
+        return self.root / task.step / digest_json(covered)[:_FINGERPRINT_DIGITS]
 
-    def find(self, unit: Unit) -> Stored | None:
-        """Return a unit's result if it is in the store.
+    def find(self, task: Task) -> StoredPartition | None:
+        """Return a task's result if it is in the store.
 
         A result whose files are gone or have another size is dropped and counts as not found.
         """
-        folder = self.folder(unit)
+        folder = self.folder(task)
         if not folder.is_dir():
             return None
         try:
@@ -137,7 +137,7 @@ class Store:
             _discard(folder)
             return None
 
-    def finished(self, step: str) -> Iterator[Stored]:
+    def finished(self, step: str) -> Iterator[StoredPartition]:
         """Yield all of a step's results that are in the store and whole."""
         for folder in sorted(path for path in (self.root / step).glob("*") if _is_entry(path)):
             with contextlib.suppress(SchemaError, FileNotFoundError):
@@ -180,18 +180,20 @@ class Store:
                     dropped += 1
         return dropped
 
-    def compute(self, units: Sequence[Unit], crew: Crew, report: Reporter) -> Iterator[Stored | Outcome]:
-        """Compute units, yielding each one's result, or how it failed, as it ends.
+    def compute(
+        self, tasks: Sequence[Task], plan: WorkerPlan, report: Reporter
+    ) -> Iterator[StoredPartition | TaskResult]:
+        """Compute tasks, yielding each one's result, or how it failed, as it ends.
 
         Args:
-            units: Those that are not in the store.
-            crew: Who works on them.
+            tasks: Those that are not in the store.
+            plan: Who works on them.
             report: Receives progress.
         """
-        for step in {unit.step for unit in units}:
+        for step in {task.step for task in tasks}:
             sweep(self.root / step)
-        work = [(f"{unit.step} {unit.name}", partial(_compute, unit, self.folder(unit))) for unit in units]
-        for outcome in run_units(work, crew, report):
+        work = [(f"{task.step} {task.name}", partial(_compute, task, self.folder(task))) for task in tasks]
+        for outcome in run_tasks(work, plan, report):
             yield outcome if outcome.error is not None else outcome.result
 
     @contextmanager
@@ -246,7 +248,7 @@ def _discard(folder: Path) -> None:
         folder.rename(scratch / folder.name)
 
 
-def _load(folder: Path) -> Stored:
+def _load(folder: Path) -> StoredPartition:
     record = read_json(folder / RECORD)
     paths = {name: folder / name for name in record["files"]}
     for name, path in paths.items():
@@ -254,19 +256,19 @@ def _load(folder: Path) -> Stored:
         if size != record["files"][name]["bytes"]:
             raise SchemaError(f"{path}: expected {record['files'][name]['bytes']} bytes, found {size}")
     result = Result(record["counts"], record["facts"])
-    return Stored(folder.parent.name, record["name"], (folder.name,), result, record["files"], paths)
+    return StoredPartition(folder.parent.name, record["name"], (folder.name,), result, record["files"], paths)
 
 
-def _compute(unit: Unit, target: Path, report: Reporter) -> Stored:
-    """Compute one unit into a scratch folder and publish it under its fingerprint. Runs in a worker."""
+def _compute(task: Task, target: Path, report: Reporter) -> StoredPartition:
+    """Compute one task into a scratch folder and publish it under its fingerprint. Runs in a worker."""
     with scratch_folder(target.parent) as folder:
-        result = unit.compute(folder, report)
+        result = task.compute(folder, report)
         files = {}
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             sync(path)
             name = path.relative_to(folder).as_posix()
             files[name] = {"bytes": path.stat().st_size, "sha256": result.digests.get(name) or digest_file(path)}
-        record = {"name": unit.name, "counts": result.counts, "facts": dict(result.facts), "files": files}
+        record = {"name": task.name, "counts": result.counts, "facts": dict(result.facts), "files": files}
         write_json(folder / RECORD, record)
         _publish(folder, target)
     return _load(target)
@@ -278,5 +280,5 @@ def _publish(folder: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in _ALREADY_THERE:
             raise
-        # Another process finished the same unit first: same fingerprint, same bytes.
+        # Another process finished the same task first: same fingerprint, same bytes.
     sync(target.parent)

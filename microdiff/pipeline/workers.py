@@ -14,13 +14,13 @@ _DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # one of them is there wh
 
 
 @dataclass(frozen=True)
-class Crew:
+class WorkerPlan:
     """Worker processes.
 
     Attributes:
         workers: How many; a single one that has one unit in hand is this process itself.
         in_hand: Units that each works on at once, on threads.
-        environments: Variables for each worker, by its place.
+        environments: Variables for each worker, by its index.
     """
 
     workers: int
@@ -55,7 +55,7 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def crew_for(num_units: int, num_samples: int | None, *, on_device: bool = False) -> Crew:
+def plan_workers(num_units: int, num_samples: int | None, *, on_device: bool = False) -> WorkerPlan:
     """Return who should work on some units.
 
     Args:
@@ -69,17 +69,17 @@ def crew_for(num_units: int, num_samples: int | None, *, on_device: bool = False
         workers = num_workers()
         if workers_asked_for() is None and num_samples is not None:
             workers = min(workers, max(1, num_samples // _SAMPLES_PER_WORKER))
-        return _crew(min(workers, num_units), 1, [])
-    return _crew(min(workers_asked_for() or len(gpus), num_units), 2, gpus)
+        return _plan(min(workers, num_units), 1, [])
+    return _plan(min(workers_asked_for() or len(gpus), num_units), 2, gpus)
 
 
-def _crew(workers: int, in_hand: int, gpus: list[str]) -> Crew:
+def _plan(workers: int, in_hand: int, gpus: list[str]) -> WorkerPlan:
     threads = os.environ.get(THREADS_VARIABLE) or str(max(1, num_cores() // max(1, workers)))
     environments = [{THREADS_VARIABLE: threads} for _ in range(workers)]
-    for place, environment in enumerate(environments):
+    for index, environment in enumerate(environments):
         if gpus:
-            environment[_VISIBLE] = gpus[place % len(gpus)]
-    return Crew(workers, in_hand, tuple(environments))
+            environment[_VISIBLE] = gpus[index % len(gpus)]
+    return WorkerPlan(workers, in_hand, tuple(environments))
 
 
 def visible_gpus() -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from microdiff.core.files import locked_folder, scratch_folder
-from microdiff.core.progress import Logged
+from microdiff.core.progress import LogReporter
 from microdiff.errors import SourceError
 from microdiff.storage.objects import NoSuchObject, ObjectStore
 from microdiff.storage.objects.fetching import FEW_ATTEMPTS, fetch_object
@@ -33,7 +33,7 @@ def read_listing(store: ObjectStore, directory: str, cache: Path, name: str) -> 
             if not path.is_file():
                 part = folder / "part"
                 try:
-                    fetch_object(store, directory, part, Logged(), FEW_ATTEMPTS)
+                    fetch_object(store, directory, part, LogReporter(), FEW_ATTEMPTS)
                 except NoSuchObject as error:
                     raise SourceError(f"{name}: it is not on the remote ({error}). Push it: make push") from None
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from microdiff.core.progress import Logged
+from microdiff.core.progress import LogReporter
 from microdiff.errors import SourceError
 from microdiff.remote.dvc_dir_object import check_paths, listing_bytes
 from microdiff.storage.objects import ObjectStore
@@ -93,7 +93,7 @@ def _read(place: str, name: str) -> bytes:
     parts = urlsplit(place)
     folder, _, file = parts.path.rpartition("/")
     store = open_store({"url": parts._replace(path=folder).geturl()})
-    return ask(_reader(store, file), f"{store.name}/{file}", Logged(), FEW_ATTEMPTS)
+    return ask(_reader(store, file), f"{store.name}/{file}", LogReporter(), FEW_ATTEMPTS)
 
 
 def _reader(store: ObjectStore, file: str) -> Callable[[], bytes]:

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 
 from microdiff.artifacts.manifest import MANIFEST
 from microdiff.core.files import link_or_copy, locked_folder, sweep, sync
-from microdiff.core.progress import Logged, Reporter
+from microdiff.core.progress import LogReporter, Reporter
 from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import SourceError
 from microdiff.storage.objects import NoSuchObject, ObjectStore
@@ -58,7 +58,7 @@ class CachedShards:
     inside: str = ""
     withdrawn: Withdrawn = field(default_factory=Withdrawn, repr=False)
     elsewhere: Mapping[str, Path] = field(default_factory=dict, repr=False)
-    report: Reporter = field(default_factory=Logged, repr=False, compare=False)
+    report: Reporter = field(default_factory=LogReporter, repr=False, compare=False)
 
     @property
     def local(self) -> Path:

@@ -160,7 +160,7 @@ def read_places(listing: Path) -> dict[str, Place]:
     return {column: Place(**place) for column, place in sorted(read_json(listing / LISTING).items())}
 
 
-def read_samples(listings: Sequence[Path]) -> Samples:
+def load_index(listings: Sequence[Path]) -> Samples:
     """Read all listings of a dataset, keeping 44 bytes a sample."""
     parts = [_read_listing(number, listing) for number, listing in enumerate(listings)]
     return Samples(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))

@@ -1,4 +1,4 @@
-"""The shard step: latents become MDS shards, each shard a unit of its own.
+"""The shard step: latents become MDS shards, each shard a task of its own.
 
 Every partition is listed first; the listings say which samples share a shard, and where a shard's bytes are.
 Samples that also have latents of the larger resolution form a group of their own, so that one copy serves both
@@ -21,11 +21,11 @@ from microdiff.core.ledger import KEPT, Counts
 from microdiff.errors import StepError
 from microdiff.pipeline.params import Params, as_values
 from microdiff.pipeline.run import Run
-from microdiff.pipeline.store import Stored, Unit
+from microdiff.pipeline.store import StoredPartition, Task
 from microdiff.pipeline.workspace import Workspace
 from microdiff.shard.packing import Indices, pack_in_order, pack_shuffled, places_of
-from microdiff.shard.sample_index import Samples, read_samples, write_listing
-from microdiff.shard.writer import Draw, write_draw
+from microdiff.shard.sample_index import Samples, load_index, write_listing
+from microdiff.shard.writer import ShardPlan, write_shard
 
 _COMPRESSION = {"none": None, "zstd": ZSTD}
 Columns = Mapping[str, str]
@@ -51,19 +51,19 @@ def shard(dataset: str, params: Params, workspace: Workspace) -> Counts:
     with run.store.in_use():
         latents = read_manifest(workspace.artifact(dataset, "latents"))
         listings = run.compute(_listing_units(latents))
-        samples = read_samples([_folder(listing) for listing in listings])
+        samples = load_index([_folder(listing) for listing in listings])
         if len(samples.sizes) != latents.counts[KEPT]:
             raise StepError(
                 f"shard {dataset}: {len(samples.sizes)} samples have latents, but the encode step kept "
                 f"{latents.counts[KEPT]}. Rebuild them: dvc repro -f encode@{dataset}"
             )
         columns = _columns_of_groups(dataset, listings)
-        units = list(_shard_units(latents.folder, listings, samples, columns, settings))
-        stored = run.compute(units)
+        tasks = list(_shard_units(latents.folder, listings, samples, columns, settings))
+        stored = run.compute(tasks)
         return run.publish(
             workspace.artifact(dataset, "shards"),
             stored,
-            expected_in={unit.name: unit.num_samples or 0 for unit in units},
+            expected_in={task.name: task.num_samples or 0 for task in tasks},
             source_records=latents.source_records,
             withdrawn=latents.withdrawn,
             max_rejected_share=entry.max_rejected_share,
@@ -83,30 +83,30 @@ def shard(dataset: str, params: Params, workspace: Workspace) -> Counts:
         )
 
 
-def _folder(listing: Stored) -> Path:
+def _folder(listing: StoredPartition) -> Path:
     """Return where the store has a listing."""
     return next(iter(listing.paths.values())).parent
 
 
-def _listing_units(latents: Manifest) -> list[Unit]:
+def _listing_units(latents: Manifest) -> list[Task]:
     code = code_digest(["microdiff.shard.sample_index"])
-    units = []
+    tasks = []
     for name, num_samples in latents.kept().items():
         digests = latents.digests(name, "")
         files = [file for file in digests if file.endswith(".safetensors")]
-        units.append(
-            Unit(
+        tasks.append(
+            Task(
                 step="shard-list",
                 name=name,
-                determined_by={"code": code, "latents": digests},
+                cache_key={"code": code, "latents": digests},
                 compute=partial(write_listing, latents.folder, name, files),
                 num_samples=num_samples,
             )
         )
-    return units
+    return tasks
 
 
-def _columns_of_groups(dataset: str, listings: Sequence[Stored]) -> dict[str, Columns]:
+def _columns_of_groups(dataset: str, listings: Sequence[StoredPartition]) -> dict[str, Columns]:
     """Return each group's columns, larger resolutions first; they must be the same in all partitions."""
     found: dict[str, Columns] = {}
     for listing in listings:
@@ -121,12 +121,12 @@ def _columns_of_groups(dataset: str, listings: Sequence[Stored]) -> dict[str, Co
 
 def _shard_units(
     latents: Path,
-    listings: Sequence[Stored],
+    listings: Sequence[StoredPartition],
     samples: Samples,
     columns: Mapping[str, Columns],
     settings: ShardSettings,
-) -> Iterator[Unit]:
-    """Yield a unit per shard, group by group.
+) -> Iterator[Task]:
+    """Yield a task per shard, group by group.
 
     A shard is named after the place of its first sample, a name that other shards' comings and goings do not change.
     What it is determined by is what its samples hold, not which partitions they come from: rebuilding a partition for
@@ -143,16 +143,18 @@ def _shard_units(
         for packed in pack(places, samples.sizes[members], limit):
             chosen = members[packed]
             name = f"{group}/shard.{int(places[packed[0]]):016x}.mds"
-            yield Unit(
+            yield Task(
                 step="shard",
                 name=name,
-                determined_by={
+                cache_key={
                     "code": code,
                     "columns": group_columns,
                     "compression": compression,
                     "contents": digest_bytes(samples.digests[chosen].tobytes()),
                 },
-                compute=partial(write_draw, _draw(latents, folders, samples, chosen, group_columns, compression), name),
+                compute=partial(
+                    write_shard, _draw(latents, folders, samples, chosen, group_columns, compression), name
+                ),
                 num_samples=len(chosen),
             )
 
@@ -164,10 +166,10 @@ def _draw(
     chosen: Indices,
     columns: Columns,
     compression: str | None,
-) -> Draw:
+) -> ShardPlan:
     """Return the samples chosen, naming no more partitions than they come from: each worker is sent its draws."""
     used, partitions = np.unique(samples.partitions[chosen], return_inverse=True)
-    return Draw(
+    return ShardPlan(
         latents=latents,
         listings=[listings[number] for number in used],
         partitions=partitions.astype(np.uint32),
@@ -178,7 +180,7 @@ def _draw(
     )
 
 
-def _indexes(stored: Sequence[Stored]) -> dict[str, Any]:
+def _indexes(stored: Sequence[StoredPartition]) -> dict[str, Any]:
     """Return the index files: one per group, and one over all groups."""
     groups: dict[str, list[Any]] = {}
     for item in stored:

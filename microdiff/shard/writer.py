@@ -23,7 +23,7 @@ _FILES_OF_PARTITION = 8  # two of the listing, one of image latents, one for eac
 
 
 @dataclass(frozen=True)
-class Draw:
+class ShardPlan:
     """Which samples a shard holds.
 
     Attributes:
@@ -45,7 +45,7 @@ class Draw:
     compression: str | None
 
 
-def write_draw(draw: Draw, name: str, folder: Path, report: Reporter) -> Result:
+def write_shard(draw: ShardPlan, name: str, folder: Path, report: Reporter) -> Result:
     """Write one shard.
 
     Args:
@@ -70,7 +70,7 @@ def write_draw(draw: Draw, name: str, folder: Path, report: Reporter) -> Result:
     return Result(counts, {"entry": entry}, {stored_name: stored["hashes"][HASH_NAME]})
 
 
-def _pieces(draw: Draw, sizes: NDArray[np.int64], report: Reporter) -> Iterator[memoryview]:
+def _pieces(draw: ShardPlan, sizes: NDArray[np.int64], report: Reporter) -> Iterator[memoryview]:
     """Yield the encoded samples, several at a time, in a buffer that is used again."""
     buffer = memoryview(bytearray(max(_BUFFER_BYTES, int(sizes.max()))))
     columns = sorted_columns(draw.columns)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from microdiff.core.files import digest_json, locked_folder, sync
-from microdiff.core.progress import Reporter, Silent
+from microdiff.core.progress import NullReporter, Reporter
 from microdiff.errors import SourceError
 from microdiff.storage import SETTING, SourceFile
 
@@ -34,7 +34,7 @@ class FetchedSource(ABC):
     """
 
     fetched: Path
-    report: Reporter = field(default_factory=Silent, compare=False)
+    report: Reporter = field(default_factory=NullReporter, compare=False)
     setting: str = field(default=SETTING, compare=False)
 
     @property

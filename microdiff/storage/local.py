@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from microdiff.core.files import digest_json, read_json, write_json
-from microdiff.core.progress import Reporter, Silent
+from microdiff.core.progress import NullReporter, Reporter
 from microdiff.errors import SourceError
 from microdiff.storage import SourceFile
 from microdiff.storage.fetching import checksum_of
@@ -17,7 +17,7 @@ class LocalSource:
 
     root: str
     digests: Path
-    report: Reporter = field(default_factory=Silent, compare=False)
+    report: Reporter = field(default_factory=NullReporter, compare=False)
 
     @property
     def name(self) -> str:

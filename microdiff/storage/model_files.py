@@ -1,4 +1,4 @@
-"""A model's files on this machine: used in place, or fetched once into the store, and checked against what pins them.
+"""A model's files on this machine: used where they lie, or fetched once into the store, and checked against a pin.
 
 A fetched model is a folder `models/<64 digits>` of the store, laid out as in its repository, which appears when it is
 whole and verified; `make clean-work` leaves it.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import overload
 
-from microdiff.config.model_reference import OPENCLIP, ModelPlace, model_place, public_name
+from microdiff.config.model_reference import OPENCLIP, ModelReference, parse_model_reference, public_name
 from microdiff.config.settings import ImageEncoderSettings, TextEncoderSettings
 from microdiff.core.files import digest_file, digest_json, link_or_copy, locked_folder, scratch_folder, sweep, sync
 from microdiff.core.progress import Progress
@@ -70,13 +70,13 @@ def located(
     if isinstance(settings, LocatedImageEncoder | LocatedTextEncoder):
         return settings
     where = where or ("encode.image" if isinstance(settings, ImageEncoderSettings) else "encode.text")
-    place = model_place(settings.model, settings.subfolder, settings.revision)
-    if place.kind == "folder":
-        folder = Path(place.root, place.folder)
-        revision = _check(_local_digest(folder, work), place.revision, str(folder), where)
+    reference = parse_model_reference(settings.model, settings.subfolder, settings.revision)
+    if reference.kind == "folder":
+        folder = Path(reference.root, reference.folder)
+        revision = _check(_local_digest(folder, work), reference.revision, str(folder), where)
     else:
         work = work or Path(os.environ.get("MICRODIFF_WORK", ".work"))
-        folder, revision = _fetched(settings.model, place, work, where)
+        folder, revision = _fetched(settings.model, reference, work, where)
     values = {**vars(settings), "revision": revision, "folder": folder.absolute()}
     if isinstance(settings, ImageEncoderSettings):
         return LocatedImageEncoder(**values)
@@ -134,36 +134,36 @@ def _check(digest: str | None, pin: str | None, name: str, where: str) -> str:
     return digest
 
 
-def _fetched(model: str, place: ModelPlace, work: Path, where: str) -> tuple[Path, str]:
+def _fetched(model: str, reference: ModelReference, work: Path, where: str) -> tuple[Path, str]:
     """Return the local copy of a model and its revision."""
     models = work / "models"
-    copy = models / digest_json(["model", public_name(model), place.folder, place.revision])
+    copy = models / digest_json(["model", public_name(model), reference.folder, reference.revision])
     with locked_folder(copy):
         sweep(copy)
         files = copy / "files"
         if not files.is_dir():
-            _fetch(model, place, work, where, files)
-    return files / place.folder, place.revision or ""
+            _fetch(model, reference, work, where, files)
+    return files / reference.folder, reference.revision or ""
 
 
-def _fetch(model: str, place: ModelPlace, work: Path, where: str, target: Path) -> None:
+def _fetch(model: str, reference: ModelReference, work: Path, where: str, target: Path) -> None:
     """Fetch, verify and publish a model's files as the folder `target`."""
     setting = f"{where}.model"
     with Progress(f"fetch {public_name(model)}", None) as progress:
         try:
-            if place.kind == "hub":
-                root = f"hf://{place.root}@{place.revision}"
+            if reference.kind == "hub":
+                root = f"hf://{reference.root}@{reference.revision}"
                 source: Source = open_hub(root, work, progress, setting, kind="model")
             else:
-                source = open_source(place.root, work, setting).with_reporter(progress)
-            described = [source.stat(path) for path in _paths(source, place, model.startswith(OPENCLIP))]
+                source = open_source(reference.root, work, setting).with_reporter(progress)
+            described = [source.stat(path) for path in _paths(source, reference, model.startswith(OPENCLIP))]
         except SourceError as error:
             raise ParamsError(f"{setting}: {error}") from error
         paths = {file.path: source.fetch(file) for file in described}
-    if place.kind == "url" or not paths:
-        relative = {os.path.relpath(path, place.folder or "."): copy for path, copy in paths.items()}
-        name = "/".join(filter(None, (source.name, place.folder)))
-        _check(_digest(relative, digest_file) if paths else None, place.revision, name, where)
+    if reference.kind == "url" or not paths:
+        relative = {os.path.relpath(path, reference.folder or "."): copy for path, copy in paths.items()}
+        name = "/".join(filter(None, (source.name, reference.folder)))
+        _check(_digest(relative, digest_file) if paths else None, reference.revision, name, where)
     with scratch_folder(target.parent) as scratch:
         for path, copy in paths.items():
             (scratch / path).parent.mkdir(parents=True, exist_ok=True)
@@ -175,11 +175,11 @@ def _fetch(model: str, place: ModelPlace, work: Path, where: str, target: Path) 
         source.forget(file)
 
 
-def _paths(source: Source, place: ModelPlace, is_openclip: bool) -> list[str]:
+def _paths(source: Source, reference: ModelReference, is_openclip: bool) -> list[str]:
     """Return which files to fetch: all of a URL's folder, of a hub's only what loading needs."""
-    paths = list(source.list(place.folder))
-    sibling = _sibling(place.folder, [PurePosixPath(path).name for path in paths])
-    if place.kind == "hub" and paths:
+    paths = list(source.list(reference.folder))
+    sibling = _sibling(reference.folder, [PurePosixPath(path).name for path in paths])
+    if reference.kind == "hub" and paths:
         paths = needed_files(paths, _OPENCLIP_WEIGHTS if is_openclip else _WEIGHTS)
     if sibling is not None and paths:
         paths += source.list(sibling)

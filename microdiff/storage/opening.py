@@ -3,7 +3,7 @@
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from microdiff.core.progress import Logged
+from microdiff.core.progress import LogReporter
 from microdiff.errors import SourceError
 from microdiff.storage import SETTING, Source
 from microdiff.storage.fsspec import open_remote
@@ -27,7 +27,7 @@ def open_source(root: str, work: Path, setting: str = SETTING) -> Source:
     Raises:
         SourceError: The root is of an unknown kind, is not there, or cannot be reached.
     """
-    report = Logged()
+    report = LogReporter()
     parts = urlsplit(root)
     if parts.scheme == "hf":
         return open_hub(root, work, report, setting)

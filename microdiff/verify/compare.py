@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from microdiff.artifacts.mds import INDEX_NAME, read_index
-from microdiff.artifacts.mds_scan import ShardFile
+from microdiff.artifacts.mds_scan import MdsFile
 from microdiff.artifacts.tables import read_kept, read_rows
 from microdiff.core.ledger import KEPT
 from microdiff.verify.digests import digest_key, hashes
@@ -126,6 +126,6 @@ def _shard_keys(folder: Path, file: str, numbers: NDArray[np.intp]) -> Iterator[
     if not wanted:
         return
     entry = next(entry for entry in read_index(folder / INDEX_NAME) if file_of(entry) == file)
-    for number, values in enumerate(ShardFile(folder, entry)):
+    for number, values in enumerate(MdsFile(folder, entry)):
         if number in wanted:
             yield number, str(values["key"], "utf-8", "replace")

@@ -7,8 +7,8 @@ from microdiff.artifacts.kinds import KINDS
 from microdiff.core.progress import Progress
 from microdiff.core.withdrawn import Withdrawn, read_withdrawn
 from microdiff.errors import SchemaError
-from microdiff.pipeline.executor import run_units
-from microdiff.pipeline.workers import Crew, num_workers, workers_asked_for
+from microdiff.pipeline.executor import run_tasks
+from microdiff.pipeline.workers import WorkerPlan, num_workers, workers_asked_for
 from microdiff.pipeline.workspace import Workspace
 from microdiff.remote.dvc_lock import dvc_record
 from microdiff.verify.artifact import Artifact, Work
@@ -98,7 +98,7 @@ def _run(label: str, works: Sequence[Work]) -> list[Findings]:
         workers = min(workers, max(1, total // _BYTES_PER_WORKER))
     done: dict[str, Findings] = {}
     with Progress(label, None, total) as progress:
-        for outcome in run_units([(name, work) for name, _, work in works], Crew(workers), progress):
+        for outcome in run_tasks([(name, work) for name, _, work in works], WorkerPlan(workers), progress):
             if outcome.error is not None:
                 raise SchemaError(f"{label}: {outcome.name} could not be checked: {outcome.error}")
             done[outcome.name] = outcome.result

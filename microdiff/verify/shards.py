@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from microdiff.artifacts.mds import Column
-from microdiff.artifacts.mds_scan import ShardFile
+from microdiff.artifacts.mds_scan import MdsFile
 from microdiff.core.progress import Reporter
 from microdiff.core.withdrawn import Withdrawn
 from microdiff.verify.digests import digest_key, digest_values, hashes, is_drawn
@@ -54,7 +54,7 @@ def check_shard(
     check_files(folder, expected, findings)
     damaged = file in findings.damaged
     try:
-        shard = ShardFile(folder, entry)
+        shard = MdsFile(folder, entry)
         if {name: shard.config.get(name) for name in _TOLD} != {name: entry.get(name) for name in _TOLD}:
             findings.add(file, "its header is not what index.json says", is_damage=damaged)
         if shard.num_samples != entry["samples"]:
@@ -70,14 +70,14 @@ def check_shard(
     return findings
 
 
-def _is_recorded(shard: ShardFile, entry: Mapping[str, Any]) -> bool:
+def _is_recorded(shard: MdsFile, entry: Mapping[str, Any]) -> bool:
     hashed = entry["raw_data"]["hashes"]
     return all(hashlib.new(name, shard.data).hexdigest() == value for name, value in hashed.items())
 
 
 def _check_samples(
     file: str,
-    shard: ShardFile,
+    shard: MdsFile,
     withdrawn: Withdrawn,
     bfloat16: frozenset[str],
     wanted: tuple[float, bool],
@@ -91,7 +91,7 @@ def _check_samples(
     for values in shard:
         key = str(values["key"], "utf-8", "replace")
         findings.num_samples += 1
-        if withdrawn.covers(key):
+        if withdrawn.contains(key):
             findings.add(file, "it is withdrawn, but still here", key)
         for column in columns:
             data = values[column.name]

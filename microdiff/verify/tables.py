@@ -106,7 +106,7 @@ def read_table(
     for row in rows:
         if row["status"] not in _STATUSES:
             findings.add(table, f"unknown status {row['status']!r}", row["key"])
-        if row["status"] != Reason.WITHDRAWN and withdrawn.covers(row["key"]):
+        if row["status"] != Reason.WITHDRAWN and withdrawn.contains(row["key"]):
             findings.add(table, f"it is withdrawn, but still here as {row['status']}", row["key"])
     return rows
 
@@ -133,7 +133,7 @@ def _check_pictures(folder: Path, tar: str, kept: Iterable[Row], withdrawn: With
     """Check that a tar holds the kept rows' pictures, in their order and nothing else; names the first one missing."""
     for row, member in zip_longest(kept, read_members(folder / tar)):
         key = None if member is None else member[0].partition(".")[0]
-        if member is not None and key is not None and withdrawn.covers(key):
+        if member is not None and key is not None and withdrawn.contains(key):
             findings.add(tar, "it is withdrawn, but its picture is still here", key)
         if row is None or key != row["key"]:
             wanted = "nothing" if row is None else f"the picture {row['key']}"

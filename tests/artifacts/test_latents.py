@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from microdiff.artifacts.latents import LatentsFile, Spool, Tensor, write_latents
+from microdiff.artifacts.latents import LatentsFile, Spool, TensorToWrite, write_latents
 from microdiff.errors import SchemaError
 
 
@@ -19,7 +19,7 @@ def write(path: Path, rejected: dict[str, str] | None = None) -> dict[str, np.nd
             a.append(row)
         for row in large:
             b.append(row)
-        tensors = {"latents_256": Tensor(list("abcde"), a), "latents_512": Tensor(["b", "d"], b)}
+        tensors = {"latents_256": TensorToWrite(list("abcde"), a), "latents_512": TensorToWrite(["b", "d"], b)}
         write_latents(path, tensors, {"model": "tiny", "scaling_factor": 0.13}, rejected or {})
     return {"latents_256": small, "latents_512": large}
 
@@ -51,14 +51,14 @@ def test_rows_may_be_repeated_and_reordered(tmp_path: Path) -> None:
     with Spool(tmp_path / "rows") as spool:
         for row in states:
             spool.append(row)
-        write_latents(path, {"caption_latents": Tensor(list("wxyz"), spool, [2, 0, 2, 1])}, {}, {})
+        write_latents(path, {"caption_latents": TensorToWrite(list("wxyz"), spool, [2, 0, 2, 1])}, {}, {})
     assert np.array_equal(LatentsFile(path).rows("caption_latents"), states[[2, 0, 2, 1]])
 
 
 def test_a_partition_without_samples_is_a_file_without_tensors(tmp_path: Path) -> None:
     path = tmp_path / "0000.image.safetensors"
     with Spool(tmp_path / "rows") as spool:
-        write_latents(path, {"latents_256": Tensor([], spool)}, {"model": "tiny"}, {"a": "undecodable"})
+        write_latents(path, {"latents_256": TensorToWrite([], spool)}, {"model": "tiny"}, {"a": "undecodable"})
     file = LatentsFile(path)
     assert (file.names, file.keys("latents_256"), file.rejected) == ([], [], {"a": "undecodable"})
     assert load_file(path) == {}
@@ -78,7 +78,7 @@ def test_every_dtype_is_what_the_safetensors_library_reads(tmp_path: Path, dtype
         for row in values:
             spool.append((row.view(torch.uint16) if dtype == "bfloat16" else row).numpy())
             masks.append(np.array([1, 0], np.uint8))
-        write_latents(path, {"x": Tensor(list("abc"), spool), "y": Tensor(list("abc"), masks)}, {}, {})
+        write_latents(path, {"x": TensorToWrite(list("abc"), spool), "y": TensorToWrite(list("abc"), masks)}, {}, {})
     assert torch.equal(load_tensors(path)["x"], values)
     file = LatentsFile(path)
     assert (file.dtype("x"), file.dtype("y")) == (dtype, "uint8")

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from microdiff.artifacts.raw import RawImage, read_images
-from microdiff.artifacts.tables import new_table, read_kept, read_rows
+from microdiff.artifacts.tables import read_kept, read_rows, table_writer
 from microdiff.config.settings import DownloadSettings
 from microdiff.core.files import digest_bytes
 from microdiff.core.ledger import Counts, Reason, check_balance
-from microdiff.core.progress import Silent
+from microdiff.core.progress import NullReporter
 from microdiff.download.raw_writer import SCHEMA, write_raw
 from microdiff.errors import SchemaError
 from microdiff.formats.records import Rejection, Sample
@@ -36,7 +36,7 @@ def sample(key: str, *captions: str, image: bytes = PNG, meta: dict[str, object]
     return Sample(key=key, image=image, captions=captions, source=f"a.zip/{key}.png", meta=meta or {})
 
 
-class Counter(Silent):
+class Counter(NullReporter):
     def __init__(self) -> None:
         self.samples = 0
 
@@ -162,7 +162,7 @@ def test_tables_larger_than_a_row_group_are_whole_and_in_order(num_rows: int, tm
 
 def test_kept_rows_are_those_whose_status_says_so(tmp_path: Path) -> None:
     schema = pa.schema([("key", pa.string()), ("status", pa.string())])
-    with new_table(tmp_path / "t.parquet", schema) as add_row:
+    with table_writer(tmp_path / "t.parquet", schema) as add_row:
         for number, status in enumerate(["kept", "nsfw", "kept", "too_small"]):
             add_row({"key": str(number), "status": status})
     assert [row["key"] for row in read_kept(tmp_path / "t.parquet", ["key"])] == ["0", "2"]

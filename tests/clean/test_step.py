@@ -10,14 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import sample_preset
-from microdiff.artifacts.tables import new_table
+from microdiff.artifacts.tables import table_writer
 from microdiff.clean.duplicates import find_duplicates, share_unique
 from microdiff.clean.policy import SCHEMA, caption_rows, is_caption, write_captions
 from microdiff.clean.stats import CaptionStats, count_tokens, summarise
 from microdiff.clean.step import clean
 from microdiff.config.settings import CleanSettings
 from microdiff.core.files import read_json
-from microdiff.core.progress import Silent
+from microdiff.core.progress import NullReporter
 from microdiff.download.raw_writer import SCHEMA as RAW_SCHEMA
 from microdiff.download.step import download
 from microdiff.encode.step import encode
@@ -40,7 +40,7 @@ def raw_row(key: str = "a", *captions: str, sha256: str = "0" * 64, **meta: Any)
 
 def write_raw(folder: Path, partitions: dict[str, list[dict[str, Any]]]) -> None:
     for name, rows in partitions.items():
-        with new_table(folder / f"{name}.parquet", RAW_SCHEMA) as add_row:
+        with table_writer(folder / f"{name}.parquet", RAW_SCHEMA) as add_row:
             for row in rows:
                 add_row(row)
 
@@ -135,14 +135,16 @@ def test_of_equal_pictures_with_equal_captions_the_first_stays(tmp_path: Path) -
     found = find_duplicates(tmp_path, ["0000", "0001"], policy(cleaner="deepfloyd", drop_duplicates=True))
     assert found == {"0000": frozenset(), "0001": frozenset({"d", "f"})}
     (tmp_path / "out").mkdir()
-    result = write_captions(tmp_path, "0001", policy(cleaner="deepfloyd"), found["0001"], tmp_path / "out", Silent())
+    result = write_captions(
+        tmp_path, "0001", policy(cleaner="deepfloyd"), found["0001"], tmp_path / "out", NullReporter()
+    )
     assert result.counts == {"in": 3, "kept": 1, "duplicate": 2}
     assert pq.read_table(tmp_path / "out" / "0001.parquet")["status"].to_pylist() == ["duplicate", "kept", "duplicate"]
 
 
 def test_distinct_captions_are_counted_over_partitions(tmp_path: Path) -> None:
     for name, captions in {"0000": ["a", "b"], "0001": ["b", "b"]}.items():
-        with new_table(tmp_path / f"{name}.parquet", SCHEMA) as add_row:
+        with table_writer(tmp_path / f"{name}.parquet", SCHEMA) as add_row:
             for caption in captions:
                 add_row(dict.fromkeys(SCHEMA.names) | {"status": "kept", "caption": caption})
             add_row(dict.fromkeys(SCHEMA.names) | {"status": "nsfw", "caption": "c"})

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from microdiff.core import prefetch as module
-from microdiff.core.prefetch import ahead, num_threads
+from microdiff.core.prefetch import num_threads, prefetch_map
 from microdiff.errors import ParamsError
 
 
@@ -29,7 +29,7 @@ def test_results_come_in_order_whatever_takes_longest() -> None:
         later[number].set()
         return number * 10
 
-    assert list(ahead(wait_for_the_next, range(9), 3)) == [number * 10 for number in range(9)]
+    assert list(prefetch_map(wait_for_the_next, range(9), 3)) == [number * 10 for number in range(9)]
 
 
 @pytest.mark.usefixtures("three_threads")
@@ -43,14 +43,14 @@ def test_no_more_than_the_limit_is_taken_ahead(limit: int) -> None:
             taken += 1
             yield number
 
-    for number in ahead(lambda item: item, items(), limit):
+    for number in prefetch_map(lambda item: item, items(), limit):
         assert taken <= number + limit
     assert taken == 20
 
 
 @pytest.mark.usefixtures("three_threads")
 def test_an_error_takes_the_place_of_its_result() -> None:
-    results = ahead(lambda number: 12 // number, [3, 2, 0, 1], 4)
+    results = prefetch_map(lambda number: 12 // number, [3, 2, 0, 1], 4)
     assert [next(results), next(results)] == [4, 6]
     with pytest.raises(ZeroDivisionError):
         next(results)
@@ -66,7 +66,7 @@ def test_what_nobody_waits_for_any_more_is_not_begun() -> None:
             gate.wait(30)
         return number
 
-    results = ahead(work, range(100), 50)
+    results = prefetch_map(work, range(100), 50)
     assert next(results) == 0
     results.close()
     gate.set()

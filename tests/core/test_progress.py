@@ -57,16 +57,16 @@ def test_the_bytes_to_come_give_the_time_left(clock: Clock, caplog: pytest.LogCa
 def test_several_kinds_of_work_are_told_apart(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     totals = {"images": 100, "captions": 50}
     with caplog.at_level(logging.INFO, "microdiff"), Progress("encode coco", totals, devices=2) as shown:
-        shown.tick(10, noun="images")
+        shown.tick(10, unit="images")
         clock.now += 20
         shown.device(15.0, 1.0)
         shown.device(15.0, 2.0)
-        shown.tick(30, noun="images")
-        shown.tick(60, noun="images")
+        shown.tick(30, unit="images")
+        shown.tick(60, unit="images")
         clock.now += 20
-        shown.tick(1, noun="captions")
+        shown.tick(1, unit="captions")
         clock.now += 20
-        shown.tick(39, noun="captions")
+        shown.tick(39, unit="captions")
     assert [record.message for record in caplog.records] == [
         "encode coco: 40 of 100 images, 2.0 images/s, device 75%, 30 s left for images",
         "encode coco: 100 of 100 images, 1 of 50 captions, device 38%",

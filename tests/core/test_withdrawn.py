@@ -24,7 +24,7 @@ def test_it_covers_a_key_and_all_captions_of_its_picture(tmp_path: Path) -> None
     withdrawn = read_withdrawn(listing(tmp_path, "key\treason\na\tasked by its author\nb#2\t\n"))
     assert withdrawn
     assert len(withdrawn) == 2
-    covered = {key: withdrawn.covers(key) for key in ("a", "a#1", "a#12", "b#2", "b", "b#1", "aa", "a#", "a#x", "#1")}
+    covered = {key: withdrawn.contains(key) for key in ("a", "a#1", "a#12", "b#2", "b", "b#1", "aa", "a#", "a#x", "#1")}
     assert [key for key, is_covered in covered.items() if is_covered] == ["a", "a#1", "a#12", "b#2"]
     assert withdrawn.entries["a"] == Withdrawal("a", "asked by its author")
 

@@ -18,12 +18,12 @@ from torch import Tensor
 from conftest import sample_preset
 from microdiff.artifacts.latents import LatentsFile
 from microdiff.artifacts.raw import read_images
-from microdiff.artifacts.tables import new_table
+from microdiff.artifacts.tables import table_writer
 from microdiff.clean.policy import SCHEMA
 from microdiff.config.settings import ImageEncoderSettings, TextEncoderSettings
 from microdiff.core.ledger import Result
 from microdiff.core.prefetch import num_threads
-from microdiff.core.progress import Silent
+from microdiff.core.progress import NullReporter
 from microdiff.encode import device_queue, image_latents
 from microdiff.encode.caption_latents import write_caption_latents
 from microdiff.encode.device_queue import DEPTH, DeviceQueue
@@ -103,7 +103,7 @@ class FakeTower:
         return values.where(values > 0, torch.inf)
 
 
-class Heard(Silent):
+class Heard(NullReporter):
     """Remembers what was reported."""
 
     def __init__(self) -> None:
@@ -112,8 +112,8 @@ class Heard(Silent):
         self.ticks: dict[str, int] = {}
         self.times: list[tuple[float, float]] = []
 
-    def tick(self, samples: int = 0, num_bytes: int = 0, noun: str = "samples") -> None:
-        self.ticks[noun] = self.ticks.get(noun, 0) + samples
+    def tick(self, samples: int = 0, num_bytes: int = 0, unit: str = "samples") -> None:
+        self.ticks[unit] = self.ticks.get(unit, 0) + samples
 
     def say(self, message: str) -> None:
         self.said.append(message)
@@ -477,7 +477,7 @@ def test_times_of_the_device_add_up(monkeypatch: pytest.MonkeyPatch, queue: Devi
 
 
 def write_captions(folder: Path, captions: dict[str, str], status: str = "kept") -> None:
-    with new_table(folder / "0000.parquet", SCHEMA) as add_row:
+    with table_writer(folder / "0000.parquet", SCHEMA) as add_row:
         for key, caption in captions.items():
             row = {"key": key, "status": "kept", "caption": caption, "captions": [], "original": ""}
             add_row({**row, "width": 1, "height": 1})

@@ -19,9 +19,9 @@ from microdiff.download.step import download
 from microdiff.encode.step import encode
 from microdiff.models import image_encoder, text_encoder
 from microdiff.pipeline import store
-from microdiff.pipeline.executor import Outcome, Work
+from microdiff.pipeline.executor import TaskResult, Work
 from microdiff.pipeline.params import Params
-from microdiff.pipeline.workers import Crew
+from microdiff.pipeline.workers import WorkerPlan
 from microdiff.pipeline.workspace import Workspace
 
 SEVERAL = {"datasets.coco.download.images_per_partition": 4, "datasets.coco.download.partitions": "0-3"}
@@ -110,16 +110,16 @@ def test_nothing_is_encoded_that_did_not_change(
 def test_neither_order_nor_units_in_hand_change_a_byte(
     prepared: Workspace, make_params: MakeParams, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Workers of their own: see test_steps. Here several units share a process, the last ones first."""
+    """Workers of their own: see test_steps. Here several tasks share a process, the last ones first."""
     encode("coco", make_params(SEVERAL), prepared)
     expected = tree_bytes(prepared.artifact("coco", "latents"))
     monkeypatch.setenv("MICRODIFF_WORK", str(tmp_path / "other work"))
 
-    def on_threads(units: Sequence[tuple[str, Work]], _: Crew, report: Reporter) -> Iterator[Outcome]:
+    def on_threads(tasks: Sequence[tuple[str, Work]], _: WorkerPlan, report: Reporter) -> Iterator[TaskResult]:
         with ThreadPoolExecutor(3) as pool:
-            yield from pool.map(lambda unit: Outcome(unit[0], unit[1](report)), reversed(units))
+            yield from pool.map(lambda task: TaskResult(task[0], task[1](report)), reversed(tasks))
 
-    monkeypatch.setattr(store, "run_units", on_threads)
+    monkeypatch.setattr(store, "run_tasks", on_threads)
     encode("coco", make_params(SEVERAL), prepared)
     assert read_json(prepared.run_facts("encode", "coco"))["partitions_computed"] > 0
     assert tree_bytes(prepared.artifact("coco", "latents")) == expected

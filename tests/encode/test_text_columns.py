@@ -9,15 +9,15 @@ import pyarrow.parquet as pq
 
 import tiny_models
 from microdiff.artifacts.column_names import image_column, mask_column, text_file
-from microdiff.artifacts.latents import LatentsFile, Spool, Tensor, write_latents
+from microdiff.artifacts.latents import LatentsFile, Spool, TensorToWrite, write_latents
 from microdiff.artifacts.manifest import read_manifest
-from microdiff.artifacts.tables import new_table
+from microdiff.artifacts.tables import table_writer
 from microdiff.clean.policy import SCHEMA
 from microdiff.clean.step import clean
 from microdiff.core.files import read_json
-from microdiff.core.progress import Silent
+from microdiff.core.progress import NullReporter
 from microdiff.download.step import download
-from microdiff.encode.merge import write_joined
+from microdiff.encode.merge import write_merged
 from microdiff.encode.step import encode
 from microdiff.pipeline.params import Params
 from microdiff.pipeline.workspace import Workspace
@@ -41,13 +41,13 @@ def write_file(path: Path, column: str, keys: str, rejected: dict[str, str]) -> 
     with Spool(path.with_suffix(".rows")) as spool:
         for _ in keys:
             spool.append(np.zeros(2, np.float16))
-        write_latents(path, {column: Tensor(list(keys), spool)}, {"model": column}, rejected)
+        write_latents(path, {column: TensorToWrite(list(keys), spool)}, {"model": column}, rejected)
     return path
 
 
 def test_a_sample_that_any_encoder_refused_is_rejected(tmp_path: Path) -> None:
     blank = {"captions": [], "original": "", "caption": "x", "status": "kept", "width": 1, "height": 1}
-    with new_table(tmp_path / "0000.parquet", SCHEMA) as add_row:
+    with table_writer(tmp_path / "0000.parquet", SCHEMA) as add_row:
         for key in "abcd":
             add_row({**blank, "key": key, "image_key": key})
     image = write_file(tmp_path / "image", "moments_256", "abc", {"d": "undecodable"})
@@ -56,7 +56,7 @@ def test_a_sample_that_any_encoder_refused_is_rejected(tmp_path: Path) -> None:
         "caption_latents_t5": write_file(tmp_path / "t5", "caption_latents_t5", "bda", {"c": "non_finite"}),
     }
     (tmp_path / "out").mkdir()
-    result = write_joined(tmp_path, "0000", image, texts, {256: "moments_256"}, tmp_path / "out", Silent())
+    result = write_merged(tmp_path, "0000", image, texts, {256: "moments_256"}, tmp_path / "out", NullReporter())
     statuses = pq.read_table(tmp_path / "out/0000.parquet")["status"].to_pylist()
     assert statuses == ["kept", "non_finite", "non_finite", "undecodable"]
     assert result.counts == {"in": 4, "kept": 1, "non_finite": 2, "undecodable": 1, "with_256": 1}

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from microdiff.core.progress import Silent
+from microdiff.core.progress import NullReporter
 from microdiff.errors import SourceError
 from microdiff.formats.annotations import Annotations, write_annotations
 
 Rows = list[tuple[str, Any]]
 
 
-class Ticks(Silent):
+class Ticks(NullReporter):
     def __init__(self) -> None:
         self.ticks: list[int] = []
 
@@ -25,7 +25,7 @@ class Ticks(Silent):
 
 def table(rows: Rows, folder: Path) -> Annotations:
     path = folder / "annotations.sqlite"
-    assert write_annotations(path, rows, Silent()) == len(rows)
+    assert write_annotations(path, rows, NullReporter()) == len(rows)
     return Annotations(path)
 
 
@@ -110,18 +110,19 @@ def test_an_error_of_the_reader_is_passed_on(tmp_path: Path) -> None:
         raise SourceError("captions.tar.gz: damaged")
 
     with pytest.raises(SourceError, match="damaged"):
-        write_annotations(tmp_path / "table", rows(), Silent())
+        write_annotations(tmp_path / "table", rows(), NullReporter())
 
 
 def test_writing_takes_little_memory(tmp_path: Path) -> None:
     """What SQLite takes is seen from outside only."""
     script = (
         "import resource, sys; from pathlib import Path\n"
-        "from microdiff.formats.annotations import write_annotations; from microdiff.core.progress import Silent\n"
+        "from microdiff.core.progress import NullReporter\n"
+        "from microdiff.formats.annotations import write_annotations\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
         f"before = peak(); folder = Path({str(tmp_path)!r})\n"
         "rows = ((f'sa_{i * 7919 % 150_000}', 'x' * 600) for i in range(150_000))\n"
-        "num = write_annotations(folder / 'table', rows, Silent())\n"
+        "num = write_annotations(folder / 'table', rows, NullReporter())\n"
         "sys.exit(0 if num == 150_000 and peak() - before < 24 else f'{peak() - before} MiB')"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

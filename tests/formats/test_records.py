@@ -1,6 +1,6 @@
 import pytest
 
-from microdiff.formats.records import cut
+from microdiff.formats.records import partition_keys
 
 
 @pytest.mark.parametrize(
@@ -15,12 +15,12 @@ from microdiff.formats.records import cut
 def test_slices_leave_nothing_between_them(
     keys: str, size: int, expected: list[tuple[str, str | None, str | None, int]]
 ) -> None:
-    slices = cut(list(keys), size, ("a.zip",))
+    slices = partition_keys(list(keys), size, ("a.zip",))
     assert [(part.name, part.first_key, part.end_key, part.num_records) for part in slices] == expected
     assert all(part.files == ("a.zip",) for part in slices)
 
 
 def test_names_are_as_long_as_the_last_one_needs() -> None:
-    names = [part.name for part in cut([f"{i:05d}" for i in range(10_001)], 1, ())]
+    names = [part.name for part in partition_keys([f"{i:05d}" for i in range(10_001)], 1, ())]
     assert names == sorted(names)
     assert (names[0], names[-1]) == ("00000", "10000")

@@ -30,7 +30,7 @@ from conftest import REPO
 from microdiff.artifacts.tables import read_rows
 from microdiff.core.files import read_json
 from microdiff.core.ledger import Reason
-from microdiff.core.progress import Silent
+from microdiff.core.progress import NullReporter
 from microdiff.download.raw_writer import SCHEMA
 from microdiff.download.step import download
 from microdiff.errors import SourceError, StepError
@@ -81,7 +81,7 @@ def sites(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sites]:
 
 def cut(folder: Path, data: bytes, num_lines: int = 2) -> list[tuple[str, int, int | None, int, int]]:
     (folder / "cc12m.tsv").write_bytes(data)
-    parts = url_list.slices(open_source(str(folder), folder / "work"), "cc12m.tsv", num_lines)
+    parts = url_list.partition_lines(open_source(str(folder), folder / "work"), "cc12m.tsv", num_lines)
     return [(part.name, part.number, part.num_records, part.first_byte, part.first_line) for part in parts]
 
 
@@ -332,7 +332,7 @@ def test_bytes_are_reported_as_pictures_arrive(tmp_path: Path, monkeypatch: pyte
     }.items():
         (package / f"{name}.py").write_text(textwrap.dedent(text))
 
-    class Told(Silent):
+    class Told(NullReporter):
         def tick(self, samples: int = 0, num_bytes: int = 0) -> None:
             if num_bytes:
                 told.append(num_bytes)

@@ -17,7 +17,7 @@ from microdiff.artifacts.raw import read_images
 from microdiff.artifacts.tables import read_rows
 from microdiff.clean.policy import write_captions
 from microdiff.core.ledger import Counts, Reason
-from microdiff.core.progress import Silent
+from microdiff.core.progress import NullReporter
 from microdiff.errors import SourceError
 from microdiff.formats import archives
 from microdiff.formats.records import Partition, Rejection, Sample
@@ -117,7 +117,7 @@ class TestDiffusionDB(HandlerContract):
         settings = load_params(REPO / "presets" / "sample.yaml").dataset("diffdb").clean
         rows: dict[str, dict[str, Any]] = {}
         for partition in raw.partitions:
-            write_captions(raw.folder, partition.name, settings, frozenset(), tmp_path, Silent())
+            write_captions(raw.folder, partition.name, settings, frozenset(), tmp_path, NullReporter())
             table = tmp_path / f"{partition.name}.parquet"
             rows |= {row["key"]: row for row in read_rows(table, ["key", "status", "caption"])}
         assert {name: row["status"] for name, row in rows.items() if row["status"] != "kept"} == {

@@ -1,4 +1,4 @@
-"""Pictures as squares of every resolution, against Pillow."""
+"""Pictures as square crops of every resolution, against Pillow."""
 
 import io
 import zipfile
@@ -10,7 +10,7 @@ from PIL import Image
 
 from conftest import REPO
 from microdiff.images import crops as module
-from microdiff.images.crops import squares
+from microdiff.images.crops import center_crops
 from microdiff.images.ops import centre_crop, decode
 
 
@@ -31,8 +31,8 @@ def photographs() -> list[Image.Image]:
 
 
 def largest_difference(data: bytes, resolutions: tuple[int, ...]) -> int:
-    """Return how far squares are from Pillow's, having checked that they are the right ones."""
-    found = squares(data, resolutions)
+    """Return how far the crops are from Pillow's, having checked that they are the right ones."""
+    found = center_crops(data, resolutions)
     image = decode(data)
     assert found is not None
     assert list(found) == [px for px in resolutions if px <= min(image.size)]
@@ -60,7 +60,7 @@ module_decode = module.decode_rgb
 
 def test_a_square_of_the_stored_size_is_untouched(photographs: list[Image.Image]) -> None:
     data = stored(photographs[0].resize((700, 512)))
-    found = squares(data, (512,))
+    found = center_crops(data, (512,))
     assert found is not None
     np.testing.assert_array_equal(found[512], np.asarray(Image.open(io.BytesIO(data)))[:, 94 : 94 + 512])
 
@@ -86,13 +86,13 @@ def test_every_form_that_is_stored_is_read(
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 def test_damaged_pictures_are_none(photographs: list[Image.Image], form: str, keep: float) -> None:
     data = stored(photographs[0], form)
-    assert squares(data[: int(len(data) * keep)], (256,)) is None
+    assert center_crops(data[: int(len(data) * keep)], (256,)) is None
 
 
 def test_other_files_are_none() -> None:
-    assert squares(b"no picture at all" * 100, (256,)) is None
-    assert squares(stored(Image.new("RGB", (300, 300)), "BMP"), (256,)) is None  # never stored
+    assert center_crops(b"no picture at all" * 100, (256,)) is None
+    assert center_crops(stored(Image.new("RGB", (300, 300)), "BMP"), (256,)) is None  # never stored
 
 
 def test_a_picture_that_is_too_small_has_no_squares() -> None:
-    assert squares(stored(Image.new("RGB", (300, 200))), (256, 512)) == {}
+    assert center_crops(stored(Image.new("RGB", (300, 200))), (256, 512)) == {}

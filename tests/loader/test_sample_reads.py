@@ -15,7 +15,7 @@ from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import SchemaError
 from microdiff.loader.column_types import StoredArray
 from microdiff.loader.read import batched_io, sample_reads
-from microdiff.loader.read.batch_reader import BatchReader, ShardFile
+from microdiff.loader.read.batch_reader import BatchReader, ShardHandle
 from microdiff.loader.read.batched_io import Reads
 from microdiff.loader.read.buffers import RecycledBuffers
 
@@ -29,12 +29,12 @@ def texts_of(number: int, same_keys: bool) -> dict[str, str]:
     return {name: "é€x"[number % 3] * int(length) for name, length in lengths.items()}
 
 
-def write_shards(folder: Path, columns: Mapping[str, str], same_keys: bool) -> tuple[list[ShardFile], list[Any]]:
+def write_shards(folder: Path, columns: Mapping[str, str], same_keys: bool) -> tuple[list[ShardHandle], list[Any]]:
     shards, samples = [], []
     for number in range(2):
         path = folder / f"shard.{number:05}.mds"
         made = [make_sample(number * NUM + sample, columns, same_keys) for sample in range(NUM)]
-        shards.append(ShardFile(path, write_shard(path, columns, made, NUM), Withdrawn({})))
+        shards.append(ShardHandle(path, write_shard(path, columns, made, NUM), Withdrawn({})))
         samples += made
     return shards, samples
 
@@ -53,7 +53,7 @@ def make_sample(number: int, columns: Mapping[str, str], same_keys: bool) -> dic
 
 
 def read(
-    shards: Sequence[ShardFile], columns: Mapping[str, str], arrays: Sequence[str], texts: Sequence[str], ids: Any
+    shards: Sequence[ShardHandle], columns: Mapping[str, str], arrays: Sequence[str], texts: Sequence[str], ids: Any
 ) -> tuple[dict[str, Any], dict[str, list[str]]]:
     stored = {name: stored_array(name, columns[name]) for name in arrays}
     reader = BatchReader(shards, {name: array.row_bytes for name, array in stored.items()}, texts, None)
@@ -99,7 +99,7 @@ def test_any_columns_come_as_they_were_written(
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> tuple[list[ShardFile], list[Any], dict[str, str]]:
+def written(tmp_path: Path) -> tuple[list[ShardHandle], list[Any], dict[str, str]]:
     columns = {**ARRAYS, "a": "str", "key": "str"}
     return *write_shards(tmp_path, columns, same_keys=False), columns
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from conftest import REPO
-from microdiff.core.progress import Reporter, Silent
+from microdiff.core.progress import NullReporter, Reporter
 from microdiff.errors import ParamsError, SourceError
-from microdiff.pipeline.executor import Outcome, run_units
-from microdiff.pipeline.workers import Crew, num_workers
+from microdiff.pipeline.executor import TaskResult, run_tasks
+from microdiff.pipeline.workers import WorkerPlan, num_workers
 
 
-class Heard(Silent):
+class Heard(NullReporter):
     """Remembers what was reported."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Heard(Silent):
     def batches(self, label: str, size: int) -> None:
         self.sizes[label] = size
 
-    def tick(self, samples: int = 0, num_bytes: int = 0, noun: str = "samples") -> None:
+    def tick(self, samples: int = 0, num_bytes: int = 0, unit: str = "samples") -> None:
         self.samples += samples
         self.num_bytes += num_bytes
 
@@ -70,10 +70,10 @@ def leave(code: int, report: Reporter) -> None:
 
 
 def run(
-    units: list[tuple[str, Callable[[Reporter], object]]], workers: int, in_hand: int = 1
-) -> tuple[dict[str, Outcome], Heard]:
+    tasks: list[tuple[str, Callable[[Reporter], object]]], workers: int, in_hand: int = 1
+) -> tuple[dict[str, TaskResult], Heard]:
     heard = Heard()
-    return {outcome.name: outcome for outcome in run_units(units, Crew(workers, in_hand), heard)}, heard
+    return {outcome.name: outcome for outcome in run_tasks(tasks, WorkerPlan(workers, in_hand), heard)}, heard
 
 
 @pytest.mark.parametrize(("workers", "in_hand"), [(1, 1), (3, 1), (1, 2), (2, 3)])
@@ -89,11 +89,11 @@ def test_no_units_is_nothing_to_do() -> None:
 
 @pytest.mark.parametrize(("workers", "in_hand"), [(1, 1), (2, 1), (1, 2)])
 def test_a_failure_is_tried_once_more_and_said(tmp_path: Path, workers: int, in_hand: int) -> None:
-    units = [
+    tasks = [
         (name, partial(fail_until, tmp_path / name, error))
         for name, error in (("source", SourceError), ("system", OSError))
     ]
-    outcomes, heard = run(units, workers, in_hand)
+    outcomes, heard = run(tasks, workers, in_hand)
     assert {outcome.result for outcome in outcomes.values()} == {"done"}
     assert sorted(line for line in heard.said if "trying once more" in line) == [
         "source failed, trying once more: not yet",
@@ -104,8 +104,8 @@ def test_a_failure_is_tried_once_more_and_said(tmp_path: Path, workers: int, in_
 
 @pytest.mark.parametrize(("workers", "in_hand"), [(1, 1), (2, 1), (1, 2)])
 def test_failures_stay_with_their_unit(workers: int, in_hand: int) -> None:
-    units = [("good", partial(square, 3)), ("bad", partial(always, SourceError)), ("bug", partial(always, KeyError))]
-    outcomes, _ = run(units, workers, in_hand)
+    tasks = [("good", partial(square, 3)), ("bad", partial(always, SourceError)), ("bug", partial(always, KeyError))]
+    outcomes, _ = run(tasks, workers, in_hand)
     assert outcomes["good"].result == 9
     assert outcomes["bad"].error == "never"
     assert outcomes["bad"].details == ""
@@ -114,22 +114,22 @@ def test_failures_stay_with_their_unit(workers: int, in_hand: int) -> None:
 
 
 def test_wrong_settings_are_not_tried_again() -> None:
-    _, heard = run([("unit", partial(always, ParamsError))], 1)
+    _, heard = run([("task", partial(always, ParamsError))], 1)
     assert heard.said == []
 
 
 @pytest.mark.parametrize(("workers", "in_hand"), [(2, 1), (1, 2)])
 def test_a_worker_that_dies_costs_only_its_own_unit(workers: int, in_hand: int) -> None:
-    units = [*((str(n), partial(square, n)) for n in range(6)), ("killed", partial(die, signal.SIGKILL))]
-    units.insert(2, ("left", partial(leave, 3)))
-    outcomes, _ = run(units, workers, in_hand)
+    tasks = [*((str(n), partial(square, n)) for n in range(6)), ("killed", partial(die, signal.SIGKILL))]
+    tasks.insert(2, ("left", partial(leave, 3)))
+    outcomes, _ = run(tasks, workers, in_hand)
     assert [outcomes[str(n)].result for n in range(6)] == [n * n for n in range(6)]
     assert outcomes["killed"].error == "the worker process was killed by SIGKILL (out of memory?)"
     assert outcomes["left"].error == "the worker process exited with code 3"
 
 
 def meet(mine: Path, other: Path, report: Reporter) -> str:
-    """Wait until the other unit runs, too."""
+    """Wait until the other task runs, too."""
     mine.touch()
     _wait_for(other.exists)
     return "met"
@@ -148,17 +148,17 @@ def die_beside(mine: Path, other: Path, report: Reporter) -> None:
 
 
 def live_beside(mine: Path, other: Path, report: Reporter) -> str:
-    """Be there while the other dies; then count the units beside this one."""
+    """Be there while the other dies; then count the tasks beside this one."""
     if not mine.exists():
         meet(mine, other, report)
         time.sleep(30)
-    return f"lived among {sum(thread.name.startswith('unit') for thread in threading.enumerate())}"
+    return f"lived among {sum(thread.name.startswith('task') for thread in threading.enumerate())}"
 
 
 def test_who_was_in_hand_when_a_worker_died_is_run_alone(tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
-    units = [("bad", partial(die_beside, a, b)), ("good", partial(live_beside, b, a)), ("other", partial(square, 2))]
-    outcomes, heard = run(units, workers=1, in_hand=2)
+    tasks = [("bad", partial(die_beside, a, b)), ("good", partial(live_beside, b, a)), ("other", partial(square, 2))]
+    outcomes, heard = run(tasks, workers=1, in_hand=2)
     assert outcomes["bad"].error == "the worker process was killed by SIGKILL (out of memory?)"
     assert outcomes["good"].result == "lived among 1"
     assert outcomes["other"].result == 4
@@ -186,8 +186,8 @@ def tell(name: str, report: Reporter) -> str | None:
 
 def test_workers_have_their_environments_and_report_all_there_is() -> None:
     heard = Heard()
-    crew = Crew(2, 1, ({"PLACE": "first"}, {"PLACE": "second"}))
-    outcomes = list(run_units([(str(n), partial(tell, "PLACE")) for n in range(4)], crew, heard))
+    plan = WorkerPlan(2, 1, ({"PLACE": "first"}, {"PLACE": "second"}))
+    outcomes = list(run_tasks([(str(n), partial(tell, "PLACE")) for n in range(4)], plan, heard))
     assert {outcome.result for outcome in outcomes} == {"first", "second"}
     assert (heard.busy_s, heard.idle_s, heard.sizes) == (8.0, 2.0, {"latents_256": 32})
     assert "PLACE" not in os.environ
@@ -216,11 +216,11 @@ _PARENT = """
 import sys, time
 sys.path[:0] = {path!r}
 from functools import partial
-from microdiff.pipeline.workers import Crew
-from microdiff.pipeline.executor import run_units
+from microdiff.pipeline.workers import WorkerPlan
+from microdiff.pipeline.executor import run_tasks
 from tests.pipeline.test_executor import Heard, sleep_beside
 if __name__ == "__main__":
-    list(run_units([(name, partial(sleep_beside, name)) for name in {marks!r}], Crew(*{crew!r}), Heard()))
+    list(run_tasks([(name, partial(sleep_beside, name)) for name in {marks!r}], WorkerPlan(*{plan!r}), Heard()))
 """
 
 
@@ -237,11 +237,11 @@ def _alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("crew", [(2, 1), (1, 2)])
-def test_workers_end_when_their_parent_is_killed(tmp_path: Path, crew: tuple[int, int]) -> None:
+@pytest.mark.parametrize("plan", [(2, 1), (1, 2)])
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path, plan: tuple[int, int]) -> None:
     marks = [str(tmp_path / name) for name in ("a", "b")]
     script = tmp_path / "parent.py"
-    script.write_text(_PARENT.format(path=[str(REPO), str(REPO / "tests")], marks=marks, crew=crew))
+    script.write_text(_PARENT.format(path=[str(REPO), str(REPO / "tests")], marks=marks, plan=plan))
     parent = subprocess.Popen([sys.executable, str(script)])
     _wait_for(lambda: all(Path(mark).exists() and Path(mark).read_text() for mark in marks))
     workers = [int(Path(mark).read_text()) for mark in marks]

@@ -14,12 +14,12 @@ from conftest import REPO, tree_bytes
 from microdiff.artifacts.manifest import read_manifest
 from microdiff.core.files import link_or_copy, scratch_folder, sweep
 from microdiff.core.ledger import Result
-from microdiff.core.progress import Reporter, Silent
+from microdiff.core.progress import NullReporter, Reporter
 from microdiff.errors import SourceError, StepError
-from microdiff.pipeline.executor import Outcome
+from microdiff.pipeline.executor import TaskResult
 from microdiff.pipeline.publish import assemble
-from microdiff.pipeline.store import RECORD, Store, Stored, Unit
-from microdiff.pipeline.workers import Crew
+from microdiff.pipeline.store import RECORD, Store, StoredPartition, Task
+from microdiff.pipeline.workers import WorkerPlan
 
 
 def write(text: str, log: Path, folder: Path, report: Reporter) -> Result:
@@ -37,13 +37,13 @@ def fail(folder: Path, report: Reporter) -> Result:
     raise SourceError("the archive is truncated")
 
 
-def unit(name: str, text: str, log: Path, determined_by: Mapping[str, Any] | None = None) -> Unit:
-    return Unit("step", name, determined_by or {"text": text}, partial(write, text, log))
+def task(name: str, text: str, log: Path, cache_key: Mapping[str, Any] | None = None) -> Task:
+    return Task("step", name, cache_key or {"text": text}, partial(write, text, log))
 
 
-def compute(store: Store, units: list[Unit], workers: int = 1) -> list[Stored | Outcome]:
-    missing = [each for each in units if store.find(each) is None]
-    return list(store.compute(missing, Crew(workers), Silent()))
+def compute(store: Store, tasks: list[Task], workers: int = 1) -> list[StoredPartition | TaskResult]:
+    missing = [each for each in tasks if store.find(each) is None]
+    return list(store.compute(missing, WorkerPlan(workers), NullReporter()))
 
 
 @pytest.fixture
@@ -58,12 +58,12 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_unit_is_computed_once(store: Store, log: Path, workers: int) -> None:
-    units = [unit(name, f"text {name}", log) for name in ("a", "b", "c")]
-    first = compute(store, units, workers)
-    assert all(isinstance(item, Stored) for item in first)
-    assert compute(store, units, workers) == []
+    tasks = [task(name, f"text {name}", log) for name in ("a", "b", "c")]
+    first = compute(store, tasks, workers)
+    assert all(isinstance(item, StoredPartition) for item in first)
+    assert compute(store, tasks, workers) == []
     assert sorted(log.read_text().split("\n")) == ["", "text a", "text b", "text c"]
-    found = store.find(units[1])
+    found = store.find(tasks[1])
     assert found is not None
     assert found.paths["part/data.txt"].read_text() == "text b"
     assert found.files["part/data.txt"]["bytes"] == 6
@@ -72,50 +72,50 @@ def test_a_unit_is_computed_once(store: Store, log: Path, workers: int) -> None:
 
 def test_the_fingerprint_covers_step_name_and_all_that_determines(store: Store, log: Path) -> None:
     base = {"code": "1", "settings": {"a": 1, "b": [1, 2]}}
-    units = [
-        Unit("step", "a", base, partial(write, "", log)),
-        Unit("other", "a", base, partial(write, "", log)),
-        Unit("step", "b", base, partial(write, "", log)),
-        Unit("step", "a", {**base, "code": "2"}, partial(write, "", log)),
-        Unit("step", "a", {**base, "settings": {"a": 1, "b": [2, 1]}}, partial(write, "", log)),
-        Unit("step", "a", {**base, "settings": {"a": 1.0, "b": [1, 2]}}, partial(write, "", log)),
+    tasks = [
+        Task("step", "a", base, partial(write, "", log)),
+        Task("other", "a", base, partial(write, "", log)),
+        Task("step", "b", base, partial(write, "", log)),
+        Task("step", "a", {**base, "code": "2"}, partial(write, "", log)),
+        Task("step", "a", {**base, "settings": {"a": 1, "b": [2, 1]}}, partial(write, "", log)),
+        Task("step", "a", {**base, "settings": {"a": 1.0, "b": [1, 2]}}, partial(write, "", log)),
     ]
-    assert len({store.folder(each) for each in units}) == len(units)
-    same = Unit("step", "a", {"settings": {"b": [1, 2], "a": 1}, "code": "1"}, partial(write, "other", log))
-    assert store.folder(same) == store.folder(units[0])
+    assert len({store.folder(each) for each in tasks}) == len(tasks)
+    same = Task("step", "a", {"settings": {"b": [1, 2], "a": 1}, "code": "1"}, partial(write, "other", log))
+    assert store.folder(same) == store.folder(tasks[0])
 
 
 def test_a_failing_unit_beside_good_ones(store: Store, log: Path) -> None:
-    units = [unit("a", "x", log), Unit("step", "bad", {}, fail), unit("c", "z", log)]
-    items = compute(store, units)
-    assert [item.name for item in items if isinstance(item, Stored)] == ["a", "c"]
-    (failed,) = [item for item in items if isinstance(item, Outcome)]
+    tasks = [task("a", "x", log), Task("step", "bad", {}, fail), task("c", "z", log)]
+    items = compute(store, tasks)
+    assert [item.name for item in items if isinstance(item, StoredPartition)] == ["a", "c"]
+    (failed,) = [item for item in items if isinstance(item, TaskResult)]
     assert (failed.name, failed.error) == ("step bad", "the archive is truncated")
-    assert store.find(units[1]) is None
+    assert store.find(tasks[1]) is None
     assert list(store.root.glob("step/tmp-*")) == []
-    assert [item.name for item in compute(store, units) if isinstance(item, Stored)] == []
+    assert [item.name for item in compute(store, tasks) if isinstance(item, StoredPartition)] == []
 
 
 def test_a_longer_list_computes_only_what_is_new(store: Store, log: Path) -> None:
-    compute(store, [unit(str(n), str(n), log) for n in range(2)])
+    compute(store, [task(str(n), str(n), log) for n in range(2)])
     log.unlink()
-    compute(store, [unit(str(n), str(n), log) for n in range(10)])
+    compute(store, [task(str(n), str(n), log) for n in range(10)])
     assert log.read_text().split() == [str(n) for n in range(2, 10)]
 
 
 def test_going_back_to_earlier_settings_computes_nothing(store: Store, log: Path) -> None:
     for quality in (75, 95):
-        compute(store, [unit("a", "x", log, {"quality": quality})])
+        compute(store, [task("a", "x", log, {"quality": quality})])
     log.unlink()
-    assert compute(store, [unit("a", "x", log, {"quality": 75})]) == []
+    assert compute(store, [task("a", "x", log, {"quality": 75})]) == []
     assert not log.exists()
 
 
 @pytest.mark.parametrize("damage", ["truncate", "delete"])
 def test_a_damaged_result_is_computed_again(store: Store, log: Path, damage: str) -> None:
-    one = unit("a", "text", log)
+    one = task("a", "text", log)
     (stored,) = compute(store, [one])
-    assert isinstance(stored, Stored)
+    assert isinstance(stored, StoredPartition)
     path = stored.paths["part/data.txt"]
     path.unlink()
     if damage == "truncate":
@@ -128,14 +128,14 @@ def test_a_damaged_result_is_computed_again(store: Store, log: Path, damage: str
 
 
 def test_two_runs_at_once_give_one_result(store: Store, log: Path) -> None:
-    one = unit("a", "text", log)
+    one = task("a", "text", log)
 
     def first_another_then(folder: Path, report: Reporter) -> Result:
         compute(store, [one])  # another run finishes meanwhile
         return write("text", log, folder, report)
 
-    (stored,) = store.compute([Unit("step", "a", {"text": "text"}, first_another_then)], Crew(1), Silent())
-    assert isinstance(stored, Stored)
+    (stored,) = store.compute([Task("step", "a", {"text": "text"}, first_another_then)], WorkerPlan(1), NullReporter())
+    assert isinstance(stored, StoredPartition)
     assert stored.paths["part/data.txt"].read_text() == "text"
     assert [path.name for path in (store.root / "step").iterdir()] == [store.folder(one).name]
 
@@ -144,16 +144,16 @@ _VICTIM = """
 import os, signal, sys
 sys.path[:0] = {path!r}
 from pathlib import Path
-from microdiff.pipeline.workers import Crew
-from microdiff.core.progress import Silent
-from microdiff.pipeline.store import Store, Unit
-from tests.pipeline.test_store import unit
+from microdiff.pipeline.workers import WorkerPlan
+from microdiff.core.progress import NullReporter
+from microdiff.pipeline.store import Store, Task
+from tests.pipeline.test_store import task
 def stop(folder, report):
     (folder / "half.txt").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 store = Store(Path({root!r}))
-units = [unit("a", "x", Path({log!r})), Unit("step", "b", {{"text": "y"}}, stop)]
-list(store.compute(units, Crew(1), Silent()))
+tasks = [task("a", "x", Path({log!r})), Task("step", "b", {{"text": "y"}}, stop)]
+list(store.compute(tasks, WorkerPlan(1), NullReporter()))
 """
 
 
@@ -164,12 +164,12 @@ def test_a_kill_leaves_finished_partitions_and_nothing_half_done(store: Store, l
     assert len(leftovers) == 1
     assert (leftovers[0] / "half.txt").exists()
     log.unlink()
-    units = [unit("a", "x", log), unit("b", "y", log)]
-    compute(store, units)
+    tasks = [task("a", "x", log), task("b", "y", log)]
+    compute(store, tasks)
     assert log.read_text() == "y\n"  # a was found, b computed
     assert list(store.root.glob("step/tmp-*")) == []  # the dead run's folder is swept
     undisturbed = Store(tmp_path / "other")
-    compute(undisturbed, units)
+    compute(undisturbed, tasks)
     assert tree_bytes(store.root) == tree_bytes(undisturbed.root)
 
 
@@ -184,7 +184,7 @@ def test_sweeping_spares_the_living(tmp_path: Path) -> None:
 
 
 def test_pruning_removes_what_nothing_refers_to(store: Store, log: Path) -> None:
-    kept, dropped = unit("a", "x", log), unit("b", "yyyy", log)
+    kept, dropped = task("a", "x", log), task("b", "yyyy", log)
     compute(store, [kept, dropped])
     (store.root / "step" / "tmp-dead").mkdir()
     removed, freed = store.prune([store.folder(kept).name])
@@ -195,19 +195,19 @@ def test_pruning_removes_what_nothing_refers_to(store: Store, log: Path) -> None
 
 
 def test_pruning_waits_for_running_steps(store: Store, log: Path) -> None:
-    compute(store, [unit("a", "x", log)])
+    compute(store, [task("a", "x", log)])
     with store.in_use(), store.in_use(), pytest.raises(StepError, match="a step is running"):
         store.prune([])
     assert store.prune([])[0] == 1
 
 
 def test_assembling_links_and_replaces_whole_folders(store: Store, log: Path, tmp_path: Path) -> None:
-    def stored(name: str, text: str) -> Stored:
-        one = Unit("step", name, {"text": text}, partial(write, text, log))
+    def stored(name: str, text: str) -> StoredPartition:
+        one = Task("step", name, {"text": text}, partial(write, text, log))
         compute(store, [one])
         found = store.find(one)
         assert found is not None
-        return Stored(found.step, name, found.fingerprints, found.result, found.files, found.paths)
+        return StoredPartition(found.step, name, found.fingerprints, found.result, found.files, found.paths)
 
     folder = tmp_path / "data" / "coco" / "raw"
     first = stored("a", "x")
@@ -239,8 +239,8 @@ def test_copies_where_links_are_impossible(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_record_holds_nothing_of_its_machine(store: Store, log: Path) -> None:
-    (stored,) = compute(store, [unit("a", "x", log)])
-    assert isinstance(stored, Stored)
+    (stored,) = compute(store, [task("a", "x", log)])
+    assert isinstance(stored, StoredPartition)
     record = json.loads((stored.paths["part/data.txt"].parent.parent / RECORD).read_text())
     assert record.keys() == {"name", "counts", "facts", "files"}
     assert str(store.root) not in json.dumps(record)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from microdiff.pipeline import workers as module
-from microdiff.pipeline.workers import crew_for, visible_gpus
+from microdiff.pipeline.workers import plan_workers, visible_gpus
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_processes_on_the_cpu(
     if asked:
         monkeypatch.setenv("MICRODIFF_WORKERS", asked)
     for on_device in (False, True):
-        found = crew_for(units, samples, on_device=on_device)
+        found = plan_workers(units, samples, on_device=on_device)
         assert (found.workers, found.in_hand) == (workers, 1)
         assert list(found.environments) == [{"MICRODIFF_THREADS": threads}] * workers
 
@@ -49,17 +49,17 @@ def test_processes_on_the_cpu(
 @pytest.mark.usefixtures("four_cores")
 def test_a_worker_for_each_gpu_with_the_next_partition_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "visible_gpus", lambda: ["0", "GPU-5ad3"])
-    found = crew_for(9, 10, on_device=True)
+    found = plan_workers(9, 10, on_device=True)
     assert (found.workers, found.in_hand) == (2, 2)
     assert found.environments == (
         {"MICRODIFF_THREADS": "2", "CUDA_VISIBLE_DEVICES": "0"},
         {"MICRODIFF_THREADS": "2", "CUDA_VISIBLE_DEVICES": "GPU-5ad3"},
     )
-    assert crew_for(1, 10, on_device=True).workers == 1
-    assert crew_for(9, 10).workers == 1  # not on the device
+    assert plan_workers(1, 10, on_device=True).workers == 1
+    assert plan_workers(9, 10).workers == 1  # not on the device
     monkeypatch.setenv("MICRODIFF_WORKERS", "3")
     monkeypatch.setenv("MICRODIFF_THREADS", "5")
-    asked = crew_for(9, 10, on_device=True)
+    asked = plan_workers(9, 10, on_device=True)
     assert [each["CUDA_VISIBLE_DEVICES"] for each in asked.environments] == ["0", "GPU-5ad3", "0"]
     assert {each["MICRODIFF_THREADS"] for each in asked.environments} == {"5"}
 

@@ -207,9 +207,9 @@ def test_withdrawn_samples_are_those_of_the_commit_and_of_later(project: ShardPr
     project.save("v2")
     listed.write_text("key\treason\nb\tasked for\n")
     source = opened(f"dvc://{SHARDS}@v2")
-    assert [source.withdrawn.covers(key) for key in ("a", "b#1", "c")] == [True, True, False]
+    assert [source.withdrawn.contains(key) for key in ("a", "b#1", "c")] == [True, True, False]
     there = opened(f"dvc://file://{project.root}//{SHARDS}@v2")
-    assert [there.withdrawn.covers(key) for key in ("a", "b#1", "c")] == [True, False, False]
+    assert [there.withdrawn.contains(key) for key in ("a", "b#1", "c")] == [True, False, False]
     assert not opened(f"dvc://file://{project.root}//{SHARDS}@v1").withdrawn
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from conftest import REPO, tree_bytes
-from microdiff.artifacts.latents import Spool, Tensor, in_numpy, write_latents
+from microdiff.artifacts.latents import Spool, TensorToWrite, in_numpy, write_latents
 from microdiff.artifacts.manifest import read_manifest
 from microdiff.artifacts.mds import read_index, read_sample
-from microdiff.artifacts.tables import new_table
+from microdiff.artifacts.tables import table_writer
 from microdiff.core.files import digest_file, read_json, write_json
 from microdiff.encode.merge import SCHEMA
 from microdiff.errors import SchemaError, StepError
@@ -70,7 +70,7 @@ def write_artifact(root: Path, partitions: Mapping[str, list[int]], columns: Map
             own = [column for column in columns if _kind(column) == kind]
             if own:
                 _write_file(folder / f"{name}.{kind}.safetensors", own, columns, samples, kind == "image")
-        with new_table(folder / f"{name}.parquet", SCHEMA) as add_row:
+        with table_writer(folder / f"{name}.parquet", SCHEMA) as add_row:
             for sample in samples:
                 plain = {field: sample[field] for field in ("key", "caption", "width", "height")}
                 add_row({**plain, "status": "kept", "image_key": f"image of {sample['key']}"})
@@ -97,7 +97,7 @@ def _write_file(path: Path, own: list[str], columns: Mapping[str, Any], samples:
             if column in sample:
                 spools[column].append(sample[column])
                 keys[column].append(f"image of {sample['key']}" if is_image else sample["key"])
-    write_latents(path, {column: Tensor(keys[column], spools[column]) for column in own}, {}, {})
+    write_latents(path, {column: TensorToWrite(keys[column], spools[column]) for column in own}, {}, {})
     for spool in spools.values():
         spool.__exit__(None, None, None)
 
@@ -273,7 +273,7 @@ def test_a_sample_without_latents_is_named(workspace: Workspace, make_params: Ma
     del manifest["partitions"]["0000"]["files"]["0000.text_t5.safetensors"]
     write_json(folder / "manifest.json", manifest)
     table = folder / "0000.parquet"
-    with new_table(table, SCHEMA) as add_row:
+    with table_writer(table, SCHEMA) as add_row:
         for key, image_key in (("k0001", "image of k0001"), ("k0002", "nobody")):
             add_row({"key": key, "status": "kept", "caption": "", "image_key": image_key, "width": 1, "height": 1})
     manifest["partitions"]["0000"]["files"]["0000.parquet"]["bytes"] = table.stat().st_size

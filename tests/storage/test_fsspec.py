@@ -17,7 +17,7 @@ import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
-from microdiff.core.progress import Silent
+from microdiff.core.progress import NullReporter
 from microdiff.errors import SourceError
 from microdiff.storage import SourceFile, fetching
 from microdiff.storage import fsspec as module
@@ -157,7 +157,7 @@ def test_the_etag_of_an_encrypted_object_is_no_md5(s3: Any, source: RemoteSource
     assert source.stat(PATH).identity == MD5
 
 
-class Interrupts(Silent):
+class Interrupts(NullReporter):
     """Ends the process's patience, or does what it is given, when bytes have come for the second time."""
 
     def __init__(self, then: Any = None) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from conftest import REPO
 from microdiff.core.files import locked_folder
-from microdiff.core.progress import Silent
+from microdiff.core.progress import NullReporter
 from microdiff.errors import SourceError
 from microdiff.storage import SourceFile, fetching, http
 from microdiff.storage import local as local_module
@@ -35,7 +35,7 @@ NEWER = DATA[::-1]
 PATH = "zips/a #1.zip"
 
 
-class Replaces(Silent):
+class Replaces(NullReporter):
     """A reporter that puts a newer version on the server as soon as it hears of a problem."""
 
     def __init__(self, server: WebServer) -> None:

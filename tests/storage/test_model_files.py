@@ -13,7 +13,7 @@ import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
-from microdiff.config.model_reference import model_place, place_problems, public_name
+from microdiff.config.model_reference import parse_model_reference, public_name, reference_problems
 from microdiff.config.settings import ImageEncoderSettings, TextEncoderSettings
 from microdiff.core.files import digest_bytes, digest_json
 from microdiff.errors import ParamsError, SourceError
@@ -103,10 +103,10 @@ COMMIT = "0123456789" * 4
     ],
 )
 def test_names_say_where_a_model_is(model: str, revision: str | None, place: tuple[Any, ...], shown: str) -> None:
-    found = model_place(model, "sub", revision)
+    found = parse_model_reference(model, "sub", revision)
     assert (found.kind, found.root, found.folder, found.revision) == place
     assert public_name(model) == shown
-    assert not list(place_problems(model, revision))
+    assert not list(reference_problems(model, revision))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from microdiff.artifacts.kinds import KINDS
 from microdiff.artifacts.latents import LatentsFile
 from microdiff.artifacts.manifest import MANIFEST, is_whole, read_manifest, write_manifest
 from microdiff.artifacts.mds import read_index
-from microdiff.artifacts.mds_scan import ShardFile
+from microdiff.artifacts.mds_scan import MdsFile
 from microdiff.core.files import digest_file, md5_of, read_json, write_json
 from microdiff.core.withdrawn import Withdrawal, Withdrawn, write_withdrawn
 from microdiff.errors import ParamsError, SchemaError
@@ -175,7 +175,7 @@ def test_a_damaged_picture_latent_or_shard_is_told_by_its_sample(here: Workspace
     flip(path, path.stat().st_size - 3)
 
     entry = read_index(shards / "index.json")[0]
-    *_, last = ShardFile(shards, entry)
+    *_, last = MdsFile(shards, entry)
     path = shards / entry["raw_data"]["basename"]
     flip(path, path.stat().st_size - 9)
     assert {problem.key for problem in verify_dataset("coco", here).problems} == {"", str(last["key"], "utf-8")}

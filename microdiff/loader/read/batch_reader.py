@@ -19,13 +19,13 @@ from microdiff.errors import SchemaError
 from microdiff.loader.read.buffers import Buffers
 from microdiff.loader.read.open_shards import OpenShard, OpenShards, check_hash
 from microdiff.loader.read.read_plan import Layout
-from microdiff.loader.read.sample_reads import Columns, Places, Texts, read_samples
+from microdiff.loader.read.sample_reads import Columns, SampleRefs, Texts, read_rows
 
 _TRIES = 8
 
 
 @dataclass(frozen=True)
-class ShardFile:
+class ShardHandle:
     """A shard to read from.
 
     Attributes:
@@ -69,7 +69,7 @@ class BatchReader:
 
     def __init__(
         self,
-        shards: Sequence[ShardFile],
+        shards: Sequence[ShardHandle],
         arrays: Mapping[str, int],
         texts: Sequence[str],
         key_column: str | None,
@@ -124,8 +124,8 @@ class BatchReader:
         numbers = self.shards_of(ids[rows])
         samples = ids[rows] - self._begins[numbers]
         opened = {number: self._opened(number) for number in dict.fromkeys(numbers.tolist())}
-        places = Places([opened[number] for number in numbers.tolist()], samples.tolist(), rows.tolist())
-        read_samples(places, columns, texts)
+        places = SampleRefs([opened[number] for number in numbers.tolist()], samples.tolist(), rows.tolist())
+        read_rows(places, columns, texts)
         thinned = {number for number in opened if self._shards[number].withdrawn and self._key_column is not None}
         if thinned:
             for number, opened_shard, sample, row in zip(
@@ -135,14 +135,14 @@ class BatchReader:
                     self._replace_withdrawn(self._shards[number], opened_shard, sample, row, columns, texts)
 
     def _replace_withdrawn(
-        self, shard: ShardFile, opened: OpenShard, sample: int, row: int, columns: Columns, texts: Texts
+        self, shard: ShardHandle, opened: OpenShard, sample: int, row: int, columns: Columns, texts: Texts
     ) -> None:
         """Put the next sample of the shard that may be used in the place of one that may not."""
         keys, total = texts[self._key_column or ""], shard.entry["samples"]
         for step in range(1, total + 1):
-            if not shard.withdrawn.covers(keys[row]):
+            if not shard.withdrawn.contains(keys[row]):
                 return
-            read_samples(Places([opened], [(sample + step) % total], [row]), columns, texts)
+            read_rows(SampleRefs([opened], [(sample + step) % total], [row]), columns, texts)
         raise SchemaError(f"{shard.path}: all its samples are withdrawn: write the set again, without them")
 
     def _opened(self, number: int) -> OpenShard:

@@ -26,7 +26,7 @@ Texts = Mapping[str, list[str]]
 
 
 @dataclass(frozen=True)
-class Places:
+class SampleRefs:
     """Samples to read.
 
     Attributes:
@@ -39,14 +39,14 @@ class Places:
     samples: Sequence[int]
     rows: Sequence[int]
 
-    def where(self, chosen: Sequence[bool] | NDArray[np.bool_]) -> "Places":
+    def where(self, chosen: Sequence[bool] | NDArray[np.bool_]) -> "SampleRefs":
         """Return those that are chosen."""
-        return Places(
+        return SampleRefs(
             list(compress(self.shards, chosen)), list(compress(self.samples, chosen)), list(compress(self.rows, chosen))
         )
 
 
-def read_samples(places: Places, columns: Columns, texts: Texts) -> None:
+def read_rows(places: SampleRefs, columns: Columns, texts: Texts) -> None:
     """Read samples.
 
     Args:
@@ -69,14 +69,14 @@ def read_samples(places: Places, columns: Columns, texts: Texts) -> None:
                 raise shard.damaged(sample, "its sizes changed while it was read")
 
 
-def _by_plan(places: Places, plans: Sequence[Plan]) -> Iterator[tuple[Plan, Places]]:
+def _by_plan(places: SampleRefs, plans: Sequence[Plan]) -> Iterator[tuple[Plan, SampleRefs]]:
     """Yield the samples of each plan; mostly there is one."""
     different = dict.fromkeys(plans)
     for plan in different:
         yield plan, places if len(different) == 1 else places.where([each is plan for each in plans])
 
 
-def _read_by(plan: Plan, places: Places, columns: Columns, texts: Texts) -> NDArray[np.bool_]:
+def _read_by(plan: Plan, places: SampleRefs, columns: Columns, texts: Texts) -> NDArray[np.bool_]:
     """Read samples by one plan; tell of each whether it fits, else its row is left with nothing of use."""
     offsets = [(shard.offsets, sample) for shard, sample in zip(places.shards, places.samples, strict=True)]
     begins_N = np.array([of_shard[sample] for of_shard, sample in offsets], np.int64)
@@ -102,7 +102,7 @@ class _Group:
         extra_N: Bytes of each one's guessed column.
     """
 
-    def __init__(self, plan: Plan, places: Places, begins_N: NDArray[np.int64], extra_N: NDArray[np.int64]) -> None:
+    def __init__(self, plan: Plan, places: SampleRefs, begins_N: NDArray[np.int64], extra_N: NDArray[np.int64]) -> None:
         self._plan, self._places, self._begins_N, self._extra_N = plan, places, begins_N, extra_N
         head_bytes = 4 * len(plan.sizes)
         ends_N = head_bytes * len(begins_N) + np.cumsum(plan.scratch + extra_N)
