@@ -29,7 +29,7 @@ from microdiff.encode.caption_latents import write_caption_latents
 from microdiff.encode.device_queue import DEPTH, DeviceQueue
 from microdiff.encode.image_latents import write_image_latents
 from microdiff.errors import StepError
-from microdiff.images.crops import squares
+from microdiff.images.crops import center_crops
 from microdiff.models import image_encoder, text_encoder
 from microdiff.models.text_encoder import Tokens
 from microdiff.pipeline.params import parse
@@ -316,7 +316,7 @@ def test_pictures_in_memory_do_not_grow_with_the_partition(
 
     def counted(data: bytes, resolutions: Sequence[int]) -> Any:
         nonlocal alive, most, read
-        found = squares(data, resolutions)
+        found = center_crops(data, resolutions)
         assert found is not None
         with lock:
             alive, read = alive + 1, read + 1
@@ -324,7 +324,7 @@ def test_pictures_in_memory_do_not_grow_with_the_partition(
         weakref.finalize(found[64], forget)
         return found
 
-    monkeypatch.setattr(image_latents, "squares", counted)
+    monkeypatch.setattr(image_latents, "center_crops", counted)
     use_vae(SlowStart(lambda: read))
     result, _ = encode_keys(tmp_path, [f"key{n}" for n in range(num_pictures)], batch_size=batch_size)
     assert result.counts["kept"] == num_pictures
@@ -375,9 +375,9 @@ def test_the_next_partition_is_decoded_while_the_device_computes(
     def noticing(data: bytes, resolutions: Sequence[int]) -> Any:
         if data == jpeg(72, 64):
             next_one_decoded.set()
-        return squares(data, resolutions)
+        return center_crops(data, resolutions)
 
-    monkeypatch.setattr(image_latents, "squares", noticing)
+    monkeypatch.setattr(image_latents, "center_crops", noticing)
     vae = use_vae(Waiting())
     write_tar(tmp_path, {f"first{n}": jpeg(64, 64) for n in range(5)}, "0000")
     write_tar(tmp_path, {f"next{n}": jpeg(72, 64) for n in range(5)}, "0001")
@@ -407,10 +407,10 @@ def test_pictures_are_decoded_while_the_model_loads(tmp_path: Path, monkeypatch:
 
     def noticing(data: bytes, resolutions: Sequence[int]) -> Any:
         decoded.set()
-        return squares(data, resolutions)
+        return center_crops(data, resolutions)
 
     monkeypatch.setattr(image_encoder, "image_encoder", loading)
-    monkeypatch.setattr(image_latents, "squares", noticing)
+    monkeypatch.setattr(image_latents, "center_crops", noticing)
     assert encode_keys(tmp_path, ["a", "b"])[0].counts["kept"] == 2
 
 
