@@ -70,6 +70,18 @@ def test_the_lock_has_everything_with_hashes_and_names_no_index() -> None:
     assert "index" not in re.sub(r"^\S+==", "", text, flags=re.MULTILINE)
 
 
+def test_every_picture_of_the_embedded_vae_allows_the_licence_of_its_weights() -> None:
+    lines = (REPO / "samples/models/vae_pictures.tsv").read_text(encoding="utf-8").splitlines()
+    pictures = [dict(zip(lines[0].split("\t"), line.split("\t"), strict=True)) for line in lines[1:]]
+    fit_gpl_3 = {"public domain", "CC0-1.0", "CC-BY-2.0", "CC-BY-3.0", "CC-BY-SA-4.0", "LGPL-3.0-only"}
+    fit_gpl_3 |= {"GPL-2.0-or-later", "GPL-3.0-or-later"}
+    assert len({picture["picture"] for picture in pictures}) == len(pictures) == 259
+    assert {picture["licence"] for picture in pictures} <= fit_gpl_3
+    assert [picture["picture"] for picture in pictures if not picture["author"]] == []
+    license_text = (REPO / "samples/models/vae_LICENSE").read_text(encoding="utf-8")
+    assert license_text.split()[:6] == ["GNU", "GENERAL", "PUBLIC", "LICENSE", "Version", "3,"]
+
+
 @cache
 def project() -> dict[str, Any]:
     document: dict[str, Any] = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -52,7 +52,7 @@ def facts(site: Path) -> dict[str, Any]:
     program = f"import runpy, sys; sys.path[:0] = [{str(site)!r}]; runpy.run_path(sys.argv[1], run_name='__main__')"
     command = [sys.executable, "-I", "-S", "-W", "ignore", "-c", program, str(REPO / "tests/bare_install.py")]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    done = subprocess.run(command, cwd=site, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=site, env=environment, capture_output=True, text=True, timeout=540)
     assert done.returncode == 0, done.stderr[-2000:]
     document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return document
