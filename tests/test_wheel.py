@@ -19,7 +19,7 @@ REPO = Path(__file__).resolve().parent.parent
 ABSENT = ["bs4", "datasets", "diffusers", "dvc", "ftfy", "img2dataset", "open_clip", "pyarrow", "s3fs", "simplejpeg"]
 ABSENT += ["sentencepiece", "typer"]
 # They are there, since streaming imports them, but not for us.
-NOT_FOR_US = {"PIL", "fsspec", "safetensors", "tokenizers", "torchvision", "transformers", "xxhash"}
+NOT_FOR_US = {"PIL", "safetensors", "tokenizers", "torchvision", "transformers", "xxhash"}
 
 pytestmark = pytest.mark.slow
 

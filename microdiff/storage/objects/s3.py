@@ -131,6 +131,10 @@ def _endpoint(options: Mapping[str, str]) -> str:
     return without_secrets(options.get("endpointurl") or os.environ.get("AWS_ENDPOINT_URL", "")) or "AWS"
 
 
+# MD5 is checked; some servers' checksums are of the whole. Before 1.36, botocore checked none and knew no such option.
+_CHECKS = {"response_checksum_validation": "when_required"}
+
+
 @lru_cache(maxsize=16)
 def _client(_process: int, items: tuple[tuple[str, str], ...]) -> Any:
     """Return a client; each process has its own, since connections do not survive a fork."""
@@ -161,8 +165,8 @@ def _client(_process: int, items: tuple[tuple[str, str], ...]) -> Any:
             connect_timeout=_TIMEOUT_S / 3,
             read_timeout=_TIMEOUT_S,
             max_pool_connections=32,
-            response_checksum_validation="when_required",  # MD5 is checked; some servers' checksums are of the whole
             user_agent_extra="microdiff",
+            **{name: value for name, value in _CHECKS.items() if name in Config.OPTION_DEFAULTS},
         ),
     )
 
