@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from microdiff.artifacts.manifest import Manifest, read_manifest
+from microdiff.artifacts.manifest import Manifest
 from microdiff.artifacts.mds import ZSTD, empty_bytes, index_document, nest_entry
 from microdiff.config.settings import ShardSettings
 from microdiff.core.code_fingerprint import code_digest
@@ -49,7 +49,7 @@ def shard(dataset: str, params: Params, workspace: Workspace) -> Counts:
     entry, settings = params.dataset(dataset), params.shard
     run = Run("shard", dataset, workspace)
     with run.store.in_use():
-        latents = read_manifest(workspace.artifact(dataset, "latents"))
+        latents = workspace.read_input(dataset, "latents")
         listings = run.compute(_listing_units(latents))
         samples = load_index([_folder(listing) for listing in listings])
         if len(samples.sizes) != latents.counts[KEPT]:
