@@ -7,12 +7,13 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import packages_distributions
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from microdiff.core.code_fingerprint import import_closure, module_path
+from microdiff.core.code_fingerprint import import_closure
 
 REPO = Path(__file__).resolve().parent.parent
 LOADER = "microdiff.loader.build"
@@ -33,8 +34,8 @@ BY_HAND = {
 
 
 def test_the_base_install_is_what_the_loader_imports() -> None:
-    paths = [module_path(module) for module in import_closure([LOADER])]
-    assert distributions(imports_of(path for path in paths if path is not None)) == declared("dependencies")
+    paths = [path_of(module) for module in import_closure([LOADER])]
+    assert distributions(imports_of(paths)) == declared("dependencies")
 
 
 def test_the_pipeline_is_what_the_library_and_the_stages_import() -> None:
@@ -91,6 +92,12 @@ def declared(section: str) -> set[str]:
 
 def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def path_of(module: str) -> Path:
+    spec = find_spec(module)
+    assert spec is not None
+    return Path(str(spec.origin))
 
 
 def imports_of(paths: Iterable[Path]) -> set[str]:

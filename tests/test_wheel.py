@@ -21,7 +21,11 @@ ABSENT += ["sentencepiece", "typer"]
 # They are there, since streaming imports them, but not for us.
 NOT_FOR_US = {"PIL", "safetensors", "tokenizers", "torchvision", "transformers", "xxhash"}
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),  # the first test also builds, installs and runs
+    pytest.mark.xdist_group("wheel"),  # built and run once
+]
 
 
 @pytest.fixture(scope="module")
