@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.shard_factory import write_shard_set
 
 from conftest import REPO, sample_preset
 from microdiff.config.settings import ImageEncoderSettings, TextEncoderSettings
@@ -22,6 +21,7 @@ from microdiff.models.text_encoder import TextEncoder
 from microdiff.pipeline.params import parse
 from tests import tiny_models
 from tests.reporters import Said
+from tests.shard_factory import write_shard_set
 from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
