@@ -123,7 +123,7 @@ def planning(num_samples: int) -> None:
 
 
 class _Listing:
-    """A partition's listing that nobody reads."""
+    """A partition's sample index that nobody reads."""
 
     paths = {"": Path("listing")}  # noqa: RUF012 - never changed
 

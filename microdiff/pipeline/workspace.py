@@ -43,6 +43,6 @@ class Workspace:
             SchemaError: An artifact is damaged.
         """
         manifests = [read_manifest(path.parent) for path in sorted(self.root.glob(f"data/*/*/{MANIFEST}"))]
-        published = [name for each in manifests for part in each.partitions.values() for name in part["fingerprints"]]
+        published = [name for each in manifests for part in each.partitions.values() for name in part.fingerprints]
         listed = [name for each in manifests for names in each.facts.get("listings", {}).values() for name in names]
         return published + listed

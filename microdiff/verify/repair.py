@@ -17,7 +17,7 @@ from microdiff.artifacts.kinds import KINDS
 from microdiff.artifacts.manifest import is_whole, parse_manifest
 from microdiff.errors import SchemaError, StepError
 from microdiff.pipeline.params import load_params
-from microdiff.pipeline.restore import adopt
+from microdiff.pipeline.restore import restore_to_store
 from microdiff.pipeline.workspace import Workspace
 from microdiff.remote.dvc_lock import DvcRecord, dvc_record
 from microdiff.verify.dataset import Verification
@@ -58,7 +58,7 @@ def _clear(folder: Path, names: set[str], record: DvcRecord | None, workspace: W
     store.drop_damaged(names)
     try:
         if is_whole(folder):
-            adopt(parse_manifest(folder), store, names)
+            restore_to_store(parse_manifest(folder), store, names)
     except (SchemaError, FileNotFoundError):
         log.info("%s: its manifest is damaged; partitions are looked for in the store only", folder)
     if record is not None:
@@ -78,9 +78,9 @@ def _has_remote(root: Path) -> bool:
 
 def _dvc(root: Path, *arguments: str) -> str | None:
     """Run DVC; return what it said if it failed."""
-    place = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     command = [sys.executable, "-m", "dvc", *arguments]
     done = subprocess.run(  # noqa: S603 - our own program, and names of our own datasets
-        command, cwd=root, env={**os.environ, "PATH": place}, capture_output=True, text=True, check=False
+        command, cwd=root, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
     )
     return None if done.returncode == 0 else (done.stderr.strip() or done.stdout.strip())[-_SAID:]

@@ -18,7 +18,8 @@ from microdiff.core.progress import NullReporter, Reporter
 from microdiff.errors import SourceError, StepError
 from microdiff.pipeline.executor import TaskResult
 from microdiff.pipeline.publish import assemble
-from microdiff.pipeline.store import RECORD, Store, StoredPartition, Task
+from microdiff.pipeline.store import Store, StoredPartition, Task
+from microdiff.pipeline.store_record import RECORD
 from microdiff.pipeline.workers import WorkerPlan
 
 
@@ -66,7 +67,7 @@ def test_a_unit_is_computed_once(store: Store, log: Path, workers: int) -> None:
     found = store.find(tasks[1])
     assert found is not None
     assert found.paths["part/data.txt"].read_text() == "text b"
-    assert found.files["part/data.txt"]["bytes"] == 6
+    assert found.files["part/data.txt"].num_bytes == 6
     assert found.result.facts == {"length": 6}
 
 
@@ -219,7 +220,7 @@ def test_assembling_links_and_replaces_whole_folders(store: Store, log: Path, tm
     assert (folder / "part/data.txt").samefile(second.paths["part/data.txt"])
     manifest = read_manifest(folder)
     assert manifest.kept() == {"b": 1}
-    assert manifest.partitions["b"]["fingerprints"] == list(second.fingerprints)
+    assert manifest.partitions["b"].fingerprints == second.fingerprints
     assert manifest.facts["step"] == "step"
     assert [path.name for path in folder.parent.iterdir()] == ["raw"]
 

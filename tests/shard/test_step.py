@@ -15,7 +15,8 @@ import pytest
 from conftest import REPO, tree_bytes
 from microdiff.artifacts.latents import Spool, TensorToWrite, in_numpy, write_latents
 from microdiff.artifacts.manifest import read_manifest
-from microdiff.artifacts.mds import read_index, read_sample
+from microdiff.artifacts.mds_index import read_index
+from microdiff.artifacts.mds_scan import MdsFile
 from microdiff.artifacts.tables import table_writer
 from microdiff.core.files import digest_file, read_json, write_json
 from microdiff.encode.merge import SCHEMA
@@ -106,10 +107,8 @@ def read_all(folder: Path) -> Samples:
     """Read a shard set without streaming, values by the index's encodings."""
     found: Samples = {}
     for entry in read_index(folder / "index.json"):
-        encodings = dict(zip(entry["column_names"], entry["column_encodings"], strict=True))
-        for number in range(entry["samples"]):
-            values = read_sample(folder, entry, number)
-            sample = {name: _decode(values[name], encodings[name]) for name in values}
+        for values in MdsFile(folder, entry):
+            sample = {name: _decode(bytes(values[name]), entry.header.encodings[name]) for name in values}
             assert sample["key"] not in found
             found[sample["key"]] = sample
     return found
@@ -161,7 +160,7 @@ def test_shards_hold_every_sample_as_it_was_encoded(
     assert_equal(read_all(folder / "512"), large)
     assert_equal(read_all(folder / "256"), {key: samples[key] for key in samples.keys() - large.keys()})
     entries = read_index(folder / "index.json")
-    assert all(entry["raw_data"]["bytes"] <= 65536 for entry in entries)
+    assert all(entry.raw.num_bytes <= 65536 for entry in entries)
     assert len(entries) > 10
     suffix = ".mds" if compression == "none" else ".mds.zstd"
     assert all(name.endswith(suffix) for name in shard_files(workspace))
@@ -176,17 +175,12 @@ def test_index_and_manifest_tell_the_hash_of_every_shard(workspace: Workspace, m
         shard("coco", make_params({**SMALL, "shard.compression": compression}), workspace)
         folder = workspace.artifact("coco", "shards")
         manifest = read_manifest(folder)
-        stated = {name: facts for part in manifest.partitions.values() for name, facts in part["files"].items()}
-        indexed = {
-            facts["basename"]: facts
-            for entry in read_index(folder / "index.json")
-            for facts in [entry["zip_data"] or entry["raw_data"]]
-        }
+        stated = manifest.files
+        indexed = {entry.stored.name: entry.stored for entry in read_index(folder / "index.json")}
         assert stated.keys() == indexed.keys() == shard_files(workspace).keys()
-        for name, facts in stated.items():
-            digest = digest_file(folder / name)
-            assert digest == facts["sha256"] == indexed[name]["hashes"]["sha256"]
-            assert facts["bytes"] == indexed[name]["bytes"]
+        for name, file in stated.items():
+            assert digest_file(folder / name) == file.sha256 == indexed[name].hashes["sha256"]
+            assert (folder / name).stat().st_size == file.num_bytes == indexed[name].num_bytes
     assert manifest.facts["columns"]["512"]["latents_512"] == "ndarray:float16:4,64,64"
     assert manifest.facts["columns"]["256"]["caption_latents_t5"] == "ndarray:uint16:5,4"
     assert {"encoders", "lineage", "settings", "code", "listings"} <= manifest.facts.keys()
@@ -294,7 +288,7 @@ def test_few_open_files_are_enough(workspace: Workspace, make_params: MakeParams
     assert_equal(read_all(workspace.artifact("coco", "shards")), samples)
 
 
-def test_latents_cut_short_after_they_were_listed_are_named(workspace: Workspace, make_params: MakeParams) -> None:
+def test_latents_cut_short_after_they_were_indexed_are_named(workspace: Workspace, make_params: MakeParams) -> None:
     write_artifact(workspace.root, {"0000": [1, 2]})
     shard("coco", make_params(SMALL), workspace)
     file = workspace.artifact("coco", "latents") / "0000.image.safetensors"
@@ -302,7 +296,7 @@ def test_latents_cut_short_after_they_were_listed_are_named(workspace: Workspace
     manifest = read_json(file.with_name("manifest.json"))
     manifest["partitions"]["0000"]["files"][file.name]["bytes"] -= 8000
     write_json(file.with_name("manifest.json"), manifest)
-    with pytest.raises(StepError, match=r"0000\.image\.safetensors: shorter than when it was listed"):
+    with pytest.raises(StepError, match=r"0000\.image\.safetensors: shorter than when it was indexed"):
         shard(
             "coco", make_params({"shard.shard_bytes": 2**20, "shard.seed": 5, "shard.compression": "zstd"}), workspace
         )

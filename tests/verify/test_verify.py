@@ -21,7 +21,7 @@ from conftest import REPO, changed, copy_of, sample_preset, tree_bytes
 from microdiff.artifacts.kinds import KINDS
 from microdiff.artifacts.latents import LatentsFile
 from microdiff.artifacts.manifest import MANIFEST, is_whole, read_manifest, write_manifest
-from microdiff.artifacts.mds import read_index
+from microdiff.artifacts.mds_index import read_index
 from microdiff.artifacts.mds_scan import MdsFile
 from microdiff.core.files import digest_file, md5_of, read_json, write_json
 from microdiff.core.withdrawn import Withdrawal, Withdrawn, write_withdrawn
@@ -176,7 +176,7 @@ def test_a_damaged_picture_latent_or_shard_is_told_by_its_sample(here: Workspace
 
     entry = read_index(shards / "index.json")[0]
     *_, last = MdsFile(shards, entry)
-    path = shards / entry["raw_data"]["basename"]
+    path = shards / entry.raw.name
     flip(path, path.stat().st_size - 9)
     assert {problem.key for problem in verify_dataset("coco", here).problems} == {"", str(last["key"], "utf-8")}
 
@@ -625,5 +625,5 @@ def test_manifests_say_what_the_store_holds(built: Workspace) -> None:
     for kind in KINDS:
         manifest = read_manifest(built.artifact("coco", kind))
         for partition in manifest.partitions.values():
-            assert [part["fingerprint"] for part in partition["parts"]] == partition["fingerprints"]
-            assert sorted(file for part in partition["parts"] for file in part["files"]) == sorted(partition["files"])
+            assert tuple(part.fingerprint for part in partition.parts) == partition.fingerprints
+            assert sorted(file for part in partition.parts for file in part.files) == sorted(partition.files)
