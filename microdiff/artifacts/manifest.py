@@ -79,7 +79,7 @@ class PartRecord:
         return {
             "step": self.step,
             "fingerprint": self.fingerprint,
-            "counts": self.counts,
+            "counts": dict(self.counts),
             "facts": dict(self.facts),
             "files": list(self.files),
         }
@@ -122,7 +122,7 @@ class PartitionRecord:
         """Return the record as JSON values."""
         return {
             "fingerprints": list(self.fingerprints),
-            "counts": self.counts,
+            "counts": dict(self.counts),
             "files": {name: file.to_json() for name, file in self.files.items()},
             "parts": [part.to_json() for part in self.parts],
         }

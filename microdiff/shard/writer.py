@@ -117,10 +117,8 @@ class _Partition:
                 continue
             found = self._locations.get(column.name)
             if found is None or (found.encoding, found.row_bytes) != (column.encoding, column.size):
-                raise SchemaError(
-                    f"{self._index}: expected {column.name} as {column.encoding} of {column.size} bytes, got {found}. "
-                    "Remove this folder and run the step again."
-                )
+                got = "no such column" if found is None else f"{found.encoding} of {found.row_bytes} bytes"
+                raise self._damaged(f"expected {column.name} as {column.encoding} of {column.size} bytes, got {got}")
 
     def encode(self, row: int, columns: Sequence[Column], into: memoryview) -> None:
         """Put a sample into memory as a shard holds it: the lengths of its texts, then all values, columns by name."""
@@ -132,7 +130,7 @@ class _Partition:
         lengths = [len(plain[column.name]) for column in columns if column.size is None]
         num_bytes = 4 * len(lengths) + sum(lengths) + sum(column.size or 0 for column in columns)
         if num_bytes != len(into):
-            raise self._damaged(row, f"its values take {num_bytes} bytes, expected {len(into)}")
+            raise self._damaged(f"record {row}: its values take {num_bytes} bytes, expected {len(into)}")
         at = 4 * len(lengths)
         into[:at] = np.array(lengths, "<u4").tobytes()
         for column in columns:
@@ -143,12 +141,12 @@ class _Partition:
             else:
                 number, file, offset, row_bytes = self._columns[column.name]
                 if rows[number] < 0:
-                    raise self._damaged(row, f"it has no {column.name}")
+                    raise self._damaged(f"record {row}: it has no {column.name}")
                 file.read(offset + rows[number] * row_bytes, into[at : at + row_bytes])
                 at += row_bytes
 
-    def _damaged(self, row: int, what: str) -> SchemaError:
-        return SchemaError(f"{self._index}: record {row}: {what}. Remove this folder and run the step again.")
+    def _damaged(self, what: str) -> SchemaError:
+        return SchemaError(f"{self._index}: {what}. Remove this folder and run the step again.")
 
     def _plain_values(self, record: Any) -> dict[str, bytes]:
         key_bytes = int(record["key_bytes"])

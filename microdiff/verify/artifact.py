@@ -10,7 +10,8 @@ from microdiff.artifacts.mds_index import INDEX_NAME, ShardEntry, read_index
 from microdiff.core.files import read_json
 from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import SchemaError
-from microdiff.remote.dvc_lock import DvcRecord, folder_digest
+from microdiff.remote.dvc_dir_object import folder_digest
+from microdiff.remote.dvc_record import DvcRecord
 from microdiff.verify.files import Expected, check_files
 from microdiff.verify.findings import Findings
 from microdiff.verify.latents import check_latents
@@ -41,8 +42,7 @@ class Artifact:
         self.dataset, self.kind, self.folder, self.record = dataset, kind, folder, record
         self.own = Findings(dataset, kind, "")
         self.manifest: Manifest | None = None
-        listing = record.listing if record is not None else None
-        self._md5 = dict(listing or {})
+        self._md5 = dict((record.files if record is not None else None) or {})
         check_files(folder, {MANIFEST: Expected(md5=self._md5.get(MANIFEST))}, self.own)
         try:
             if MANIFEST not in self.own.damaged and not is_whole(folder):

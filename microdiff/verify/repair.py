@@ -19,7 +19,7 @@ from microdiff.errors import SchemaError, StepError
 from microdiff.pipeline.params import load_params
 from microdiff.pipeline.restore import restore_to_store
 from microdiff.pipeline.workspace import Workspace
-from microdiff.remote.dvc_lock import DvcRecord, dvc_record
+from microdiff.remote.dvc_record import DvcRecord, dvc_record
 from microdiff.verify.dataset import Verification
 
 log = logging.getLogger("microdiff")

@@ -202,6 +202,35 @@ def test_pruning_waits_for_running_steps(store: Store, log: Path) -> None:
     assert store.prune([])[0] == 1
 
 
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"name": "a"}', "cut", "counts", "files"])
+def test_a_result_whose_record_is_damaged_is_computed_again(store: Store, log: Path, damage: str) -> None:
+    (stored,) = compute(store, [task("a", "x", log)])
+    assert isinstance(stored, StoredPartition)
+    record = stored.paths["part/data.txt"].parent.parent / RECORD
+    text = record.read_text()
+    value = json.loads(text)
+    value |= {"counts": {"counts": {"in": 1}}, "files": {"files": {"part/data.txt": {"bytes": "1", "sha256": ""}}}}.get(
+        damage, {}
+    )
+    record.write_text({"cut": text[:-20], "counts": json.dumps(value), "files": json.dumps(value)}.get(damage, damage))
+    assert list(store.finished("step")) == []
+    assert store.find(task("a", "x", log)) is None
+    assert not record.parent.exists()
+    (again,) = compute(store, [task("a", "x", log)])
+    assert isinstance(again, StoredPartition)
+    assert again.files == stored.files
+    assert record.read_text() == text
+
+
+def test_a_damaged_record_is_dropped_with_the_files_that_it_should_speak_of(store: Store, log: Path) -> None:
+    (stored,) = compute(store, [task("a", "x", log)])
+    assert isinstance(stored, StoredPartition)
+    assert store.drop_damaged({"part/data.txt"}) == 0
+    (stored.paths["part/data.txt"].parent.parent / RECORD).write_text("{")
+    assert store.drop_damaged({"part/data.txt"}) == 1
+    assert store.find(task("a", "x", log)) is None
+
+
 def test_assembling_links_and_replaces_whole_folders(store: Store, log: Path, tmp_path: Path) -> None:
     def stored(name: str, text: str) -> StoredPartition:
         one = Task("step", name, {"text": text}, partial(write, text, log))

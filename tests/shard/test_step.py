@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from microdiff.encode.merge import SCHEMA
 from microdiff.errors import SchemaError, StepError
 from microdiff.pipeline.params import Params
 from microdiff.pipeline.workspace import Workspace
+from microdiff.shard import writer
+from microdiff.shard.sample_index import record_type
 from microdiff.shard.step import shard
 
 MakeParams = Callable[..., Params]
@@ -279,8 +282,6 @@ def test_a_sample_without_latents_is_named(workspace: Workspace, make_params: Ma
 def test_few_open_files_are_enough(workspace: Workspace, make_params: MakeParams, monkeypatch: Any) -> None:
     from functools import lru_cache
 
-    from microdiff.shard import writer
-
     samples = write_artifact(workspace.root, {f"{number:04d}": [number] for number in range(30)})
     opened = lru_cache(1)(writer._Partition)
     monkeypatch.setattr(writer, "_open_partitions", lambda: opened)
@@ -297,6 +298,58 @@ def test_latents_cut_short_after_they_were_indexed_are_named(workspace: Workspac
     manifest["partitions"]["0000"]["files"][file.name]["bytes"] -= 8000
     write_json(file.with_name("manifest.json"), manifest)
     with pytest.raises(StepError, match=r"0000\.image\.safetensors: shorter than when it was indexed"):
+        shard(
+            "coco", make_params({"shard.shard_bytes": 2**20, "shard.seed": 5, "shard.compression": "zstd"}), workspace
+        )
+
+
+def other_shape(index: Path) -> None:
+    text = (index / "listing.json").read_text()
+    (index / "listing.json").write_text(text.replace("ndarray:float16:4,64,64", "ndarray:float16:4,46,46"))
+
+
+def other_row_bytes(index: Path) -> None:
+    text = (index / "listing.json").read_text()
+    (index / "listing.json").write_text(text.replace('"row_bytes": 32768', '"row_bytes": 32767'))
+
+
+def column_gone(index: Path) -> None:
+    text = (index / "listing.json").read_text()
+    (index / "listing.json").write_text(text.replace('"latents_512"', '"latents_521"'))
+
+
+def sample_without_latents(index: Path) -> None:
+    records = np.fromfile(index / "records", record_type(len(SHAPES)))
+    records["rows"][1][sorted(SHAPES).index("latents_256")] = -1
+    records.tofile(index / "records")
+
+
+def sample_of_other_size(index: Path, change: int = 1) -> None:
+    records = np.fromfile(index / "records", record_type(len(SHAPES)))
+    records["size"][0] = int(records["size"][0]) + change
+    records.tofile(index / "records")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (other_shape, "expected latents_512 as ndarray:float16:4,64,64 of 32768 bytes, got ndarray:float16:4,46,46 of"),
+        (other_row_bytes, "expected latents_512 as .* of 32768 bytes, got .* of 32767 bytes"),
+        (column_gone, "expected latents_512 as .*, got no such column"),
+        (sample_without_latents, "record 1: it has no latents_256"),
+        (sample_of_other_size, r"record 0: its values take \d+ bytes, expected"),
+        (partial(sample_of_other_size, change=-1), r"record 0: its values take \d+ bytes, expected"),
+    ],
+)
+def test_what_a_shard_would_state_wrongly_is_refused(
+    workspace: Workspace, make_params: MakeParams, damage: Callable[[Path], None], message: str
+) -> None:
+    write_artifact(workspace.root, {"0000": [3, 6, 9]})  # all have both resolutions
+    shard("coco", make_params({"shard.shard_bytes": 2**20}), workspace)
+    (listing,) = (workspace.root / ".work" / "shard-list").glob("*/listing.json")
+    damage(listing.parent)
+    writer._open_partitions.cache_clear()  # as in another process
+    with pytest.raises(StepError, match=message):
         shard(
             "coco", make_params({"shard.shard_bytes": 2**20, "shard.seed": 5, "shard.compression": "zstd"}), workspace
         )
@@ -320,6 +373,8 @@ import os, signal, sys
 from pathlib import Path
 from microdiff.pipeline import publish, store
 from microdiff.commands.cli import run_stage
+from microdiff.shard import writer
+from microdiff.shard.sample_index import record_type
 from microdiff.shard.step import shard
 module, name = sys.argv[1].split(":")
 target = {"store": store, "publish": publish}[module]

@@ -28,7 +28,8 @@ from microdiff.core.withdrawn import Withdrawal, Withdrawn, write_withdrawn
 from microdiff.errors import ParamsError, SchemaError
 from microdiff.pipeline.params import load_params
 from microdiff.pipeline.workspace import Workspace
-from microdiff.remote.dvc_lock import dvc_record, folder_digest
+from microdiff.remote.dvc_dir_object import folder_digest
+from microdiff.remote.dvc_record import dvc_record
 from microdiff.verify.dataset import Verification, verify_dataset
 from microdiff.verify.deep import psnr, relative_difference, verify_deep
 from microdiff.verify.latents import is_finite
@@ -183,7 +184,9 @@ def test_a_damaged_picture_latent_or_shard_is_told_by_its_sample(here: Workspace
 
 def test_a_strange_file_is_told(here: Workspace) -> None:
     (here.artifact("coco", "shards") / "512" / "copy.mds").write_bytes(b"1")
-    assert blamed(verify_dataset("coco", here)) == {"shards/512/copy.mds"}
+    (problem,) = verify_dataset("coco", here).problems
+    assert (problem.kind, problem.file) == ("shards", "512/copy.mds")
+    assert problem.what == "listed neither in manifest.json nor by DVC: remove it"
 
 
 def test_only_what_is_here_is_verified(here: Workspace) -> None:
@@ -547,9 +550,9 @@ def test_with_dvc_the_damaged_copies_go_and_all_three_come_back(
     assert (result.problems, result.notes) == ([], [])
     record = dvc_record(repository, "coco", "captions")
     assert record is not None
-    assert record.listing is not None
+    assert record.files is not None
     path = workspace.artifact("coco", "captions") / "0001.parquet"
-    cached = record.object_path(record.listing["0001.parquet"])
+    cached = record.object_path(record.files["0001.parquet"])
     assert path.stat().st_nlink == 3
     assert path.samefile(cached)
     path.chmod(0o644)
