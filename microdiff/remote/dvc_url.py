@@ -116,10 +116,10 @@ def _withdrawn(revision: Revision, path: str, cache: Path) -> Withdrawn:
 
     A sample that was withdrawn may not be trained on, however old the commit is.
     """
-    place = str(PurePosixPath(path).parent / WITHDRAWN)
-    entries = dict(_parsed(revision.read(place), cache).entries)
+    path_of_list = str(PurePosixPath(path).parent / WITHDRAWN)
+    entries = dict(_parsed(revision.read(path_of_list), cache).entries)
     if revision.checkout is not None:
-        entries |= read_withdrawn(revision.checkout / place).entries
+        entries |= read_withdrawn(revision.checkout / path_of_list).entries
     return Withdrawn(entries)
 
 

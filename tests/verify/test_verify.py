@@ -117,6 +117,28 @@ def test_every_flipped_bit_is_caught_and_nothing_else_is_blamed(arena: Workspace
                 flip(path, at, bit)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("latents", "encoders"),
+        ("latents", "downsampling"),
+        ("latents", "text"),
+        ("shards", "columns"),
+        ("raw", "bytes"),
+    ],
+)
+def test_a_manifest_in_which_a_name_has_changed_is_all_that_is_blamed(arena: Workspace, kind: str, name: str) -> None:
+    path = arena.artifact("coco", kind) / MANIFEST
+    at = path.read_bytes().index(f'"{name}"'.encode()) + 1
+    flip(path, at)
+    try:
+        result = verify_dataset("coco", arena)
+        assert blamed(result) == {f"{kind}/{MANIFEST}"}
+        assert result.damaged == {kind: {MANIFEST}}
+    finally:
+        flip(path, at)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("damage", ["cut", "emptied", "deleted", "longer", "zeroed"])
 def test_every_cut_emptied_deleted_or_overwritten_file_is_caught(arena: Workspace, kind: str, damage: str) -> None:
