@@ -11,7 +11,8 @@ DATASETS := $(basename $(notdir $(filter-out %/__init__.py,$(wildcard microdiff/
 PULL = $(eval PULL := $(if $(shell dvc config core.remote 2>/dev/null),--pull))$(PULL)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench report verify preset all $(DATASETS) remote pull push clean-work
+.PHONY: help setup demo test quick coverage check format code bench report verify preset all $(DATASETS) remote pull push \
+	clean-work
 
 help: ## List the targets
 	@sed -n 's/^\([^:#\t]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | sed 's/$$(DATASETS)/$(DATASETS)/' | \
@@ -35,11 +36,12 @@ demo: setup ## Build all sample shards from samples/, then show the ledger and t
 test: setup ## Run the tests
 	pytest
 
-check: setup ## Run the linters and the type checker
+check: setup ## Run the linters, the type checker and the import contracts
 	ruff check
 	ruff format --check
 	codespell
 	mypy
+	lint-imports
 
 format: setup ## Format the code
 	ruff check --fix
@@ -60,10 +62,16 @@ preset: setup ## Switch params.yaml to PRESET=sample, small or full
 
 all: $(DATASETS) ## Build the shards of all datasets
 
-$(DATASETS): setup ## Build the shards of one dataset
-	@dvc --wait-for-lock repro $(PULL) $(if $(PULL)$(wildcard data/$@/shards),--allow-missing) shard@$@
+# Not by one `dvc repro shard@NAME`: two of those at once would both run `code`, and DVC ends the second one.
+$(DATASETS): code ## Build the shards of one dataset
+	@dvc --wait-for-lock repro $(PULL) $(if $(PULL)$(wildcard data/$@/shards),--allow-missing) \
+		--single-item $(foreach step,download clean encode shard,$(step)@$@)
 	@test -d data/$@/shards || dvc --wait-for-lock pull shard@$@ || { echo "not on the remote: building them"; \
-		dvc --wait-for-lock repro --pull shard@$@; }
+		dvc --wait-for-lock repro --pull --single-item $(foreach step,download clean encode shard,$(step)@$@); }
+
+code: setup ## Write which code each step runs into code/, where an edit made that stale
+	@python -m stages.code --check 2>/dev/null || dvc --wait-for-lock repro --quiet --single-item code || \
+		python -m stages.code --check --wait 60
 
 remote: setup ## Share data at URL=s3://BUCKET/PREFIX or a folder; ENDPOINT=https://... for MinIO, R2, ...
 	@test -n "$(URL)" || { echo "make remote URL=s3://BUCKET/PREFIX [ENDPOINT=https://...] or URL=/a/folder"; exit 1; }

@@ -7,7 +7,7 @@ import typer
 
 from microdiff.commands.cli import ParamsOption, RootOption, errors_in_words
 from microdiff.commands.report import describe_batch, ledger_lines, write_html
-from microdiff.pipeline.params import load_params
+from microdiff.pipeline.params import dataset_names
 from microdiff.pipeline.workspace import Workspace
 
 app = typer.Typer(add_completion=False)
@@ -20,7 +20,7 @@ def main(
 ) -> None:
     """Summarise the pipeline's state."""
     with errors_in_words():
-        names, workspace = list(load_params(params).datasets), Workspace(root)
+        names, workspace = dataset_names(params), Workspace(root)
         if first_batch:
             typer.echo("\n".join(describe_batch(names, workspace)))
         typer.echo("\n".join(ledger_lines(names, workspace)))

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import resource
 import shutil
 import signal
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from microdiff.pipeline.workspace import Workspace
 
 REPO = Path(__file__).resolve().parent.parent
 
+# What most systems give a program. Some machines give more, and hide what leaks.
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 # A shell leaves SIGINT ignored to what it starts in the background, and tests that interrupt would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

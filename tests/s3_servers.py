@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
-import time
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,9 +20,11 @@ from urllib.request import ProxyHandler, build_opener
 import botocore.session
 from botocore.config import Config
 
+from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import run as run_program
+
 KEY = "microdiff-test-key"
 SECRET = "wJalrXUtnFEMI-SECRET"  # noqa: S105 - of servers that live as long as a test
-_START_S = 120
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,21 @@ class S3Server:
 
 @contextmanager
 def moto(_folder: Path) -> Iterator[S3Server]:
-    from moto.server import ThreadedMotoServer
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+    # Not moto's own ThreadedMotoServer: it binds in its thread, and if it fails there, its start() waits for ever.
+    server = make_server(
+        "127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), True, request_handler=MotoRequestHandler
+    )
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
     try:
-        yield S3Server("moto", f"http://{host}:{port}", checks_secrets=False)
+        yield S3Server("moto", f"http://127.0.0.1:{server.server_port}", checks_secrets=False)
     finally:
-        server.stop()
+        server.shutdown()
+        thread.join(PATIENCE_S)
+        server.server_close()
 
 
 @contextmanager
@@ -121,7 +129,7 @@ rgw_frontends = beast endpoint=127.0.0.1:{port}
     )
 
     def run(*command: str) -> None:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=_START_S)
+        done = run_program(command, cwd=folder)
         assert done.returncode == 0, f"{command}: {done.stderr}"
 
     ceph = ("-c", str(config))
@@ -179,6 +187,7 @@ def _started(command: list[str], log: Path) -> Iterator[None]:
                 process.wait(timeout=20)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait(timeout=20)
 
 
 def _environment() -> dict[str, str]:
@@ -186,15 +195,18 @@ def _environment() -> dict[str, str]:
 
 
 def _wait_for(url: str, log: Path) -> None:
-    opener, until = build_opener(ProxyHandler({})), time.monotonic() + _START_S
-    while time.monotonic() < until:
+    opener = build_opener(ProxyHandler({}))
+
+    def answers() -> bool:
         try:
             opener.open(url, timeout=5).close()
         except HTTPError as error:
             error.close()
-            return
         except (URLError, ConnectionError, TimeoutError):
-            time.sleep(0.05)
-        else:
-            return
-    raise AssertionError(f"{url} did not answer: {log.read_text(errors='replace')[-2000:]}")
+            return False
+        return True
+
+    try:
+        wait_until(answers, f"{url} answers")
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {log.read_text(errors='replace')[-2000:]}") from None

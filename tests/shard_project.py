@@ -3,11 +3,12 @@
 import hashlib
 import json
 import os
-import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import yaml
+
+from tests.waiting import run
 
 SHARDS = "data/coco/shards"
 FIRST = {
@@ -53,10 +54,9 @@ class ShardProject:
 
     def git(self, *arguments: str) -> str:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-        command = ["git", *arguments]
-        return subprocess.run(
-            command, cwd=self.root, env=environment, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        done = run(["git", *arguments], cwd=self.root, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
 
     def configure(self, text: str, name: str = "config") -> None:
         (self.root / ".dvc").mkdir(exist_ok=True)

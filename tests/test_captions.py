@@ -12,62 +12,11 @@ import caption_spec
 import microdiff.captions
 from microdiff.captions import clean_caption, rules
 from microdiff.captions.marks import find_marks
+from tests.caption_rows import ROWS
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 GOLDEN = [path for path in [DATA / "captions_golden.jsonl.gz"] if path.exists()]
 CRASH = [path for path in [DATA / "captions_crash.jsonl"] if path.exists()]
-
-# Rule, caption before, caption after, why.
-ROWS = [
-    ("decode", "a+cat%20caf%C3%A9", "a cat café", "captions taken from URLs"),
-    ("decode", "%2541 cat", "a cat", "the second run decodes what the first uncovered"),
-    ("person", "<PERSON> with a dog", "person with a dog", "not a tag: it would vanish with them"),
-    ("links", "see https://cats.org/a/b?c=1 now", "see ?c=1 now", "host and path go, the query stays"),
-    ("links", "http://x www:y foo.com.", "x .", "a scheme goes with its slashes, or one character"),
-    ("links", "mail joe@cats.com", "mail joe", "no host before an at sign; then it is a nickname"),
-    ("links", "cats.com@dogs here", "cats. com here", "no host before an at sign"),
-    ("markup", "Jungle<br>Hawaiian &eacute;t&eacute;", "junglehawaiian été", "tags part no words"),
-    ("markup", "a <b and c", "a <b and c", "an unfinished tag is text"),
-    ("nickname", "by @some_body here", "by here", "names of accounts say nothing"),
-    ("ideographs", "一只猫 two cats ㈱", "two cats", "the old text encoders did not know them"),
-    ("dashes", "red – blue — green", "red - blue - green", "one kind of dash"),
-    ("hyphens", "red -- blue", "red - blue", "one hyphen in a row"),
-    ("quotes", "a «big» cat’s “toy”", "a \"big\" cat's \"toy\"", "one kind of quote"),
-    ("quot", "a&amp;quot;b", "ab", "what was escaped twice"),
-    ("amp", "a &amp;amp; b", "a ; b", "the semicolon stays"),
-    ("ip", "server 192.168.10.1 down", "server down", "addresses of computers"),
-    ("clock", "arrives 12:30 <br>", "arrives 1", "the second digit of the hour stays"),
-    ("newline", r"line\nbreak", "line break", "a line break escaped by somebody"),
-    ("hash", "take #12 now", "take now", "numbers in a series"),
-    ("long hash", "item #1234567", "item", "numbers in a catalogue"),
-    ("hash", "item #1234", "item 1234", "four digits are neither: only the mark goes"),
-    ("number", "lot 1234567 sold", "lot sold", "numbers in a catalogue"),
-    ("file", "see images/cat.jpg here", "see here", "file names"),
-    ("quotes in a row", "''big'' cat", '"big" cat', "one quote"),
-    ("dots in a row", "wait... what", "wait what", "an ellipsis says nothing"),
-    ("punctuation", "cat* (big) [red] © ½", "cat big red", "marks from web pages"),
-    ("lone dot", "a . b", "a b", "a dot that ends no word"),
-    ("slug", "this-is-my_cute-cat", "this is my cute cat", "the name of a page"),
-    ("slug", "A-b-c-d-e", "a b c d e", "from four on"),
-    ("slug", "t-shirt and so-so", "t-shirt and so-so", "up to three stay"),
-    ("repair", "\x07bold\x00 text ＡＢＣ ﬁn", "bold text abc fin", "controls, widths, ligatures"),
-    ("code", "printer jc6640 or jc6640vc or 6640vc231", "printer or or", "numbers of models"),
-    ("code", "ab12 abc123 abcd1234", "ab12 abcd1234", "up to three letters, at least three digits"),
-    ("shipping", "Worldwide Free Shipping lamp", "lamp", "offers of shops"),
-    ("shipping", "Harbour with Shipping", "harbour with", "also where it is meant"),
-    ("download", "free download free music", "music", "offers of web sites"),
-    ("click", "click for details of it", "of it", "calls of web sites"),
-    ("extension", "cat png image and Epson", "cat and on", "kinds of files, wherever a word begins so"),
-    ("page", "cats page 12 dogs", "cats dogs", "numbers of pages"),
-    ("serial", "part j2d1a2a end", "part end", "numbers of parts"),
-    ("size", "frame 3.5×4 or 5×7", "frame or", "sizes"),
-    ("colon", "size : large", "size: large", "a blank that French has and English has not"),
-    ("comma", "red,blue and 1,000", "red, blue and 1,000", "a blank that was forgotten"),
-    ("blanks", "a  \t b", "a b", "one blank"),
-    ("ends", "\"a cat\"", "a cat", "quotes around all of it"),
-    ("ends", "-a cat,", "a cat", "remains at the ends"),
-    ("ends", ".hidden", "", "the rest of a file name"),
-]  # fmt: skip
 
 
 @pytest.mark.parametrize(("rule", "before", "after", "why"), ROWS)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import caption_spec
 from microdiff.captions import clean_caption, clean_caption_light, unicode
 from microdiff.captions.html import read_html
-from test_captions import ROWS
+from tests.caption_rows import ROWS
 
 FRAGMENTS = [
     *(row[1] for row in ROWS),

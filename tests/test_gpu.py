@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-import tiny_models
 from conftest import REPO, sample_preset
 from microdiff.config.settings import ImageEncoderSettings, TextEncoderSettings
 from microdiff.encode.device_queue import DeviceQueue
@@ -20,13 +19,15 @@ from microdiff.models.device import device
 from microdiff.models.image_encoder import ImageEncoder
 from microdiff.models.text_encoder import TextEncoder
 from microdiff.pipeline.params import parse
-from tests.encode.test_device_queue import Heard
-from tests.loader.test_loader import write_shard_set
-from tests.models.test_families import FOUR, KEYS, image_settings, save, text_settings
+from tests import tiny_models
+from tests.reporters import Said
+from tests.shard_factory import write_shard_set
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 IMAGES = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+KEYS = ["one", "two"]
 CAPTIONS = ["a bee on the flower", "", "the sea at night " * 40, "red"]
 
 
@@ -50,23 +51,23 @@ def write_pictures(folder: Path, num_pictures: int) -> None:
 
 def written(raw: Path, into: Path, settings: ImageEncoderSettings) -> bytes:
     into.mkdir()
-    write_image_latents(raw, "0000", settings, into, Heard())
+    write_image_latents(raw, "0000", settings, into, Said())
     return (into / "0000.image.safetensors").read_bytes()
 
 
 def test_image_latents_are_those_of_the_cpu(tmp_path: Path) -> None:
-    vae = tiny_models.save_vae(tmp_path, **FOUR)
+    vae = tiny_models.save_vae(tmp_path, **tiny_models.FOUR_CHANNELS)
     with torch.inference_mode():
         pixels = IMAGES.permute(0, 3, 1, 2) / 127.5 - 1
         expected = vae.encode(pixels).latent_dist.mean * vae.config.scaling_factor
-    found = ImageEncoder(image_settings(tmp_path, latents="mode")).encode(IMAGES, KEYS)
+    found = ImageEncoder(tiny_models.image_settings(tmp_path, latents="mode")).encode(IMAGES, KEYS)
     assert found.device.type == "cuda"
     torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("family", ["clip", "t5", "openclip"])
 def test_caption_latents_are_those_of_the_cpu(tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings: TextEncoderSettings = text_settings(save(family, tmp_path))
+    settings: TextEncoderSettings = tiny_models.text_settings(tiny_models.save(family, tmp_path))
     encoder = TextEncoder(settings)
     tokens = encoder.tokenize(CAPTIONS)
     found = encoder.encode(tokens)
@@ -78,9 +79,9 @@ def test_caption_latents_are_those_of_the_cpu(tmp_path: Path, family: str, monke
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch.compile imports
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 def test_compiled_models_give_nearly_the_same_batch_after_batch(tmp_path: Path, cuda_graphs: bool) -> None:
-    tiny_models.save_vae(tmp_path, **FOUR)
-    plain = ImageEncoder(image_settings(tmp_path, batch_size=2))
-    compiled = ImageEncoder(image_settings(tmp_path, batch_size=2, compile=True, cuda_graphs=cuda_graphs))
+    tiny_models.save_vae(tmp_path, **tiny_models.FOUR_CHANNELS)
+    plain = ImageEncoder(tiny_models.image_settings(tmp_path, batch_size=2))
+    compiled = ImageEncoder(tiny_models.image_settings(tmp_path, batch_size=2, compile=True, cuda_graphs=cuda_graphs))
     batches = [IMAGES, 255 - IMAGES, IMAGES.flip(0), IMAGES[:1]]
     kept = [compiled.encode(batch, KEYS[: len(batch)]) for batch in batches]  # none is written over by the next
     for batch, latents in zip(batches, kept, strict=True):
@@ -99,7 +100,7 @@ def test_a_partition_has_the_same_bytes_alone_and_beside_others(tmp_path: Path) 
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(PATIENCE_S)
     assert beside == [alone] * 3
 
 
@@ -107,8 +108,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(tmp_path: Path, monkeypatch:
     write_pictures(tmp_path, 64)
     queue = DeviceQueue()
     monkeypatch.setattr("microdiff.encode.device_queue.QUEUE", queue)
-    monkeypatch.setattr("microdiff.encode.device_queue.QUEUE", queue)
-    settings, heard = sample_image_settings(batch_size=64, resolutions=[256]), Heard()
+    settings, heard = sample_image_settings(batch_size=64, resolutions=[256]), Said()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     whole = written(tmp_path, tmp_path / "whole", settings)
@@ -121,7 +121,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(tmp_path: Path, monkeypatch:
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert result.counts == {"in": 64, "kept": 64}
-    assert "out of memory with 64 samples at once; going on with 32" in heard.said[0]
+    assert "out of memory with 64 samples at once; going on with 32" in heard.messages[0]
     assert len((tmp_path / "less/0000.image.safetensors").read_bytes()) == len(whole)
 
 
@@ -141,10 +141,10 @@ def test_rows_come_back_in_pinned_memory_with_their_times(tmp_path: Path) -> Non
         def encode(self, *, precise: bool) -> torch.Tensor:
             return self.rows.to(device(), non_blocking=True) * 2
 
-    queue, heard = DeviceQueue(), Heard()
+    queue, heard = DeviceQueue(), Said()
     futures = [queue.submit(Batch(torch.full((4, 3), float(n))), torch.float16, heard) for n in range(50)]
     for number, future in enumerate(futures):
-        encoded = future.result()
+        encoded = future.result(PATIENCE_S)
         assert encoded.rows.is_pinned()
         rows, finite = encoded.wait(heard)
         assert finite.all()

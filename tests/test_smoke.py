@@ -1,5 +1,6 @@
 """The whole graph in a fresh clone, by DVC, offline, from the committed samples."""
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import yaml
 from conftest import REPO
 from microdiff.core.files import read_json
 
+_LONGEST_S = 1200  # of a command, on a busy machine
 ARTIFACTS = {"download": "raw", "clean": "captions", "encode": "latents", "shard": "shards"}
 
 
@@ -36,16 +38,35 @@ class Clone:
         shutil.copy2(REPO / "presets" / "sample.yaml", root / "params.yaml")
         subprocess.run(["git", "init", "-q"], cwd=root, check=True)
 
-    def run(self, *command: str) -> str:
-        environment = {
+        self.environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(self.root),
             "HF_HUB_OFFLINE": "1",
         }
-        done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
+
+    def run(self, *command: str) -> str:
+        done = subprocess.run(
+            command,
+            cwd=self.root,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=_LONGEST_S,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        return done.stdout if "--json" in command else done.stdout + done.stderr
+
+    def start(self, *command: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            command,
+            cwd=self.root,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def repro(self, *options: str) -> list[str]:
         """Run dvc repro and return the nodes that ran."""
@@ -65,7 +86,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     clone = Clone(tmp_path_factory.mktemp("clone"))
     datasets = yaml.safe_load((clone.root / "params.yaml").read_text(encoding="utf-8"))["datasets"]
     ran = clone.repro()
-    assert sorted(ran) == sorted(f"{step}@{name}" for step in ARTIFACTS for name in datasets)
+    assert sorted(ran) == sorted(["code", *(f"{step}@{name}" for step in ARTIFACTS for name in datasets)])
     return clone
 
 
@@ -96,25 +117,36 @@ def test_the_report_shows_the_ledger_and_the_first_batch(clone: Clone) -> None:
     ("name", "old", "new", "nodes"),
     [
         ("params.yaml", "order: shuffled", "order: source", "shard@*"),
-        (
-            "microdiff/artifacts/mds.py",
-            '"""MDS shards',
-            '"""Shards',
-            "shard@*",
-        ),  # a docstring: the node runs, nothing is computed
-        ("microdiff/handlers/coco.py", '"""MS-COCO 2014', '"""COCO 2014', "download@coco"),
         ("params.yaml", "images_per_partition: 10", "images_per_partition: 10  # ten", ""),
+        ("microdiff/artifacts/mds.py", '"""MDS shards', '"""Shards', ""),
+        ("microdiff/handlers/coco.py", '"""MS-COCO 2014', '"""COCO 2014', ""),
+        ("microdiff/handlers/coco.py", "HANDLER = Coco", "HANDLER = Coco\nEDITED = True", "download@coco"),
+        ("microdiff/formats/webdataset.py", "import json\n", "import json\n\nEDITED = True\n", "download@*"),
+        ("microdiff/models/image_encoder.py", "import torch\n", "import torch\n\nEDITED = True\n", "encode@*"),
     ],
 )
-def test_an_edit_runs_the_nodes_that_depend_on_it(clone: Clone, name: str, old: str, new: str, nodes: str) -> None:
+def test_an_edit_makes_stale_the_nodes_that_depend_on_it(
+    clone: Clone, name: str, old: str, new: str, nodes: str
+) -> None:
     datasets = [path.parent.name for path in (clone.root / "data").glob("*/raw")]
     expected = [nodes.replace("*", dataset) for dataset in datasets] if "*" in nodes else [nodes] if nodes else []
     clone.edit(name, old, new)
     try:
-        assert sorted(clone.repro()) == sorted(expected)
+        clone.run("dvc", "repro", "--single-item", "code")
+        assert sorted(json.loads(clone.run("dvc", "status", "--json"))) == sorted(expected)
     finally:
         clone.edit(name, new, old)
-        clone.repro()
+        clone.run("dvc", "repro", "--single-item", "code")
+
+
+def test_two_datasets_are_made_at_once(clone: Clone) -> None:
+    """With code edited since: both see that the `code` node is stale, and neither stops the other."""
+    clone.edit("microdiff/shard/packing.py", "import numpy as np\n", "import numpy as np\n\nEDITED = True\n")
+    makes = [clone.start("make", "-o", "setup", dataset) for dataset in ("coco", "cc12m")]
+    for make in makes:
+        said, _ = make.communicate(timeout=_LONGEST_S)
+        assert make.returncode == 0, said
+    assert not {"shard@coco", "shard@cc12m", "code"} & json.loads(clone.run("dvc", "status", "--json")).keys()
 
 
 def test_each_byte_is_held_once(clone: Clone) -> None:

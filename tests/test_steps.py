@@ -6,8 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from microdiff.errors import MicrodiffError, RejectionError, SchemaError, Source
 from microdiff.pipeline.params import Params
 from microdiff.pipeline.workspace import Workspace
 from microdiff.shard.step import shard
+from tests.waiting import PATIENCE_S, end, run, wait_until
 
 STEPS = {"download": download, "clean": clean, "encode": encode, "shard": shard}
 ARTIFACT = {"download": "raw", "clean": "captions", "encode": "latents", "shard": "shards"}
@@ -169,24 +170,36 @@ def test_kill_9_in_the_middle_then_rerun_gives_the_same_bytes(done: Workspace, t
     params.write_text(yaml.safe_dump(changed(sample_preset(), MANY_PARTITIONS)), encoding="utf-8")
     command = [sys.executable, "-m", f"stages.{step}", "coco", "--params", str(params), "--root", str(workspace.root)]
     victim = subprocess.Popen(command, cwd=REPO, start_new_session=True, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(workspace.root.glob(f".work/{step}*/[0-9a-f]*/partition.json")):
-        assert time.monotonic() < deadline
+    try:
+        wait_until(lambda: is_under_way(workspace, step) or victim.poll() is not None, f"{step} is under way")
         assert victim.poll() is None, "it ended before it could be killed"
-    os.killpg(victim.pid, signal.SIGKILL)
-    assert victim.wait() == -signal.SIGKILL
+    finally:
+        end_group(victim)
+    assert victim.returncode == -signal.SIGKILL
     assert not workspace.artifact("coco", kind).exists()
 
-    again = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+    again = run(command, cwd=REPO)
     assert again.returncode == 0, again.stderr
     facts = read_json(workspace.run_facts(step, "coco"))
     assert facts["partitions_reused"] >= 1
     assert tree_bytes(workspace.artifact("coco", kind)) == tree_bytes(done.artifact("coco", kind))
 
 
+def is_under_way(workspace: Workspace, step: str) -> bool:
+    """Tell whether a first partition is finished, in the middle of a step."""
+    return bool(list(workspace.root.glob(f".work/{step}*/[0-9a-f]*/partition.json")))
+
+
+def end_group(process: "subprocess.Popen[Any]") -> None:
+    """Kill a step and its workers."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    end(process)
+
+
 def run_stage(step: str, dataset: str, params: Path, root: Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", f"stages.{step}", dataset, "--params", str(params), "--root", str(root)]
-    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+    return run(command, cwd=REPO)
 
 
 @pytest.mark.parametrize(
@@ -288,11 +301,12 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_done(done: Workspace, tmp_path: 
     process = subprocess.Popen(
         command, cwd=REPO, start_new_session=True, stderr=subprocess.PIPE, text=True, env=environment
     )
-    deadline = time.monotonic() + 120
-    while not list(workspace.root.glob(".work/encode*/[0-9a-f]*/partition.json")):
-        assert time.monotonic() < deadline
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        wait_until(lambda: is_under_way(workspace, "encode"), "encode is under way")
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE_S)
+    finally:
+        end_group(process)
     assert process.returncode == 130, errors
     assert "interrupted" in errors
     assert "Traceback" not in errors

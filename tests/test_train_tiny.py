@@ -2,7 +2,7 @@
 
 import runpy
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from conftest import REPO
 from microdiff.pipeline.params import Params
 from microdiff.pipeline.workspace import Workspace
 from microdiff.shard.step import shard
-from tests.shard.test_step import write_artifact
+from tests.latents_factory import make_sample, write_artifact
 
 COLUMNS = {"caption_latents": ("float16", (3, 8)), "latents_256": ("float16", (4, 32, 32))}
 
@@ -25,20 +25,14 @@ def test_loss_falls_and_resuming_continues_exactly(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import test_shards
-
-    made = test_shards.make_sample
-
-    def scaled(number: int, columns: Any) -> dict[str, Any]:
-        sample = made(number, columns)
+    def scaled(number: int, columns: Mapping[str, Any]) -> dict[str, Any]:
         return {
             name: (value / 100 - 1).astype(np.float16) if isinstance(value, np.ndarray) else value
-            for name, value in sample.items()
+            for name, value in make_sample(number, columns).items()
         }
 
-    monkeypatch.setattr(test_shards, "make_sample", scaled)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    write_artifact(workspace.root, {"0000": list(range(20))}, COLUMNS)
+    write_artifact(workspace.root, {"0000": list(range(20))}, COLUMNS, scaled)
     shard("coco", make_params(), workspace)
     train = runpy.run_path(str(REPO / "examples" / "train_tiny.py"))["train"]
     folders, options = [str(workspace.artifact("coco", "shards"))], {"batch_size": 4, "caption_width": 8}

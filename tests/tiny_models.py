@@ -9,10 +9,34 @@ import torch
 from safetensors.torch import save_file
 
 from conftest import REPO
+from microdiff.config.settings import ImageEncoderSettings, TextEncoderSettings
 
 CLIP_TOKENIZER = REPO / "samples" / "models" / "clip"
 _TOKENIZER_FILES = ("merges.txt", "vocab.json", "special_tokens_map.json", "tokenizer_config.json")
 _WORDS = ["a", "bee", "on", "flower", "the", "sea", "at", "night", "red", "blue", "green"]
+
+FOUR_CHANNELS = {"latent_channels": 4, "scaling_factor": 0.13025}
+SIXTEEN_CHANNELS = {
+    "latent_channels": 16,
+    "scaling_factor": 0.3611,
+    "shift_factor": 0.1159,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+
+
+def image_settings(model: Path | str, **changes: Any) -> ImageEncoderSettings:
+    """Return settings for a model that was saved here: 64 px, float32."""
+    settings = {"subfolder": None, "revision": None, "dtype": "float32", "latents": "sample", "store": "float16"}
+    return ImageEncoderSettings(
+        model=str(model), **{**settings, "resolutions": (64,), "batch_size": 4, "seed": 7, **changes}
+    )
+
+
+def text_settings(model: Path | str, **changes: Any) -> TextEncoderSettings:
+    """Return settings for a model that was saved here: float32."""
+    settings = {"subfolder": None, "revision": None, "dtype": "float32", "store": "float16", "batch_size": 4}
+    return TextEncoderSettings(model=str(model), **{**settings, **changes})
 
 
 def save_vae(folder: Path, **config: Any) -> Any:
@@ -91,3 +115,16 @@ def save_openclip(folder: Path, **text: Any) -> Any:
     (folder / "open_clip_config.json").write_text(json.dumps(document), encoding="utf-8")
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     return model
+
+
+FAMILIES = {
+    "clip": save_clip,
+    "t5": save_t5,
+    "openclip": save_openclip,
+}
+
+
+def save(family: str, folder: Path) -> str:
+    """Save a text encoder of a family; return what settings call it."""
+    FAMILIES[family](folder)
+    return f"openclip:{folder}" if family == "openclip" else str(folder)

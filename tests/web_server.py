@@ -22,6 +22,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from requests.structures import CaseInsensitiveDict
 
+from tests.waiting import PATIENCE_S
+
 _PIECE_BYTES = 4096
 
 
@@ -37,12 +39,14 @@ class Fault:
         damage: Changes the bytes that are sent, in a file's first 2000 bytes; their number stays.
         whole: The whole file is sent, whatever range was asked for.
         careless: A range is sent, whatever version it was asked of.
+        stall_after: The connection stays open but silent after so many bytes of the body, until the server ends.
         pause_s: Wait before each 4 KiB of the body.
     """
 
     status: int | None = None
     headers: Mapping[str, str | None] = field(default_factory=dict)
     drop_after: int | None = None
+    stall_after: int | None = None
     body: bytes | None = None
     damage: bool = False
     whole: bool = False
@@ -94,6 +98,7 @@ class WebServer:
         self.files = dict(files)
         self.requests: list[Request] = []
         self.always: dict[str, Fault] = {}
+        self.ended = threading.Event()
         self._queues: dict[str, deque[Fault]] = defaultdict(deque)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -134,9 +139,10 @@ class WebServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.ended.set()
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join()
+        self._thread.join(PATIENCE_S)
 
 
 def etag_of(data: bytes) -> str:
@@ -189,10 +195,12 @@ def _handler(server: WebServer) -> type[BaseHTTPRequestHandler]:
                     self.send_header(name, value)
             try:
                 self.end_headers()
-                body = body[: fault.drop_after]
+                body = body[: fault.drop_after][: fault.stall_after]
                 for start in range(0, len(body), _PIECE_BYTES):
                     time.sleep(fault.pause_s)
                     self.wfile.write(body[start : start + _PIECE_BYTES])
+                if fault.stall_after is not None:
+                    server.ended.wait(PATIENCE_S)
             except (BrokenPipeError, ConnectionResetError):  # the client has enough
                 pass
 

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-from microdiff.artifacts.manifest import read_manifest
 from microdiff.clean.duplicates import find_duplicates, share_unique
 from microdiff.clean.policy import write_captions
 from microdiff.clean.stats import summarise
@@ -33,7 +32,7 @@ def clean(dataset: str, params: Params, workspace: Workspace) -> Counts:
     entry = params.dataset(dataset)
     run = Run("clean", dataset, workspace)
     with run.store.in_use():
-        raw = read_manifest(workspace.artifact(dataset, "raw"))
+        raw = workspace.read_input(dataset, "raw")
         code = code_digest(["microdiff.clean.policy"])
         settings = as_values(entry.clean)
         duplicates = find_duplicates(raw.folder, raw.partitions, entry.clean) if entry.clean.drop_duplicates else {}

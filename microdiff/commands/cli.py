@@ -54,4 +54,4 @@ def _exit(message: str, code: int) -> typer.Exit:
 def run_stage(step: Callable[[str, Params, Workspace], Counts], dataset: str, params: Path, root: Path) -> None:
     """Run one step of one dataset as a stage script does."""
     with errors_in_words():
-        step(dataset, load_params(params), Workspace(root))
+        step(dataset, load_params(params, dataset), Workspace(root))

@@ -7,11 +7,10 @@ comment or a docstring, or reformatting, does not.
 import ast
 import hashlib
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[2]
-_PACKAGE = "microdiff"
+_PACKAGES = ("microdiff", "stages")
 
 # Packages that never decide bytes, although modules that do import them.
 EXEMPT = {
@@ -23,59 +22,107 @@ EXEMPT = {
 }
 
 
-def module_path(module: str) -> Path | None:
-    """Return the file of a module of this package, or None when there is no such module."""
-    base = _ROOT.joinpath(*module.split("."))
-    for path in (base.with_suffix(".py"), base / "__init__.py"):
-        if path.is_file():
-            return path
-    return None
+class SourceTree:
+    """The modules of this project below one folder, read as syntax trees, each once.
+
+    Args:
+        root: Holds `microdiff/` and `stages/`.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._modules: dict[str, _Module | None] = {}
+
+    def import_closure(self, modules: Iterable[str]) -> list[str]:
+        """Return the modules of this project that `modules` import, directly or not, themselves included.
+
+        Imports are read from the syntax tree, so those inside functions count, and names imported by string (handlers)
+        do not: pass them in. A package is in the closure of its submodules. Sorted by name.
+        """
+        found: set[str] = set()
+        pending = list(modules)
+        while pending:
+            name = pending.pop()
+            module = None if name in found else self._module(name)
+            if module is None:
+                continue
+            found.add(name)
+            pending += module.imports
+            if "." in name:
+                pending.append(name.rpartition(".")[0])
+        return sorted(found)
+
+    def code_digest(self, modules: Iterable[str]) -> str:
+        """Return a SHA-256 hex digest of the code in the import closure of `modules`, less the exempt modules."""
+        digest = hashlib.sha256()
+        for name in self.import_closure(modules):
+            if not is_exempt(name):
+                digest.update(f"{name}:{self.module_digest(name)}\n".encode())
+        return digest.hexdigest()
+
+    def module_digest(self, name: str) -> str:
+        """Return the digest of one module's code.
+
+        Raises:
+            ModuleNotFoundError: There is no such module.
+        """
+        module = self._module(name)
+        if module is None:
+            raise ModuleNotFoundError(f"no module {name} in {self._root}")
+        return module.digest
+
+    def _module(self, name: str) -> "_Module | None":
+        if name not in self._modules:
+            base = self._root.joinpath(*name.split("."))
+            paths = (base.with_suffix(".py"), base / "__init__.py") if name.partition(".")[0] in _PACKAGES else ()
+            path = next((path for path in paths if path.is_file()), None)
+            self._modules[name] = None if path is None else _module(name, path.name == "__init__.py", path.read_bytes())
+        return self._modules[name]
+
+
+class _Module:
+    def __init__(self, name: str, is_package: bool, text: bytes) -> None:
+        self._package = name if is_package else name.rpartition(".")[0]
+        try:
+            self._tree = ast.parse(text)
+        except (SyntaxError, ValueError):  # whoever imports it fails; those who do not must not
+            self._tree = ast.Module([ast.Expr(ast.Constant(hashlib.sha256(text).hexdigest()))], [])
+
+    @cached_property
+    def digest(self) -> str:
+        return tree_digest(self._tree)
+
+    @cached_property
+    def imports(self) -> list[str]:
+        """Names that may be modules of this project."""
+        found: list[str] = []
+        for node in ast.walk(self._tree):
+            if isinstance(node, ast.Import):
+                found += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                anchor = self._package.rsplit(".", node.level - 1)[0] if node.level > 1 else self._package
+                base = ".".join(part for part in (anchor, node.module) if part) if node.level else node.module or ""
+                found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        return found
+
+
+_module = lru_cache(maxsize=1024)(_Module)  # what was parsed once is not parsed again
+_RUNNING = SourceTree(Path(__file__).resolve().parents[2])
 
 
 def import_closure(modules: Iterable[str]) -> list[str]:
-    """Return the modules of this package that `modules` import, directly or not, themselves included.
-
-    Imports are read from the syntax tree, so those inside functions count, and names imported by string (handlers)
-    do not: pass them in. A package is in the closure of its submodules. Sorted by name.
-    """
-    found: set[str] = set()
-    pending = list(modules)
-    while pending:
-        module = pending.pop()
-        if module in found or not module.startswith(_PACKAGE) or module_path(module) is None:
-            continue
-        found.add(module)
-        pending += _imports(module)
-        if "." in module:
-            pending.append(module.rpartition(".")[0])
-    return sorted(found)
+    """Return the import closure of modules of the running code, see `SourceTree.import_closure`."""
+    return _RUNNING.import_closure(modules)
 
 
 def code_digest(modules: Iterable[str]) -> str:
-    """Return a SHA-256 hex digest of the code in the import closure of `modules`, less the exempt modules."""
-    digest = hashlib.sha256()
-    for module in import_closure(modules):
-        if not is_exempt(module):
-            digest.update(f"{module}:{_module_digest(module)}\n".encode())
-    return digest.hexdigest()
+    """Return the digest of modules of the running code, see `SourceTree.code_digest`."""
+    return _RUNNING.code_digest(modules)
 
 
 def is_exempt(module: str) -> bool:
     """Tell whether a module, or the package it is in, is exempt."""
-    return any(module == name or (module.startswith(f"{name}.") and name != _PACKAGE) for name in EXEMPT)
-
-
-@cache
-def _tree(module: str) -> ast.Module:
-    path = module_path(module)
-    if path is None:
-        raise ModuleNotFoundError(f"no module {module} in {_ROOT}")
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-
-
-@cache
-def _module_digest(module: str) -> str:
-    return tree_digest(_tree(module))
+    return any(module == name or (module.startswith(f"{name}.") and name != _PACKAGES[0]) for name in EXEMPT)
 
 
 def tree_digest(tree: ast.AST) -> str:
@@ -112,18 +159,3 @@ def _docstring(node: ast.AST) -> ast.stmt | None:
         isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
     )
     return first if is_text else None
-
-
-@cache
-def _imports(module: str) -> tuple[str, ...]:
-    found: list[str] = []
-    path = module_path(module)
-    package = module if path is not None and path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(_tree(module)):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            anchor = package.rsplit(".", node.level - 1)[0] if node.level > 1 else package
-            base = ".".join(part for part in (anchor, node.module) if part) if node.level else node.module or ""
-            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return tuple(name for name in found if name.startswith(_PACKAGE))

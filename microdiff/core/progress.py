@@ -105,8 +105,8 @@ class Progress:
         self.busy_s = self.idle_s = 0.0
         self.batch_sizes: dict[str, int] = {}
         self._label = label
-        by_noun = totals if isinstance(totals, Mapping) else {SAMPLES: totals}
-        self._tallies = {unit: _Tally(total) for unit, total in by_noun.items()}
+        by_unit = totals if isinstance(totals, Mapping) else {SAMPLES: totals}
+        self._tallies = {unit: _Tally(total) for unit, total in by_unit.items()}
         self._unit = next(iter(self._tallies), SAMPLES)
         self._total_bytes = total_bytes
         self._devices = devices

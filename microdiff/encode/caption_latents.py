@@ -35,7 +35,7 @@ def write_caption_latents(
     from microdiff.encode.caption_batches import caption_batches
     from microdiff.encode.device_queue import (
         QUEUE,
-        encoded,  # imports torch, as these do: only in the process that encodes
+        encode_batches,  # imports torch, as these do: only in the process that encodes
     )
     from microdiff.models.text_encoder import text_encoder
 
@@ -49,7 +49,7 @@ def write_caption_latents(
         masks = stack.enter_context(Spool(folder / "masks.rows", "uint8"))
         distinct = list(dict.fromkeys(caption for _, caption in samples))
         batches = caption_batches(distinct, encoder, column, settings.batch_size)
-        for rows in encoded(batches, settings.store, name, report):
+        for rows in encode_batches(batches, settings.store, name, report):
             mask_BT = rows.batch.tokens.mask_BT
             for number in np.flatnonzero(rows.finite).tolist():
                 index[rows.batch.captions[number]] = states.append(rows.values[number])

@@ -184,7 +184,7 @@ class Rows(Generic[B]):
     finite: NDArray[np.bool_]
 
 
-def encoded(batches: Iterable[B], store: str, name: str, report: Reporter) -> Iterator[Rows[B]]:
+def encode_batches(batches: Iterable[B], store: str, name: str, report: Reporter) -> Iterator[Rows[B]]:
     """Encode batches; rows that are not finite in the dtype they are stored in are computed again, in float32.
 
     Args:

@@ -40,7 +40,7 @@ def write_image_latents(raw: Path, name: str, settings: ImageEncoderSettings, fo
     """
     from microdiff.encode.device_queue import (
         QUEUE,
-        encoded,  # imports torch, as these do: only in the process that encodes
+        encode_batches,  # imports torch, as these do: only in the process that encodes
     )
     from microdiff.encode.image_batches import image_batches
     from microdiff.models.image_encoder import image_encoder
@@ -65,7 +65,7 @@ def write_image_latents(raw: Path, name: str, settings: ImageEncoderSettings, fo
 
     with ExitStack() as stack:
         spools = {px: stack.enter_context(Spool(folder / f"{px}.rows", settings.store)) for px in settings.resolutions}
-        for rows in encoded(image_batches(decoded(), encoder, settings), settings.store, name, report):
+        for rows in encode_batches(image_batches(decoded(), encoder, settings), settings.store, name, report):
             px = rows.batch.px
             for key, row, finite in zip(rows.batch.keys, rows.values, rows.finite, strict=True):
                 if finite:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from microdiff.artifacts.column_names import image_column, text_file, text_kind
-from microdiff.artifacts.manifest import Manifest, read_manifest
+from microdiff.artifacts.manifest import Manifest
 from microdiff.config.model_reference import public_name
 from microdiff.config.settings import EncodeSettings, ImageEncoderSettings, TextEncoderSettings
 from microdiff.core.code_fingerprint import code_digest
@@ -48,8 +48,8 @@ def encode(dataset: str, params: Params, workspace: Workspace) -> Counts:
     entry = params.dataset(dataset)
     run = Run("encode", dataset, workspace)
     with run.store.in_use():
-        raw = read_manifest(workspace.artifact(dataset, "raw"))
-        captions = read_manifest(workspace.artifact(dataset, "captions"))
+        raw = workspace.read_input(dataset, "raw")
+        captions = workspace.read_input(dataset, "captions")
         if raw.partitions.keys() != captions.partitions.keys():
             raise StepError(f"encode {dataset}: raw and captions have different partitions. Run dvc repro.")
         settings = _located(params.encode, run.store.root)

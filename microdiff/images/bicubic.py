@@ -6,8 +6,8 @@ as 16-bit integers and each axis rounded to 8 bits. Pillow's own results differ 
 by 2. Sums of integers are exact, so a picture has one result, whatever the processor, the number of threads, and the
 library.
 
-For there are two: torch is four times as fast as NumPy, but takes seconds and hundreds of MiB to load. So a process
-begins with NumPy, and turns to torch after a while: who has reduced some sixty large pictures has thousands.
+Two implementations give the same bits. torch is four times as fast but takes seconds and hundreds of MiB to import, so
+a process starts with NumPy and switches after NUMPY_FIRST_S of resizing: one that got so far has thousands to do.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """A stored picture as the square crops that are encoded: one decode, every resolution it has, 8 bits all the way.
 
-The geometry is that of Pillow's `resize` and `crop` (`pixels.centre_crop`), the filter is `bicubic`. Several threads
+The geometry is that of Pillow's `resize` and `crop` (`ops.centre_crop`), the filter is `bicubic`. Several threads
 may do this at once; decoder and filter run without Python's lock.
 """
 

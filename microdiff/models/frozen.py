@@ -48,7 +48,7 @@ class FrozenModel:
 
     @contextmanager
     def in_float32(self) -> Iterator[nn.Module]:
-        """Give the model in float32, read again from its files, which may hold more than `dtype` does.
+        """Give the model in float32, read again from its files: they may be more precise than `dtype`.
 
         Between uses that copy waits in host memory, so that the device's holds it only while it computes.
         """

@@ -1,5 +1,7 @@
 """The VAE: load it frozen and encode pictures. Shapes and scaling are read from the model, never from a table."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -11,7 +13,6 @@ from torch import Tensor, nn
 
 from microdiff.config.model_reference import parse_model_reference, public_name
 from microdiff.config.settings import ImageEncoderSettings
-from microdiff.core.files import digest_json
 from microdiff.errors import ParamsError
 from microdiff.models.frozen import FrozenModel
 from microdiff.models.loading import load_whole, read_config
@@ -117,7 +118,8 @@ class _Posterior(nn.Module):
 
 def noise_for(seed: int, key: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Return standard normal noise that depends on the seed, the sample's key and the shape alone; float32."""
-    state = int(digest_json([seed, key, list(shape)])[:32], 16)
+    text = json.dumps([seed, key, list(shape)], separators=(",", ":"), ensure_ascii=False)
+    state = int(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32], 16)
     return np.random.Generator(np.random.Philox(key=state)).standard_normal(shape, dtype=np.float32)
 
 

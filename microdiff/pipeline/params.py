@@ -64,34 +64,65 @@ class Params:
         return self.datasets[name]
 
 
-def load_params(path: Path) -> Params:
+def load_params(path: Path, dataset: str | None = None) -> Params:
     """Read and check a params file.
+
+    Args:
+        path: The file.
+        dataset: The only entry of `datasets` that is wanted. The others are not looked at, nor are their handlers
+            imported: what is wrong with one dataset does not stop the others. None for all.
 
     Raises:
         ParamsError: The file is missing or not YAML, or settings are wrong: one line for each.
     """
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file. Copy a preset: make preset PRESET=sample") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: not YAML: {error}") from error
+    document = _read(path)
     problems: list[str] = []
-    params = _parse_params(document, problems)
+    params = _parse_params(document, dataset, problems)
     if params is None or problems:
         raise ParamsError("\n".join([f"{path}: {len(problems)} problem(s)", *(f"  {problem}" for problem in problems)]))
     return params
 
 
-def _parse_params(document: object, problems: list[str]) -> Params | None:
+def dataset_names(path: Path) -> list[str]:
+    """Return the names of the datasets in a params file, whatever their settings are.
+
+    Raises:
+        ParamsError: The file is missing or not YAML, or has no datasets.
+    """
+    problems: list[str] = []
+    names = list(_entries(_mapping(_read(path), "", None, problems), problems))
+    if problems:
+        raise ParamsError("\n".join(f"{path}: {problem}" for problem in problems))
+    return names
+
+
+def _read(path: Path) -> object:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file. Copy a preset: make preset PRESET=sample") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: not YAML: {error}") from error
+
+
+def _entries(document: Mapping[str, Any], problems: list[str]) -> dict[str, object]:
+    """Return the entries of `datasets` by name, as they are."""
+    entries = _mapping(document.get("datasets", {}), "datasets", None, problems)
+    if "datasets" in document and not entries:
+        problems.append("datasets: expected at least one dataset")
+    return {str(name): value for name, value in entries.items()}
+
+
+def _parse_params(document: object, dataset: str | None, problems: list[str]) -> Params | None:
     sections = {"download": DownloadSettings, "encode": EncodeSettings, "shard": ShardSettings}
     known = [*sections, "datasets"]
     values = _mapping(document, "", known, problems)
     parsed = {name: parse(cls, values[name], name, problems) for name, cls in sections.items() if name in values}
-    entries = _mapping(values.get("datasets", {}), "datasets", None, problems)
-    datasets = {name: _parse_dataset(str(name), value, problems) for name, value in entries.items()}
-    if "datasets" in values and not datasets:
-        problems.append("datasets: expected at least one dataset")
+    entries = _entries(values, problems)
+    if dataset is not None and dataset not in entries:
+        problems.append(f"unknown dataset {dataset!r}{_instead(dataset, entries)}")
+    wanted = entries if dataset is None else {name: entries[name] for name in entries if name == dataset}
+    datasets = {name: _parse_dataset(name, value, problems) for name, value in wanted.items()}
     if problems:
         return None
     return Params(datasets=cast("Mapping[str, Dataset]", datasets), **cast("Any", parsed))

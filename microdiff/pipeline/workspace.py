@@ -1,12 +1,17 @@
 """Where a run reads and writes."""
 
+import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from microdiff.artifacts.manifest import MANIFEST, read_manifest
+from microdiff.artifacts.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
 from microdiff.core.withdrawn import WITHDRAWN
+from microdiff.errors import StepError
 from microdiff.pipeline.store import Store
+from microdiff.remote.dvc_command import has_remote, is_dvc_repository, run_dvc
+
+log = logging.getLogger("microdiff")
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,28 @@ class Workspace:
     def artifact(self, dataset: str, kind: str) -> Path:
         """Return an artifact folder: kind is raw, captions, latents or shards."""
         return self.root / "data" / dataset / kind
+
+    def read_input(self, dataset: str, kind: str) -> Manifest:
+        """Return the manifest of an artifact that a step reads, having fetched those of its files that are not here.
+
+        DVC brings a step nothing but the manifest of what it reads: whether a step has to run can be told by it alone.
+
+        Raises:
+            SchemaError: The artifact is missing or damaged.
+            StepError: Some of its files are neither here nor in DVC's cache or on its remote.
+        """
+        folder = self.artifact(dataset, kind)
+        manifest = parse_manifest(folder)
+        absent = [name for name in manifest.files if not (folder / name).exists()]
+        if absent and is_dvc_repository(self.root):
+            target = f"data/{dataset}/{kind}"
+            log.info("%s: fetching %d files that are not here", target, len(absent))
+            failed = run_dvc(self.root, "checkout", target)
+            if failed is not None and has_remote(self.root):
+                failed = run_dvc(self.root, "pull", target)
+            if failed is not None:
+                raise StepError(f"{target}: {len(absent)} files are not here and cannot be fetched: {failed}")
+        return read_manifest(folder)
 
     def withdrawn(self, dataset: str) -> Path:
         """Return the list of a dataset's withdrawn samples."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from microdiff.artifacts.manifest import Manifest, read_manifest
+from microdiff.artifacts.manifest import Manifest
 from microdiff.artifacts.mds import ZSTD, empty_bytes
 from microdiff.artifacts.mds_index import INDEX_NAME, ShardEntry, index_document
 from microdiff.config.settings import ShardSettings
@@ -50,7 +50,7 @@ def shard(dataset: str, params: Params, workspace: Workspace) -> Counts:
     entry, settings = params.dataset(dataset), params.shard
     run = Run("shard", dataset, workspace)
     with run.store.in_use():
-        latents = read_manifest(workspace.artifact(dataset, "latents"))
+        latents = workspace.read_input(dataset, "latents")
         sample_indexes = run.compute(_index_tasks(latents))
         samples = load_samples([_folder(index) for index in sample_indexes])
         if len(samples.sizes) != latents.counts[KEPT]:

@@ -7,9 +7,6 @@ the store is put there; then the step runs again, finds all other partitions, an
 
 import importlib
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,11 +16,11 @@ from microdiff.errors import SchemaError, StepError
 from microdiff.pipeline.params import load_params
 from microdiff.pipeline.restore import restore_to_store
 from microdiff.pipeline.workspace import Workspace
+from microdiff.remote.dvc_command import has_remote, is_dvc_repository, run_dvc
 from microdiff.remote.dvc_record import DvcRecord, dvc_record
 from microdiff.verify.dataset import Verification
 
 log = logging.getLogger("microdiff")
-_SAID = 400
 
 
 def repair(found: Verification, params: Path, workspace: Workspace) -> None:
@@ -44,11 +41,11 @@ def repair(found: Verification, params: Path, workspace: Workspace) -> None:
         log.info("repair %s of data/%s/%s", ", ".join(sorted(names)), found.dataset, kind)
         _clear(folder, names, record, workspace)
         node = f"{KINDS[kind]}@{found.dataset}"
-        if record is None or not (workspace.root / ".dvc").is_dir():
-            _step(KINDS[kind])(found.dataset, load_params(params), workspace)
-        elif _has_remote(workspace.root) and _dvc(workspace.root, "pull", "--force", node) is None:
+        if record is None or not is_dvc_repository(workspace.root):
+            _step(KINDS[kind])(found.dataset, load_params(params, found.dataset), workspace)
+        elif has_remote(workspace.root) and run_dvc(workspace.root, "pull", "--force", node) is None:
             continue
-        elif (said := _dvc(workspace.root, "repro", "--force", "--single-item", node)) is not None:
+        elif (said := run_dvc(workspace.root, "repro", "--force", "--single-item", node)) is not None:
             raise StepError(f"dvc repro -f -s {node} failed: {said}")
 
 
@@ -68,19 +65,5 @@ def _clear(folder: Path, names: set[str], record: DvcRecord | None, workspace: W
 
 
 def _step(step: str) -> Callable[..., object]:
-    function: Callable[..., object] = getattr(importlib.import_module(f"microdiff.{step}"), step)
+    function: Callable[..., object] = getattr(importlib.import_module(f"microdiff.{step}.step"), step)
     return function
-
-
-def _has_remote(root: Path) -> bool:
-    return _dvc(root, "config", "core.remote") is None
-
-
-def _dvc(root: Path, *arguments: str) -> str | None:
-    """Run DVC; return what it said if it failed."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(  # noqa: S603 - our own program, and names of our own datasets
-        command, cwd=root, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
-    )
-    return None if done.returncode == 0 else (done.stderr.strip() or done.stdout.strip())[-_SAID:]

@@ -64,7 +64,7 @@ def _verify(
     if deep and not result.damaged:
         from microdiff.verify.deep import verify_deep
 
-        deeper = verify_deep(dataset, load_params(params), workspace)
+        deeper = verify_deep(dataset, load_params(params, dataset), workspace)
         result.problems += deeper.findings.problems
         result.notes += [deeper.note] if deeper.note else []
         if deeper.compared:

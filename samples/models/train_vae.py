@@ -3,14 +3,13 @@
 It stands in for SDXL's VAE where neither a network nor a GPU is at hand, and the same code loads it
 (`AutoencoderKL.from_pretrained`). What it decodes is recognisable but soft: never train on its latents for real.
 
-The photographs of the committed weights, 259 in all, come from Debian 12 (licences as in the `copyright` files,
-those of scikit-learn in `images/README.txt`):
+The photographs of the committed weights, 259 in all, come from Debian 12; `vae_pictures.tsv` has the author and the
+licence of each, `README.md` what follows for the weights:
 
-    gcompris-qt-data 3.1-2: 235 in six .rcc files. GPL 3 or later where the file lists nothing else; many
-        public domain, CC0, CC BY 1.0 to 3.0, CC BY-SA 2.0 to 4.0, a few GFDL 1.2
-    mate-backgrounds 1.26.0-1: 12 in nature/. GPL 2 or later
-    plasma-workspace-wallpapers 4:5.27.5-2: 10. GPL 2 or later
-    python3-sklearn 1.2.1+dfsg-1: china.jpg and flower.jpg. CC BY 2.0
+    gcompris-qt-data 3.1-2: 235 in six .rcc files
+    mate-backgrounds 1.26.0-1: 12 in nature/
+    plasma-workspace-wallpapers 4:5.27.5-2: 10
+    python3-sklearn 1.2.1+dfsg-1: china.jpg and flower.jpg
 
 Held out, so that no scene is shared: another .rcc file, all of lomiri-wallpapers-16.04 and four photographs of
 scikit-image. The smoke test's samples show the last two, and the two of scikit-learn. Packages, then training:

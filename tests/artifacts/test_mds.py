@@ -1,8 +1,6 @@
 """Our shards against streaming's own writer and reader, and what the writer refuses."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from microdiff.artifacts.mds_scan import MdsFile
 from microdiff.core.files import canonical_json, write_json
 from microdiff.errors import SchemaError
 from tests.mds_factory import write_shard
+from tests.waiting import run_python
 
 COLUMNS = {
     "key": "str",
@@ -259,8 +258,8 @@ def test_importing_the_package_and_the_writer_is_cheap() -> None:
         "import sys, microdiff, microdiff.artifacts.mds, microdiff.loader.shard_set, microdiff.loader.build; "
         "sys.exit(' '.join(sys.modules.keys() & {'torch', 'streaming', 'transformers', 'bs4'}))"
     )
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert finished.stderr.strip() == ""
+    finished = run_python("-c", code)
+    assert (finished.returncode, finished.stderr.strip()) == (0, "")
 
 
 def test_public_names_resolve_lazily() -> None:

@@ -1,8 +1,9 @@
 import ast
+from pathlib import Path
 
 import pytest
 
-from microdiff.core.code_fingerprint import EXEMPT, code_digest, import_closure, is_exempt, module_path, tree_digest
+from microdiff.core.code_fingerprint import EXEMPT, SourceTree, code_digest, import_closure, is_exempt, tree_digest
 
 
 def digest(source: str) -> str:
@@ -88,7 +89,7 @@ def test_computations_do_not_depend_on_what_cannot_change_their_bytes(root: str,
 
 def test_exempt_modules_exist_and_have_reasons() -> None:
     for module, reason in EXEMPT.items():
-        assert module_path(module) is not None, module
+        assert import_closure([module]), module
         assert len(reason) > 10
 
 
@@ -100,3 +101,38 @@ def test_digest_differs_between_computations() -> None:
         "microdiff.shard.writer",
     ]
     assert len({code_digest([root]) for root in roots}) == len(roots)
+
+
+def write_modules(root: Path, modules: dict[str, str]) -> SourceTree:
+    for name, text in modules.items():
+        path = root / "microdiff" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return SourceTree(root)
+
+
+PROJECT = {
+    "__init__.py": "",
+    "a.py": "from microdiff import b\nfrom . import c\nimport os.path\nx = 1\n",
+    "b.py": "def late():\n    import microdiff.d\n",
+    "c.py": "import numpy\n",
+    "d.py": "",
+    "alone.py": "",
+}
+
+
+def test_closure_follows_every_form_of_import(tmp_path: Path) -> None:
+    tree = write_modules(tmp_path, PROJECT)
+    assert tree.import_closure(["microdiff.a"]) == [
+        "microdiff", "microdiff.a", "microdiff.b", "microdiff.c", "microdiff.d",
+    ]  # fmt: skip
+    assert tree.import_closure(["microdiff.no_such_module", "numpy"]) == []
+    with pytest.raises(ModuleNotFoundError, match=r"no module microdiff\.missing"):
+        tree.module_digest("microdiff.missing")
+
+
+def test_a_module_that_does_not_parse_is_told_by_its_bytes_and_stops_no_other(tmp_path: Path) -> None:
+    broken = [write_modules(tmp_path / text, {**PROJECT, "alone.py": f"def {text}("}) for text in ("one", "other")]
+    first, second = (tree.module_digest("microdiff.alone") for tree in broken)
+    assert first != second
+    assert broken[0].code_digest(["microdiff.a"]) == broken[1].code_digest(["microdiff.a"])

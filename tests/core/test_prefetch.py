@@ -8,6 +8,7 @@ import pytest
 from microdiff.core import prefetch as module
 from microdiff.core.prefetch import num_threads, prefetch_map
 from microdiff.errors import ParamsError
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def test_results_come_in_order_whatever_takes_longest() -> None:
 
     def wait_for_the_next(number: int) -> int:
         if number % 3 < 2:
-            assert later[number + 1].wait(30)
+            assert later[number + 1].wait(PATIENCE_S)
         later[number].set()
         return number * 10
 
@@ -63,7 +64,7 @@ def test_what_nobody_waits_for_any_more_is_not_begun() -> None:
     def work(number: int) -> int:
         begun.append(number)
         if number:
-            gate.wait(30)
+            assert gate.wait(PATIENCE_S)
         return number
 
     results = prefetch_map(work, range(100), 50)

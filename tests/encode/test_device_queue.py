@@ -4,6 +4,7 @@ import io
 import itertools
 import tarfile
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,6 @@ from microdiff.clean.policy import SCHEMA
 from microdiff.config.settings import ImageEncoderSettings, TextEncoderSettings
 from microdiff.core.ledger import Result
 from microdiff.core.prefetch import num_threads
-from microdiff.core.progress import NullReporter
 from microdiff.encode import device_queue, image_latents
 from microdiff.encode.caption_latents import write_caption_latents
 from microdiff.encode.device_queue import DEPTH, DeviceQueue
@@ -33,6 +33,8 @@ from microdiff.images.crops import center_crops
 from microdiff.models import image_encoder, text_encoder
 from microdiff.models.text_encoder import Tokens
 from microdiff.pipeline.params import parse
+from tests.reporters import Said
+from tests.waiting import PATIENCE_S
 
 ENCODE = sample_preset()["encode"]
 CPU = torch.device("cpu")
@@ -50,8 +52,14 @@ def text_settings(**changes: Any) -> TextEncoderSettings:
     return settings
 
 
+def ramp(*shape: int) -> Tensor:
+    """Return numbers from 0 to below the first side, no two of them equal: nothing can be swapped unseen."""
+    numbers = torch.arange(float(np.prod(shape)))
+    return numbers.reshape(shape) * shape[0] / len(numbers)
+
+
 class FakeVae:
-    """Notes what it is asked; what it answers depends on the key.
+    """Notes what it is asked; what it answers depends on the key and the picture, and differs everywhere.
 
     Args:
         fits: Pictures that its memory has room for.
@@ -72,7 +80,7 @@ class FakeVae:
         if self.fits is not None and len(keys) > self.fits:
             raise torch.OutOfMemoryError("fake")
         values = [self.value(key, images[place], precise) for place, key in enumerate(keys)]
-        return torch.tensor(values)[:, None, None, None].repeat(1, 4, side // 8, side // 8)
+        return torch.tensor(values)[:, None, None, None] + ramp(4, side // 8, side // 8)
 
     def value(self, key: str, image: Tensor, precise: bool) -> float:
         odd = {"nan": np.nan, "huge": 1e6, "once": 0.5 if precise else np.nan}
@@ -80,7 +88,7 @@ class FakeVae:
 
 
 class FakeTower:
-    """A text encoder whose answer is the length of the caption."""
+    """A text encoder whose answer is the length of the caption, and a little more for later tokens."""
 
     description: dict[str, Any] = {"model": "fake"}  # noqa: RUF012 - never changed
     device = CPU
@@ -99,30 +107,8 @@ class FakeTower:
         self.asked.append(tokens.ids_BT[:, 0].tolist())
         if self.fits is not None and len(tokens.ids_BT) > self.fits:
             raise torch.OutOfMemoryError("fake")
-        values = tokens.ids_BT[:, :, None].expand(-1, -1, 2).float()
+        values = tokens.ids_BT[:, :, None] + ramp(3, 2) / 8
         return values.where(values > 0, torch.inf)
-
-
-class Heard(NullReporter):
-    """Remembers what was reported."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.sizes: dict[str, int] = {}
-        self.ticks: dict[str, int] = {}
-        self.times: list[tuple[float, float]] = []
-
-    def tick(self, samples: int = 0, num_bytes: int = 0, unit: str = "samples") -> None:
-        self.ticks[unit] = self.ticks.get(unit, 0) + samples
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
-
-    def device(self, busy_s: float, idle_s: float) -> None:
-        self.times.append((busy_s, idle_s))
-
-    def batches(self, label: str, size: int) -> None:
-        self.sizes[label] = size
 
 
 @pytest.fixture(autouse=True)
@@ -142,9 +128,9 @@ def use_vae(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
     return use
 
 
-def jpeg(width: int, height: int) -> bytes:
+def jpeg(width: int, height: int, blue: int = 7) -> bytes:
     out = io.BytesIO()
-    Image.new("RGB", (width, height), (width % 256, height % 256, 7)).save(out, "JPEG")
+    Image.new("RGB", (width, height), (width % 256, height % 256, blue)).save(out, "JPEG")
     return out.getvalue()
 
 
@@ -157,12 +143,12 @@ def write_tar(folder: Path, pictures: dict[str, bytes], name: str = "0000") -> N
 
 
 def encode_keys(
-    folder: Path, keys: Sequence[str], report: Heard | None = None, **changes: Any
+    folder: Path, keys: Sequence[str], report: Said | None = None, **changes: Any
 ) -> tuple[Result, LatentsFile]:
     """Encode small pictures with these keys."""
-    write_tar(folder, {key: jpeg(64, 64) for key in keys})
+    write_tar(folder, {key: jpeg(64, 64, blue=7 + place) for place, key in enumerate(keys)})
     settings = image_settings(**{"resolutions": [64], **changes})
-    result = write_image_latents(folder, "0000", settings, folder, report or Heard())
+    result = write_image_latents(folder, "0000", settings, folder, report or Said())
     return result, LatentsFile(folder / "0000.image.safetensors")
 
 
@@ -177,7 +163,7 @@ def test_pictures_are_encoded_once_in_full_batches_where_they_have_the_resolutio
     pictures["broken"] = pictures["a"][:200]
     write_tar(tmp_path, pictures)
     assert [each.key for each in read_images(tmp_path, "0000")] == list(pictures)
-    vae, heard = use_vae(FakeVae()), Heard()
+    vae, heard = use_vae(FakeVae()), Said()
     result = write_image_latents(tmp_path, "0000", image_settings(batch_size=2), tmp_path, heard)
 
     assert [call[:2] for call in vae.calls if not call[2]] == [
@@ -202,7 +188,7 @@ def test_pictures_are_encoded_once_in_full_batches_where_they_have_the_resolutio
 def test_a_partition_without_a_readable_picture_is_no_error(tmp_path: Path, use_vae: Callable[[Any], Any]) -> None:
     vae = use_vae(FakeVae())
     write_tar(tmp_path, {"a": b"", "b": b"GIF89a"})
-    result = write_image_latents(tmp_path, "0000", image_settings(), tmp_path, Heard())
+    result = write_image_latents(tmp_path, "0000", image_settings(), tmp_path, Said())
     assert result.counts == {"in": 2, "kept": 0, "undecodable": 2}
     assert vae.calls == []
 
@@ -213,13 +199,13 @@ def test_a_partition_without_a_readable_picture_is_no_error(tmp_path: Path, use_
 def test_a_sample_that_is_not_finite_is_computed_again_in_float32(
     tmp_path: Path, use_vae: Callable[[Any], Any]
 ) -> None:
-    vae, heard = use_vae(FakeVae()), Heard()
+    vae, heard = use_vae(FakeVae()), Said()
     result, file = encode_keys(tmp_path, ["a", "once", "nan", "b"], heard)
     assert vae.calls == [(64, ["a", "once", "nan", "b"], False), (64, ["once", "nan"], True)]
     assert result.counts == {"in": 4, "kept": 3, "non_finite": 1}
     assert file.keys("latents_64") == ["a", "once", "b"]
-    assert file.rows("latents_64")[1].max() == 0.5
-    assert heard.said == ["0000: 2 samples were not finite or did not fit float16; computed again in float32"]
+    assert file.rows("latents_64")[1, 0, 0, 0] == 0.5
+    assert heard.messages == ["0000: 2 samples were not finite or did not fit float16; computed again in float32"]
 
 
 @pytest.mark.parametrize(
@@ -249,11 +235,11 @@ def test_out_of_memory_halves_the_batch_for_good(
     tmp_path: Path, use_vae: Callable[[Any], Any], queue: DeviceQueue
 ) -> None:
     keys = ["once", *(f"key{n}" for n in range(9))]
-    vae, heard = use_vae(FakeVae(fits=3)), Heard()
+    vae, heard = use_vae(FakeVae(fits=3)), Said()
     result, file = encode_keys(tmp_path, keys, heard, batch_size=8)
     tried = [len(keys) for _, keys, precise in vae.calls if not precise]
     assert tried == [8, 4, 2, 2, 2, 2, 2]
-    assert heard.said[:2] == [
+    assert heard.messages[:2] == [
         "latents_64: out of memory with 8 samples at once; going on with 4",
         "latents_64: out of memory with 4 samples at once; going on with 2",
     ]
@@ -269,7 +255,7 @@ def test_out_of_memory_halves_the_batch_for_good(
 
 
 def test_captions_are_halved_likewise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tower, heard = FakeTower(masked=True, fits=2), Heard()
+    tower, heard = FakeTower(masked=True, fits=2), Said()
     monkeypatch.setattr(text_encoder, "text_encoder", lambda settings: tower)
     write_captions(tmp_path, {f"key{n}": "x" * (n + 2) for n in range(5)})
     write_caption_latents(tmp_path, "0000", "caption_latents", text_settings(batch_size=5), tmp_path, heard)
@@ -298,7 +284,7 @@ class SlowStart(FakeVae):
             before = -1
             while self.watch() != before:  # until nothing moves any more
                 before = self.watch()
-                threading.Event().wait(0.2)
+                time.sleep(0.2)  # a slower reader is not caught red-handed, but never blamed in vain
         return super().encode(images, keys, precise=precise)
 
 
@@ -386,14 +372,14 @@ def test_the_next_partition_is_decoded_while_the_device_computes(
 
     def unit(name: str) -> None:
         (tmp_path / f"out{name}").mkdir()
-        results[name] = write_image_latents(tmp_path, name, settings, tmp_path / f"out{name}", Heard())
+        results[name] = write_image_latents(tmp_path, name, settings, tmp_path / f"out{name}", Said())
 
     first, following = (threading.Thread(target=unit, args=(name,)) for name in ("0000", "0001"))
     first.start()
     assert first_one_encoding.wait(60)  # the device is busy until the next partition has been decoded
     following.start()
     for thread in (first, following):
-        thread.join()
+        thread.join(PATIENCE_S)
     assert {name: result.counts["kept"] for name, result in results.items()} == {"0000": 5, "0001": 5}
     assert len(vae.calls) == 2
 
@@ -463,12 +449,12 @@ def test_times_of_the_device_add_up(monkeypatch: pytest.MonkeyPatch, queue: Devi
         def encode(self, *, precise: bool) -> Tensor:
             return torch.zeros(1, 1)
 
-    heard = Heard()
-    queue.load(lambda settings: None, "first").result()  # ends at 1
+    heard = Said()
+    queue.load(lambda settings: None, "first").result(PATIENCE_S)  # ends at 1
     for _ in range(2):
-        queue.submit(Batch(), torch.float32, heard).result().wait(heard)
-    queue.load(lambda settings: None, "second").result()
-    queue.submit(Batch(), torch.float32, heard).result().wait(heard)
+        queue.submit(Batch(), torch.float32, heard).result(PATIENCE_S).wait(heard)
+    queue.load(lambda settings: None, "second").result(PATIENCE_S)
+    queue.submit(Batch(), torch.float32, heard).result(PATIENCE_S).wait(heard)
     #       1  idle  2  4  busy  8  idle  16  32  busy  64  idle  128  256 (loading)  idle  512  1024  busy  2048
     assert heard.times == [(8.0 - 4, 2.0 - 1), (64.0 - 32, 16.0 - 8), (2048.0 - 1024, 128.0 - 64 + 512 - 256)]
 
@@ -488,7 +474,7 @@ def write_captions(folder: Path, captions: dict[str, str], status: str = "kept")
 @pytest.mark.parametrize("masked", [False, True])
 def test_each_distinct_caption_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, masked: bool) -> None:
     write_captions(tmp_path, {"a": "one", "b": "twos", "c": "one", "d": "bad", "e": "three", "f": "twos"})
-    tower, heard = FakeTower(masked), Heard()
+    tower, heard = FakeTower(masked), Said()
     monkeypatch.setattr(text_encoder, "text_encoder", lambda settings: tower)
     column = "caption_latents_other"
     result = write_caption_latents(tmp_path, "0000", column, text_settings(batch_size=3), tmp_path, heard)

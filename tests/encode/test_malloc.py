@@ -1,12 +1,11 @@
 """Memory of large tensors is used again, also by threads: else half of a CPU's time goes to fresh pages."""
 
 import platform
-import subprocess
-import sys
 
 import pytest
 
 from conftest import REPO
+from tests.waiting import run_python
 
 COUNT_FAULTS = """
 import ctypes, resource, threading
@@ -32,16 +31,15 @@ counts = []
 for _ in range(4):
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join()
+    thread.join(60)
 print(sum(counts))
 """
 
 
 def faults(first: str) -> int:
-    result = subprocess.run(
-        [sys.executable, "-c", COUNT_FAULTS.format(first=first)], cwd=REPO, check=True, capture_output=True, text=True
-    )
-    return int(result.stdout)
+    done = run_python("-c", COUNT_FAULTS.format(first=first), cwd=REPO)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library's memory")

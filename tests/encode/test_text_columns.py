@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-import tiny_models
 from microdiff.artifacts.column_names import image_column, mask_column, text_file
 from microdiff.artifacts.latents import LatentsFile, Spool, TensorToWrite, write_latents
 from microdiff.artifacts.manifest import read_manifest
@@ -21,6 +20,7 @@ from microdiff.encode.merge import write_merged
 from microdiff.encode.step import encode
 from microdiff.pipeline.params import Params
 from microdiff.pipeline.workspace import Workspace
+from tests import tiny_models
 
 
 def test_columns_name_their_masks_and_files() -> None:

@@ -1,7 +1,5 @@
 import pickle
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import pytest
 from microdiff.core.progress import NullReporter
 from microdiff.errors import SourceError
 from microdiff.formats.annotations import Annotations, write_annotations
+from tests.waiting import run_python
 
 Rows = list[tuple[str, Any]]
 
@@ -123,6 +122,6 @@ def test_writing_takes_little_memory(tmp_path: Path) -> None:
         "num = write_annotations(folder / 'table', rows, NullReporter())\n"
         "sys.exit(0 if num == 150_000 and peak() - before < 24 else f'{peak() - before} MiB')"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = run_python("-c", script)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "table").stat().st_size > 80 * 2**20

@@ -2,8 +2,6 @@ import dataclasses
 import io
 import json
 import random
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +21,7 @@ from microdiff.storage.opening import open_source
 from tests.archive_order import read_members, write_members
 from tests.handler_contract import HandlerContract, Raw, Record, records_of
 from tests.hub_server import HubServer
+from tests.waiting import run_python
 
 SAMPLES = REPO / "samples"
 HANDLER = CC12M(form="webdataset")
@@ -316,14 +315,7 @@ def test_a_tar_larger_than_the_memory_allowed_is_read(tars: Tars) -> None:
         "sys.exit(0 if after - before < 65_536 else f'{after - before} KB')"
     )
     (tars.folder / "scratch").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tars.folder,
-        env={"PYTHONPATH": str(REPO)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-c", script, cwd=tars.folder, env={"PYTHONPATH": str(REPO)})
     assert done.returncode == 0, done.stderr
 
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 import urllib.error
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -42,6 +41,7 @@ from microdiff.pipeline.params import Params
 from microdiff.pipeline.workspace import Workspace
 from microdiff.storage.opening import open_source
 from tests.handler_contract import Record, records_of
+from tests.waiting import PATIENCE_S, end, run_python, wait_until
 from tests.web_server import Fault, Request, WebServer
 
 HANDLER = CC12M(form="url_list", timeout_s=2.0, retries=1, max_failed_share=1.0)
@@ -322,8 +322,9 @@ def test_bytes_are_reported_as_pictures_arrive(tmp_path: Path, monkeypatch: pyte
                     (self.folder / "00000").mkdir()
                     for number in (0, 1):
                         (self.folder / "00000" / f"000{number}.jpg").write_bytes(bytes(1000 + number))
-                        deadline = time.monotonic() + 30
-                        while not (self.folder / f"seen{number}").exists() and time.monotonic() < deadline:
+                        deadline = time.monotonic() + 60
+                        while not (self.folder / f"seen{number}").exists():
+                            if time.monotonic() > deadline: raise TimeoutError("nobody looks")
                             time.sleep(0.01)
                     rows = [{"key": f"000{number}", "status": "success", "error_message": None} for number in (0, 1)]
                     pq.write_table(pa.Table.from_pylist(rows), self.folder / "00000.parquet")
@@ -371,18 +372,13 @@ def test_the_fetcher_ends_with_whoever_asked(tmp_path: Path, how: str) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{REPO}"}
     parent = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
-    pid = wait_for(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text())
-    parent.send_signal(getattr(signal, how))
-    parent.wait(60)
-    wait_for(lambda: not is_running(int(pid)))
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return value
+    try:
+        pid = wait_until(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text(), "the fetcher works")
+        parent.send_signal(getattr(signal, how))
+        parent.wait(PATIENCE_S)
+    finally:
+        end(parent)
+    wait_until(lambda: not is_running(int(pid)), "the fetcher has ended, too")
 
 
 def is_running(pid: int) -> bool:
@@ -404,12 +400,10 @@ def test_a_worker_may_fetch(tmp_path: Path) -> None:
         "    try: fetch_urls(['http://a'], Path(), 1.0, 0)\n"
         "    except Exception as error: sys.exit(0 if 'reached' in str(error) else str(error))\n"
         "process = multiprocessing.get_context('fork').Process(target=work, daemon=True)\n"
-        "process.start(); process.join(); sys.exit(process.exitcode)"
+        "process.start(); process.join(60); sys.exit(process.exitcode)"
     )
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{REPO}"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    done = run_python("-c", script, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
 
 
@@ -431,7 +425,7 @@ class Drip:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(PATIENCE_S)
         self._listener.close()
 
     def _serve(self) -> None:
@@ -461,13 +455,11 @@ class Drip:
 def test_an_answer_in_drops_ends(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     opener = url_fetcher.make_opener()
-    began = time.monotonic()
     with (
         Drip(head) as url,
         pytest.raises((TimeoutError, urllib.error.URLError), match=r"the answer took more than 0\.6 s"),
     ):
-        opener.open(url, timeout=0.1).read()
-    assert 0.5 < time.monotonic() - began < 5
+        opener.open(url, timeout=0.1).read()  # a deadline that is not kept is the test's: drops come for ever
 
 
 def test_an_answer_of_any_size_ends(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """Reducing pictures: the two implementations against each other, against Pillow, and against the definition."""
 
-import subprocess
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from conftest import REPO
 from microdiff.images import bicubic
 from microdiff.images.bicubic import Resizer, resize_rgb, resize_with_numpy, resize_with_torch
 from microdiff.images.ops import reduced_size
+from tests.waiting import run_python
 
 Pixels = NDArray[np.uint8]
 
@@ -147,7 +147,7 @@ def test_torch_is_used_where_it_is_loaded() -> None:
 def test_torch_is_loaded_only_after_a_while() -> None:
     program = """
 import sys, numpy as np
-from microdiff import bicubic
+from microdiff.images import bicubic
 from microdiff.images.normalize import store_image
 rgb = np.random.default_rng(1).integers(0, 256, (300, 400, 3), dtype=np.uint8)
 first = bicubic.resize_rgb(rgb, (100, 75))
@@ -159,7 +159,8 @@ assert bicubic.RESIZER.torch is sys.modules["torch"]
 assert sys.modules["torch"].get_num_threads() == 1
 assert (first == later).all()
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=REPO, check=True)
+    done = run_python("-W", "error", "-c", program, cwd=REPO)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_torch_that_computes_otherwise_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.loader.test_loader import build, write_shard_set
+from conftest import REPO
+from tests.shard_factory import build, plain_loader, write_shard_set
+from tests.waiting import PATIENCE_S, end
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
@@ -21,11 +23,9 @@ pytestmark = [
 
 RANK = """
 import json, os, sys
-sys.path.insert(0, "tests")
 import torch.distributed as dist
 dist.init_process_group("gloo", f"file://{sys.argv[4]}", rank=int(os.environ["RANK"]), world_size=2)
-from tests.loader.test_loader import build
-from tests.loader.test_order import plain_loader
+from tests.shard_factory import build, plain_loader
 make, folder, workers = {"ours": build, "plain": plain_loader}[sys.argv[1]], sys.argv[2], int(sys.argv[3])
 loader = make(folder, 3, num_workers=workers, drop_last=False)
 first = iter(loader)
@@ -49,18 +49,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("order") / "shards"
     write_shard_set(made)
     return made
-
-
-def plain_loader(folder: Any, batch_size: int, *, shuffle: bool = True, **options: Any) -> Any:
-    """Return what the published code builds: streaming's data set in torch's DataLoader, here streaming's subclass."""
-    from streaming import Stream, StreamingDataLoader, StreamingDataset
-
-    dataset = StreamingDataset(streams=[Stream(local=str(folder))], shuffle=shuffle, batch_size=batch_size)
-    return StreamingDataLoader(dataset, batch_size=batch_size, collate_fn=keys_alone, **options)
-
-
-def keys_alone(samples: Any) -> dict[str, list[str]]:
-    return {"key": [sample["key"] for sample in samples]}
 
 
 def keys(batches: Any) -> list[list[str]]:
@@ -126,16 +114,16 @@ def run_ranks(which: str, folder: Path, num_workers: int, temporary: Path) -> li
         subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", RANK, which, str(folder), str(num_workers), str(meeting)],
             env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank},
+            cwd=REPO,
             stdout=subprocess.PIPE,
         )
         for rank in ("0", "1")
     ]
     try:
-        answers = [rank.communicate(timeout=300)[0] for rank in ranks]
+        answers = [rank.communicate(timeout=PATIENCE_S)[0] for rank in ranks]
     finally:
         for rank in ranks:
-            rank.kill()
-            rank.wait()
+            end(rank)
     assert [rank.returncode for rank in ranks] == [0, 0]
     return [json.loads(answer.splitlines()[-1]) for answer in answers]
 

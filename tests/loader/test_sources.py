@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from conftest import REPO
 from microdiff.artifacts.mds_index import index_document
 from microdiff.core.files import write_json
 from microdiff.core.withdrawn import Withdrawal, Withdrawn, write_withdrawn
 from microdiff.errors import ParamsError, SchemaError, SourceError
-from tests.loader.test_loader import COLUMNS, NUM, build, keys_of, make_sample, write_shard_set
 from tests.mds_factory import write_shard
+from tests.shard_factory import COLUMNS, NUM, build, keys_of, make_sample, write_shard_set
+from tests.waiting import PATIENCE_S, end
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -242,7 +244,7 @@ def test_stored_dtypes_and_further_text_columns_come_as_they_are(tmp_path: Path)
     assert batch["caption_latents"].dtype == torch.bfloat16
     assert batch["caption_latents_t5"].dtype == torch.float32
     assert batch["caption_mask_t5"].dtype == torch.uint8
-    assert batch["width"].tolist() == [512] * 12
+    assert batch["width"].tolist() == [sample["width"] for sample in samples]
     for name, dtype in (("caption_latents", torch.uint16), ("caption_latents_t5", None), ("caption_mask_t5", None)):
         got = batch[name].view(dtype) if dtype else batch[name]
         assert np.array_equal(got[:, 0].numpy(), np.stack([sample[name] for sample in samples]))
@@ -338,8 +340,7 @@ def test_few_files_are_open_at_once_and_none_afterwards(source: FakeSource, monk
 
 LIVE = """
 import sys
-sys.path.insert(0, "tests")
-from tests.loader.test_loader import build
+from tests.shard_factory import build
 loader = build(sys.argv[1], num_workers=1)
 batches = iter(loader)
 next(batches)
@@ -352,6 +353,7 @@ print(len(list(batches)), flush=True)
 def start_loader(folder: Path, temporary: Path) -> tuple[subprocess.Popen[str], str]:
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", LIVE, str(folder)],
+        cwd=REPO,
         env={**os.environ, "TMPDIR": str(temporary)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -368,7 +370,7 @@ def test_what_a_killed_run_left_goes_and_what_a_live_one_has_stays(source: FakeS
     dead, number = start_loader(source.origin, temporary)
     live, live_number = start_loader(source.origin, temporary)
     os.killpg(dead.pid, signal.SIGKILL)
-    dead.communicate()
+    end(dead)
 
     def left(of: str) -> set[str]:
         names = [path.name for folder in (Path("/dev/shm"), temporary) for path in folder.iterdir()]  # noqa: S108
@@ -381,6 +383,6 @@ def test_what_a_killed_run_left_goes_and_what_a_live_one_has_stays(source: FakeS
     assert left(live_number) == before
     assert left(number) == set() or loader.dataset._shm_prefix_int == int(number)  # it may have taken the number
     assert len({path.stat().st_ino for path in Path("/dev/shm").glob(f"{number}_*")} & inodes) == 0  # noqa: S108
-    answer, _ = live.communicate("\n")
+    answer, _ = live.communicate("\n", timeout=PATIENCE_S)
     assert (live.returncode, int(answer)) == (0, 8)
     assert left(live_number) == set()

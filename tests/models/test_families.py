@@ -10,28 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-import tiny_models
-from microdiff.config.settings import ImageEncoderSettings, TextEncoderSettings
 from microdiff.errors import ParamsError
 from microdiff.models.clip_tokenizer import BoundedCache, ClipTokens
 from microdiff.models.image_encoder import ImageEncoder, noise_for
 from microdiff.models.text_encoder import TextEncoder
 from microdiff.storage.model_files import located
+from tests import tiny_models
+from tests.tiny_models import FAMILIES, FOUR_CHANNELS, SIXTEEN_CHANNELS, image_settings, save, text_settings
 
 CAPTIONS = ["a bee on the flower", "", "the sea at night " * 40, "red"]
 KEYS = ["one", "two"]
-
-
-def image_settings(model: Path | str, **changes: Any) -> ImageEncoderSettings:
-    settings = {"subfolder": None, "revision": None, "dtype": "float32", "latents": "sample", "store": "float16"}
-    return ImageEncoderSettings(
-        model=str(model), **{**settings, "resolutions": (64,), "batch_size": 4, "seed": 7, **changes}
-    )
-
-
-def text_settings(model: Path | str, **changes: Any) -> TextEncoderSettings:
-    settings = {"subfolder": None, "revision": None, "dtype": "float32", "store": "float16", "batch_size": 4}
-    return TextEncoderSettings(model=str(model), **{**settings, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +28,8 @@ def images() -> Tensor:
     return torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
 
 
-FOUR = {"latent_channels": 4, "scaling_factor": 0.13025}
-SIXTEEN = {
-    "latent_channels": 16,
-    "scaling_factor": 0.3611,
-    "shift_factor": 0.1159,
-    "use_quant_conv": False,
-    "use_post_quant_conv": False,
-}
-
-
 @torch.inference_mode()
-@pytest.mark.parametrize("config", [FOUR, SIXTEEN], ids=["4 channels", "16 channels and a shift"])
+@pytest.mark.parametrize("config", [FOUR_CHANNELS, SIXTEEN_CHANNELS], ids=["4 channels", "16 channels and a shift"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_vaes_give_what_diffusers_gives(tmp_path: Path, images: Tensor, config: dict[str, Any], dtype: str) -> None:
     vae = tiny_models.save_vae(tmp_path, **config).to(getattr(torch, dtype))
@@ -185,18 +163,6 @@ def test_an_openclip_tower_leaves_the_picture_tower_behind(tmp_path: Path) -> No
     assert not [name for name, _ in encoder._model._module.named_parameters() if "visual" in name]
 
 
-FAMILIES = {
-    "clip": tiny_models.save_clip,
-    "t5": tiny_models.save_t5,
-    "openclip": tiny_models.save_openclip,
-}
-
-
-def save(family: str, folder: Path) -> str:
-    FAMILIES[family](folder)
-    return f"openclip:{folder}" if family == "openclip" else str(folder)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16_is_near_and_precise_is_float32(tmp_path: Path, family: str) -> None:
     model = save(family, tmp_path)
@@ -211,7 +177,7 @@ def test_bfloat16_is_near_and_precise_is_float32(tmp_path: Path, family: str) ->
 
 
 def test_precise_latents_are_float32(tmp_path: Path, images: Tensor) -> None:
-    tiny_models.save_vae(tmp_path, **FOUR)
+    tiny_models.save_vae(tmp_path, **FOUR_CHANNELS)
     exact, rough = (ImageEncoder(image_settings(tmp_path, dtype=dtype)) for dtype in ("float32", "bfloat16"))
     expected = exact.encode(images, KEYS)
     assert not torch.equal(rough.encode(images, KEYS), expected)
@@ -260,7 +226,7 @@ def test_full_batches_are_compiled_and_others_are_not(
         return compiled
 
     monkeypatch.setattr(torch, "compile", compile_)
-    tiny_models.save_vae(tmp_path, **FOUR)
+    tiny_models.save_vae(tmp_path, **FOUR_CHANNELS)
     settings = image_settings(tmp_path, batch_size=2, compile=True, cuda_graphs=cuda_graphs, latents="mode")
     encoder = ImageEncoder(settings)
     both, one = encoder.encode(images, KEYS), encoder.encode(images[:1], KEYS[:1])
@@ -279,7 +245,7 @@ def test_models_can_be_traced_whole(tmp_path: Path, images: Tensor, family: str)
     torch._dynamo.reset()
     inputs: tuple[Any, ...]
     if family == "vae":
-        tiny_models.save_vae(tmp_path, **FOUR)
+        tiny_models.save_vae(tmp_path, **FOUR_CHANNELS)
         model, inputs = ImageEncoder(image_settings(tmp_path))._model, (images.permute(0, 3, 1, 2).float(),)
     else:
         encoder = TextEncoder(text_settings(save(family, tmp_path)))
@@ -327,7 +293,7 @@ def test_what_does_not_fit_a_model_is_refused(tmp_path: Path) -> None:
     tiny_models.save_t5(tmp_path / "t5", model_max_length=None)
     with pytest.raises(ParamsError, match="t5: states no length; set max_tokens for it"):
         TextEncoder(text_settings(tmp_path / "t5"))
-    tiny_models.save_vae(tmp_path / "vae", **FOUR)
+    tiny_models.save_vae(tmp_path / "vae", **FOUR_CHANNELS)
     with pytest.raises(ParamsError, match=r"expected multiples of 8, which vae reduces by, got \[36\]"):
         ImageEncoder(image_settings(tmp_path / "vae", resolutions=(64, 36)))
 

@@ -11,35 +11,12 @@ from pathlib import Path
 import pytest
 
 from conftest import REPO
-from microdiff.core.progress import NullReporter, Reporter
+from microdiff.core.progress import Reporter
 from microdiff.errors import ParamsError, SourceError
 from microdiff.pipeline.executor import TaskResult, run_tasks
 from microdiff.pipeline.workers import WorkerPlan, num_workers
-
-
-class Heard(NullReporter):
-    """Remembers what was reported."""
-
-    def __init__(self) -> None:
-        self.busy_s = self.idle_s = 0.0
-        self.sizes: dict[str, int] = {}
-        self.samples = 0
-        self.num_bytes = 0
-        self.said: list[str] = []
-
-    def device(self, busy_s: float, idle_s: float) -> None:
-        self.busy_s += busy_s
-        self.idle_s += idle_s
-
-    def batches(self, label: str, size: int) -> None:
-        self.sizes[label] = size
-
-    def tick(self, samples: int = 0, num_bytes: int = 0, unit: str = "samples") -> None:
-        self.samples += samples
-        self.num_bytes += num_bytes
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
+from tests.reporters import Said
+from tests.waiting import end, wait_until
 
 
 def square(value: int, report: Reporter) -> int:
@@ -71,8 +48,8 @@ def leave(code: int, report: Reporter) -> None:
 
 def run(
     tasks: list[tuple[str, Callable[[Reporter], object]]], workers: int, in_hand: int = 1
-) -> tuple[dict[str, TaskResult], Heard]:
-    heard = Heard()
+) -> tuple[dict[str, TaskResult], Said]:
+    heard = Said()
     return {outcome.name: outcome for outcome in run_tasks(tasks, WorkerPlan(workers, in_hand), heard)}, heard
 
 
@@ -80,7 +57,7 @@ def run(
 def test_every_unit_ends_once_and_progress_arrives(workers: int, in_hand: int) -> None:
     outcomes, heard = run([(str(n), partial(square, n)) for n in range(7)], workers, in_hand)
     assert {name: outcome.result for name, outcome in outcomes.items()} == {str(n): n * n for n in range(7)}
-    assert (heard.samples, heard.num_bytes) == (21, 210)
+    assert (heard.ticks, heard.num_bytes) == ({"samples": 21}, 210)
 
 
 def test_no_units_is_nothing_to_do() -> None:
@@ -95,11 +72,11 @@ def test_a_failure_is_tried_once_more_and_said(tmp_path: Path, workers: int, in_
     ]
     outcomes, heard = run(tasks, workers, in_hand)
     assert {outcome.result for outcome in outcomes.values()} == {"done"}
-    assert sorted(line for line in heard.said if "trying once more" in line) == [
+    assert sorted(line for line in heard.messages if "trying once more" in line) == [
         "source failed, trying once more: not yet",
         "system failed, trying once more: OSError: not yet",
     ]
-    assert heard.said.count("worked") == 2
+    assert heard.messages.count("worked") == 2
 
 
 @pytest.mark.parametrize(("workers", "in_hand"), [(1, 1), (2, 1), (1, 2)])
@@ -115,7 +92,7 @@ def test_failures_stay_with_their_unit(workers: int, in_hand: int) -> None:
 
 def test_wrong_settings_are_not_tried_again() -> None:
     _, heard = run([("task", partial(always, ParamsError))], 1)
-    assert heard.said == []
+    assert heard.messages == []
 
 
 @pytest.mark.parametrize(("workers", "in_hand"), [(2, 1), (1, 2)])
@@ -131,7 +108,7 @@ def test_a_worker_that_dies_costs_only_its_own_unit(workers: int, in_hand: int) 
 def meet(mine: Path, other: Path, report: Reporter) -> str:
     """Wait until the other task runs, too."""
     mine.touch()
-    _wait_for(other.exists)
+    wait_until(other.exists, f"{other.name} runs, too")
     return "met"
 
 
@@ -163,8 +140,8 @@ def test_who_was_in_hand_when_a_worker_died_is_run_alone(tmp_path: Path) -> None
     assert outcomes["good"].result == "lived among 1"
     assert outcomes["other"].result == 4
     killed = "the worker process was killed by SIGKILL (out of memory?)"
-    assert heard.said[0] == f"{killed} while it worked on bad and good: running each of them alone"
-    assert heard.said[1:] == [f"bad failed, trying once more: {killed}"]
+    assert heard.messages[0] == f"{killed} while it worked on bad and good: running each of them alone"
+    assert heard.messages[1:] == [f"bad failed, trying once more: {killed}"]
 
 
 def unsendable(report: Reporter) -> object:
@@ -185,11 +162,11 @@ def tell(name: str, report: Reporter) -> str | None:
 
 
 def test_workers_have_their_environments_and_report_all_there_is() -> None:
-    heard = Heard()
+    heard = Said()
     plan = WorkerPlan(2, 1, ({"PLACE": "first"}, {"PLACE": "second"}))
     outcomes = list(run_tasks([(str(n), partial(tell, "PLACE")) for n in range(4)], plan, heard))
     assert {outcome.result for outcome in outcomes} == {"first", "second"}
-    assert (heard.busy_s, heard.idle_s, heard.sizes) == (8.0, 2.0, {"latents_256": 32})
+    assert (heard.times, heard.sizes) == ([(2.0, 0.5)] * 4, {"latents_256": 32})
     assert "PLACE" not in os.environ
 
 
@@ -213,20 +190,20 @@ def test_wrong_environment_is_an_error_by_name(monkeypatch: pytest.MonkeyPatch, 
 
 
 _PARENT = """
-import sys, time
+import os, sys, time
 sys.path[:0] = {path!r}
 from functools import partial
+from pathlib import Path
+from microdiff.core.progress import NullReporter
 from microdiff.pipeline.workers import WorkerPlan
 from microdiff.pipeline.executor import run_tasks
-from tests.pipeline.test_executor import Heard, sleep_beside
-if __name__ == "__main__":
-    list(run_tasks([(name, partial(sleep_beside, name)) for name in {marks!r}], WorkerPlan(*{plan!r}), Heard()))
-"""
-
-
-def sleep_beside(mark: str, report: Reporter) -> None:
+def sleep_beside(mark, report):
     Path(mark).write_text(str(os.getpid()))
-    time.sleep(120)
+    time.sleep(600)
+if __name__ == "__main__":
+    tasks = [(name, partial(sleep_beside, name)) for name in {marks!r}]
+    list(run_tasks(tasks, WorkerPlan(*{plan!r}), NullReporter()))
+"""
 
 
 def _alive(pid: int) -> bool:
@@ -241,18 +218,12 @@ def _alive(pid: int) -> bool:
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path, plan: tuple[int, int]) -> None:
     marks = [str(tmp_path / name) for name in ("a", "b")]
     script = tmp_path / "parent.py"
-    script.write_text(_PARENT.format(path=[str(REPO), str(REPO / "tests")], marks=marks, plan=plan))
+    script.write_text(_PARENT.format(path=[str(REPO)], marks=marks, plan=plan))
     parent = subprocess.Popen([sys.executable, str(script)])
-    _wait_for(lambda: all(Path(mark).exists() and Path(mark).read_text() for mark in marks))
-    workers = [int(Path(mark).read_text()) for mark in marks]
-    assert all(_alive(pid) for pid in workers)
-    parent.kill()
-    parent.wait()
-    _wait_for(lambda: not any(_alive(pid) for pid in workers))
-
-
-def _wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.05)
+    try:
+        wait_until(lambda: all(Path(mark).exists() and Path(mark).read_text() for mark in marks), "both tasks run")
+        workers = [int(Path(mark).read_text()) for mark in marks]
+        assert all(_alive(pid) for pid in workers)
+    finally:
+        end(parent)
+    wait_until(lambda: not any(_alive(pid) for pid in workers), "the workers have ended, too")

@@ -1,4 +1,3 @@
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ import pytest
 from conftest import REPO, changed, sample_preset
 from microdiff.errors import ParamsError
 from microdiff.pipeline.params import Params, load_params
+from tests.waiting import run
 
 PRESETS = ("sample", "small", "full")
 TEXT = sample_preset()["encode"]["text"]["caption_latents"]
@@ -32,10 +32,9 @@ def test_presets_differ_only_in_values() -> None:
 
 def test_committed_params_are_the_sample_preset() -> None:
     names = ("params.yaml", "presets/sample.yaml")
-    committed, sample = (
-        subprocess.run(["git", "show", f"HEAD:{name}"], cwd=REPO, capture_output=True, check=True) for name in names
-    )
-    assert committed.stdout == sample.stdout  # the working copy may hold another preset
+    committed, sample = (run(["git", "show", f"HEAD:{name}"], cwd=REPO) for name in names)
+    assert (committed.returncode, sample.returncode) == (0, 0), committed.stderr
+    assert committed.stdout == sample.stdout != ""  # the working copy may hold another preset
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -21,6 +19,7 @@ from microdiff.pipeline.publish import assemble
 from microdiff.pipeline.store import Store, StoredPartition, Task
 from microdiff.pipeline.store_record import RECORD
 from microdiff.pipeline.workers import WorkerPlan
+from tests.waiting import run_python
 
 
 def write(text: str, log: Path, folder: Path, report: Reporter) -> Result:
@@ -148,19 +147,24 @@ from pathlib import Path
 from microdiff.pipeline.workers import WorkerPlan
 from microdiff.core.progress import NullReporter
 from microdiff.pipeline.store import Store, Task
-from tests.pipeline.test_store import task
+from microdiff.core.ledger import Result
+def write(folder, report):
+    Path({log!r}).write_text("x\\n")
+    (folder / "part").mkdir()
+    (folder / "part" / "data.txt").write_text("x")
+    return Result({{"in": 1, "kept": 1}}, {{"length": 1}})
 def stop(folder, report):
     (folder / "half.txt").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 store = Store(Path({root!r}))
-tasks = [task("a", "x", Path({log!r})), Task("step", "b", {{"text": "y"}}, stop)]
+tasks = [Task("step", "a", {{"text": "x"}}, write), Task("step", "b", {{"text": "y"}}, stop)]
 list(store.compute(tasks, WorkerPlan(1), NullReporter()))
 """
 
 
 def test_a_kill_leaves_finished_partitions_and_nothing_half_done(store: Store, log: Path, tmp_path: Path) -> None:
-    script = _VICTIM.format(path=[str(REPO), str(REPO / "tests")], root=str(store.root), log=str(log))
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+    script = _VICTIM.format(path=[str(REPO)], root=str(store.root), log=str(log))
+    assert run_python("-c", script).returncode == -signal.SIGKILL
     leftovers = list(store.root.glob("step/tmp-*"))
     assert len(leftovers) == 1
     assert (leftovers[0] / "half.txt").exists()

@@ -4,7 +4,6 @@ import logging
 import multiprocessing
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from microdiff.remote.dvc_url import is_shard_source, open_dvc_source
 from microdiff.remote.version_cache import CachedShards, tidy
 from microdiff.storage.objects import fetching
 from tests.shard_project import FIRST, SECOND, SHARDS, ShardProject, md5_of, object_of
+from tests.waiting import PATIENCE_S, end, wait_until
 from tests.web_server import Fault, WebServer
 
 SHARD = "512/shard.00000.mds"
@@ -319,7 +319,7 @@ def test_an_object_that_was_not_pushed_is_said(project: ShardProject) -> None:
 
 
 def _fetch_all(source: CachedShards, start: Any) -> None:
-    start.wait()
+    start.wait(PATIENCE_S)
     for name in source.files:
         source.fetch(name)
 
@@ -334,7 +334,7 @@ def test_many_processes_fetch_each_object_once(web: tuple[ShardProject, WebServe
         worker.start()
     start.set()
     for worker in workers:
-        worker.join()
+        worker.join(PATIENCE_S)
     assert [worker.exitcode for worker in workers] == [0] * 6
     assert tree_bytes(source.local) == FIRST
     asked = [request.path for request in web[1].asked("GET")]
@@ -357,19 +357,17 @@ def test_a_killed_download_continues(web: tuple[ShardProject, WebServer]) -> Non
     big = bytes(range(256)) * 4096
     project.commit({**FIRST, SHARD: big}, "big")
     opened(f"dvc://{SHARDS}@big")
-    server.always["GET"] = Fault(pause_s=0.01)  # 0.4 MB/s
+    server.always["GET"] = Fault(stall_after=2**18)
     command = [sys.executable, "-c", _FETCH, f"dvc://{SHARDS}@big"]
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
     cache = Path(os.environ["MICRODIFF_CACHE"])
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
     part = cache / "partial" / md5_of(big) / "part"
     try:
-        while not part.is_file() or part.stat().st_size < 2**17:
-            assert process.poll() is None
-            time.sleep(0.01)
+        wait_until(lambda: part.is_file() and part.stat().st_size >= 2**17, "the download is under way")
+        assert process.poll() is None
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        end(process)
     assert not list(cache.rglob("*.mds"))
     had = part.stat().st_size
     server.always.clear()

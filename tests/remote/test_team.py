@@ -5,7 +5,6 @@ Against moto, and against the real servers that are installed (see tests/s3_serv
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +22,8 @@ from microdiff.storage.objects import s3
 from tests.s3_servers import KEY, SECRET, SERVERS, S3Server, missing
 from tests.shard_project import FIRST, SHARDS, md5_of, object_of
 from tests.stalling_proxy import StallingProxy
+from tests.waiting import PATIENCE_S, end
+from tests.waiting import run as run_program
 
 ROOT = "team/latents"
 SHARD = "512/shard.00000.mds"
@@ -80,7 +81,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run(folder: Path, *command: str, expected: int = 0, **more: str) -> str:
-    done = subprocess.run(command, cwd=folder, env=environment(**more), capture_output=True, text=True, check=False)
+    done = run_program(command, cwd=folder, env=environment(**more))
     assert (done.returncode != 0) == bool(expected), done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -271,10 +272,9 @@ def test_a_push_that_was_killed_leaves_no_part_and_is_completed(team: Path, serv
         command = ["dvc", "push", "--quiet", "--jobs", "1", "big.dvc"]
         process = subprocess.Popen(command, cwd=clone, env=environment())
         try:
-            assert proxy.stalled.wait(120)
+            assert proxy.stalled.wait(PATIENCE_S)
         finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            end(process)
     local.write_text(settings)
     left = server.objects("team", "killed/")
     assert 0 < len(left) < 13

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -14,7 +12,6 @@ import numpy as np
 import pytest
 
 from conftest import REPO, tree_bytes
-from microdiff.artifacts.latents import Spool, TensorToWrite, in_numpy, write_latents
 from microdiff.artifacts.manifest import read_manifest
 from microdiff.artifacts.mds_index import read_index
 from microdiff.artifacts.mds_scan import MdsFile
@@ -27,83 +24,12 @@ from microdiff.pipeline.workspace import Workspace
 from microdiff.shard import writer
 from microdiff.shard.sample_index import record_type
 from microdiff.shard.step import shard
+from tests.latents_factory import SHAPES, Samples, make_sample, write_artifact
+from tests.waiting import run_python
 
 MakeParams = Callable[..., Params]
-Samples = dict[str, dict[str, Any]]
 
-CAPTIONS = ["a dog", "", "Füchse 狐 🦊", "line\nbreak"]
-SHAPES = {
-    "caption_latents": ("float16", (3, 8)),
-    "caption_latents_t5": ("bfloat16", (5, 4)),
-    "caption_mask_t5": ("uint8", (5,)),
-    "latents_256": ("float16", (4, 32, 32)),
-    "latents_512": ("float16", (4, 64, 64)),
-}
 SMALL = {"shard.shard_bytes": 65536}
-
-
-def make_sample(number: int, columns: Mapping[str, Any]) -> dict[str, Any]:
-    rng = np.random.default_rng(number)
-    latents = {
-        name: rng.integers(0, 200, shape, np.uint16).astype(np.uint8).astype(in_numpy(dtype))
-        for name, (dtype, shape) in columns.items()
-    }
-    if number % 3:
-        latents = {name: value for name, value in latents.items() if not name.endswith("_512")}
-    return {
-        "key": f"k{number:04d}",
-        "caption": CAPTIONS[number % len(CAPTIONS)],
-        "width": 300 + number,
-        "height": 256,
-        **latents,
-    }
-
-
-def write_artifact(root: Path, partitions: Mapping[str, list[int]], columns: Mapping[str, Any] = SHAPES) -> Samples:
-    """Write a latents artifact as the encode step does; return its samples by key."""
-    folder = root / "data" / "coco" / "latents"
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.iterdir():
-        path.unlink()
-    written: Samples = {}
-    manifest: dict[str, Any] = {}
-    for name, numbers in partitions.items():
-        samples = [make_sample(number, columns) for number in numbers]
-        written |= {sample["key"]: sample for sample in samples}
-        for kind in ("image", "text", "text_t5"):
-            own = [column for column in columns if _kind(column) == kind]
-            if own:
-                _write_file(folder / f"{name}.{kind}.safetensors", own, columns, samples, kind == "image")
-        with table_writer(folder / f"{name}.parquet", SCHEMA) as add_row:
-            for sample in samples:
-                plain = {field: sample[field] for field in ("key", "caption", "width", "height")}
-                add_row({**plain, "status": "kept", "image_key": f"image of {sample['key']}"})
-        files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": digest_file(path)}
-            for path in sorted(folder.glob(f"{name}.*"))
-        }
-        counts = {"in": len(numbers), "kept": len(numbers)}
-        manifest[name] = {"fingerprints": [], "counts": counts, "files": files}
-    facts = {"format": 1, "source_records": len(written), "counts": {"in": len(written), "kept": len(written)}}
-    write_json(folder / "manifest.json", {**facts, "partitions": manifest, "encoders": {"image": {}, "text": {}}})
-    return written
-
-
-def _kind(column: str) -> str:
-    return "image" if column.startswith(("latents", "moments")) else "text_t5" if column.endswith("_t5") else "text"
-
-
-def _write_file(path: Path, own: list[str], columns: Mapping[str, Any], samples: Any, is_image: bool) -> None:
-    spools = {column: Spool(path.with_name(f"spool {column}"), columns[column][0]) for column in own}
-    keys: dict[str, list[str]] = {column: [] for column in own}
-    for sample in reversed(samples):  # no reader may rely on the rows' order
-        for column in own:
-            if column in sample:
-                spools[column].append(sample[column])
-                keys[column].append(f"image of {sample['key']}" if is_image else sample["key"])
-    write_latents(path, {column: TensorToWrite(keys[column], spools[column]) for column in own}, {}, {})
-    for spool in spools.values():
-        spool.__exit__(None, None, None)
 
 
 def read_all(folder: Path) -> Samples:
@@ -218,17 +144,15 @@ def test_takedown_rewrites_the_shards_concerned_only(workspace: Workspace, make_
     assert_equal(read_all(workspace.artifact("coco", "shards")), samples)
 
 
-def test_a_changed_value_rewrites_its_shard_only(
-    workspace: Workspace, make_params: MakeParams, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_changed_value_rewrites_its_shard_only(workspace: Workspace, make_params: MakeParams) -> None:
     write_artifact(workspace.root, PARTITIONS)
     shard("coco", make_params(SMALL), workspace)
     before = shard_files(workspace)
-    made = make_sample
-    monkeypatch.setitem(
-        globals(), "make_sample", lambda number, columns: made(number, columns) | ({"height": 1} if number == 7 else {})
-    )
-    samples = write_artifact(workspace.root, PARTITIONS)
+
+    def changed(number: int, columns: Mapping[str, Any]) -> dict[str, Any]:
+        return make_sample(number, columns) | ({"height": 1} if number == 7 else {})
+
+    samples = write_artifact(workspace.root, PARTITIONS, make=changed)
     shard("coco", make_params(SMALL), workspace)
     after = shard_files(workspace)
     assert after.keys() == before.keys()
@@ -376,6 +300,7 @@ from microdiff.commands.cli import run_stage
 from microdiff.shard import writer
 from microdiff.shard.sample_index import record_type
 from microdiff.shard.step import shard
+from tests.latents_factory import SHAPES, Samples, make_sample, write_artifact
 module, name = sys.argv[1].split(":")
 target = {"store": store, "publish": publish}[module]
 original, calls = getattr(target, name), int(sys.argv[2])
@@ -407,8 +332,8 @@ def test_a_killed_writer_leaves_nothing_that_opens(
 ) -> None:
     write_artifact(workspace.root, {"0000": list(range(30))})
     make_params(SMALL, tmp_path / "params.yaml")
-    command = [sys.executable, "-c", KILLED, moment, str(calls), str(tmp_path / "params.yaml"), str(workspace.root)]
-    ended = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+    arguments = [moment, str(calls), str(tmp_path / "params.yaml"), str(workspace.root)]
+    ended = run_python("-c", KILLED, *arguments, cwd=REPO)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     folder = workspace.artifact("coco", "shards")
     assert not folder.exists()

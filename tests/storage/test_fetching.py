@@ -1,12 +1,13 @@
 """Every fault of a server on every kind of source read over HTTP; kills in the middle, and what they leave."""
 
 import hashlib
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from microdiff.storage import Source, SourceFile, fetching
 from microdiff.storage.opening import open_source
 from tests.hub_server import HubServer
 from tests.reporters import Said
+from tests.waiting import PATIENCE_S, end, wait_until
 from tests.web_server import Fault, WebServer
 
 DATA = bytes(range(256)) * 1200  # 300 KiB
@@ -195,31 +197,37 @@ def start_fetching(setting: Setting) -> "subprocess.Popen[str]":
 
 def kill_at(setting: Setting, share: float) -> int:
     """Kill a process that fetches when it has this share of the bytes; return how many it had."""
-    setting.server.always["GET"] = Fault(pause_s=0.004)
+    stalled = int(share * len(DATA))
+    setting.server.always["GET"] = Fault(stall_after=stalled)
     with start_fetching(setting) as victim:
-        wait_until(lambda: sum(part.stat().st_size for part in setting.kept()) >= share * len(DATA), victim)
-        os.kill(victim.pid, signal.SIGKILL)
-        assert victim.wait() == -signal.SIGKILL
+        try:
+            in_memory = 2 * io.DEFAULT_BUFFER_SIZE  # what it may not have written yet
+            wait_until(lambda: has_ended(victim) or num_bytes(setting) >= stalled - in_memory, "it has its share")
+            os.kill(victim.pid, signal.SIGKILL)
+            assert victim.wait(PATIENCE_S) == -signal.SIGKILL
+        finally:
+            end(victim)
     setting.server.always.clear()
     (part,) = (path for path in setting.kept() if path.suffix == ".part")
     assert part.read_bytes() == DATA[: part.stat().st_size]
     return part.stat().st_size
 
 
-def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.002)
+def num_bytes(setting: Setting) -> int:
+    return sum(part.stat().st_size for part in setting.kept())
+
+
+def has_ended(process: "subprocess.Popen[str]") -> bool:
+    return process.poll() is not None
 
 
 @pytest.mark.parametrize("setting", ["web by ETag", "hub, large file", "hub, small file", "links"], indirect=True)
 def test_a_killed_download_continues_and_leaves_nothing(setting: Setting) -> None:
-    num_bytes = kill_at(setting, 0.9)
+    had = kill_at(setting, 0.9)
     with start_fetching(setting) as again:
-        assert again.wait() == 0, again.communicate()[1]
-    assert setting.bytes_requests() == [None, f"bytes={num_bytes}-"]
+        _, errors = again.communicate(timeout=PATIENCE_S)
+        assert again.returncode == 0, errors
+    assert setting.bytes_requests() == [None, f"bytes={had}-"]
     (fetched,) = setting.kept()
     assert fetched.read_bytes() == DATA
     setting.open().forget(setting.stat())

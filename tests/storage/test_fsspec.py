@@ -4,8 +4,6 @@ import hashlib
 import logging
 import os
 import pickle
-import subprocess
-import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +13,6 @@ from typing import Any
 import botocore.session
 import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 
 from microdiff.core.progress import NullReporter
 from microdiff.errors import SourceError
@@ -24,6 +21,8 @@ from microdiff.storage import fsspec as module
 from microdiff.storage.fsspec import RemoteSource
 from microdiff.storage.opening import open_source
 from tests.reporters import Said
+from tests.s3_servers import moto
+from tests.waiting import run_python
 
 DATA = bytes(range(256)) * 1200
 NEWER = DATA[::-1]
@@ -34,12 +33,9 @@ SECRET = "wJalrXUtnFEMI-SECRET"  # noqa: S105 - opens nothing
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="module")
@@ -251,8 +247,7 @@ print(open_source({ROOT!r}, Path(sys.argv[1])).list(''))
 def test_a_public_bucket_is_read_without_credentials(s3: Any, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environment |= {"AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"], "FSSPEC_S3_ANON": "true"}
-    command = [sys.executable, "-c", PUBLIC, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = run_python("-c", PUBLIC, str(tmp_path), env=environment)
     assert done.stdout.strip() == "['e.txt']", done.stderr
 
 

@@ -1,11 +1,11 @@
 import base64
+import fcntl
 import hashlib
 import os
 import pickle
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +25,7 @@ from microdiff.storage.local import LocalSource
 from microdiff.storage.opening import open_source
 from microdiff.storage.web import WebSource
 from tests.reporters import Said
+from tests.waiting import PATIENCE_S, end, run_python, wait_until
 from tests.web_server import Fault, WebServer, etag_of
 
 DATA = bytes(range(256)) * 1200  # 300 KiB: several pieces of the server, one chunk of the client
@@ -104,7 +105,8 @@ def test_sources_are_quick_to_import() -> None:
         "import sys, microdiff.storage.opening\n"
         "sys.exit(str({'fsspec', 's3fs', 'huggingface_hub', 'torch'} & sys.modules.keys() or '') or 0)"
     )
-    assert subprocess.run([sys.executable, "-c", script], cwd=REPO, check=False).returncode == 0
+    done = run_python("-c", script, cwd=REPO)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -413,25 +415,38 @@ def test_files_fetched_at_once_are_downloaded_once(server: WebServer, source: We
     )
     arguments = [source.root, str(source.fetched), file.path, str(file.num_bytes), file.identity]
     with subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True) as other:
-        while not server.asked("GET"):  # the other process has begun
-            time.sleep(0.005)
-            assert other.poll() is None
-        with ThreadPoolExecutor(3) as pool:
-            paths = list(pool.map(source.fetch, [file] * 3))
-        assert other.communicate()[0].strip() == SHA256
+        try:
+            wait_until(lambda: server.asked("GET") or other.poll() is not None, "the other process has begun")
+            with ThreadPoolExecutor(3) as pool:
+                paths = list(pool.map(source.fetch, [file] * 3))
+            assert other.communicate(timeout=PATIENCE_S)[0].strip() == SHA256
+        finally:
+            end(other)
     assert len(set(paths)) == 1
     assert len(server.asked("GET")) == 1
     assert paths[0].read_bytes() == DATA
 
 
-def test_a_file_forgotten_while_another_waits_for_it_is_downloaded_again(server: WebServer, source: WebSource) -> None:
+def test_a_file_forgotten_while_another_waits_for_it_is_downloaded_again(
+    server: WebServer, source: WebSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = source.stat(PATH)
-    forgetting = threading.Event()
+    forgetting, waiting = threading.Event(), threading.Event()
+    flock = fcntl.flock
+
+    def noticed(descriptor: int, how: int) -> None:
+        try:
+            flock(descriptor, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting.set()
+            flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", noticed)
 
     def forget_slowly() -> None:
         with locked_folder(folder):
             forgetting.set()
-            time.sleep(0.1)  # the fetch below comes to the lock
+            assert waiting.wait(PATIENCE_S)  # until the fetch below has come to the lock
             for path in kept(source):
                 path.unlink()
             folder.rmdir()
@@ -439,9 +454,9 @@ def test_a_file_forgotten_while_another_waits_for_it_is_downloaded_again(server:
     folder = source.fetch(file).parent
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(forget_slowly)
-        forgetting.wait()
+        assert forgetting.wait(PATIENCE_S)
         assert source.fetch(file).read_bytes() == DATA
-        done.result()
+        done.result(PATIENCE_S)
     assert len(server.asked("GET")) == 2
 
 

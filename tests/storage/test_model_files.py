@@ -11,7 +11,6 @@ from typing import Any
 import botocore.session
 import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 
 from microdiff.config.model_reference import parse_model_reference, public_name, reference_problems
 from microdiff.config.settings import ImageEncoderSettings, TextEncoderSettings
@@ -21,6 +20,8 @@ from microdiff.pipeline.params import Params
 from microdiff.storage import fetching
 from microdiff.storage.model_files import located, needed_files, tokenizer_folder
 from tests.hub_server import HubServer
+from tests.s3_servers import moto
+from tests.waiting import PATIENCE_S
 from tests.web_server import Fault
 
 REPO = "ORG/some-model"
@@ -231,7 +232,7 @@ def test_several_at_once_fetch_a_model_once(hub: HubServer, tmp_path: Path) -> N
     together = threading.Barrier(4)
 
     def locate(_: int) -> Path:
-        together.wait()
+        together.wait(PATIENCE_S)
         return located(settings, tmp_path).folder
 
     with ThreadPoolExecutor(4) as pool:
@@ -258,12 +259,9 @@ def test_one_form_of_the_weights_is_chosen(names: list[str], needed: list[int]) 
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server.url
 
 
 @pytest.fixture

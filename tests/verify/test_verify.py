@@ -6,7 +6,6 @@ import random
 import shutil
 import struct
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-import tiny_models
 from conftest import REPO, changed, copy_of, sample_preset, tree_bytes
 from microdiff.artifacts.kinds import KINDS
 from microdiff.artifacts.latents import LatentsFile
@@ -35,6 +33,9 @@ from microdiff.verify.deep import psnr, relative_difference, verify_deep
 from microdiff.verify.latents import is_finite
 from microdiff.verify.repair import _step
 from microdiff.verify.run import run
+from tests import tiny_models
+from tests.waiting import run as run_program
+from tests.waiting import run_python
 
 FLIPS_PER_FILE = 3
 
@@ -429,8 +430,7 @@ def test_repair_of_several_things_at_once(built: Workspace, here: Workspace) -> 
 
 def test_the_command_tells_and_fails(here: Workspace) -> None:
     def verify(*options: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "stages.verify", *options, "--root", str(here.root)]
-        return subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
+        return run_python("-m", "stages.verify", *options, "--root", str(here.root), cwd=REPO)
 
     done = verify("coco")
     assert (done.returncode, done.stdout.splitlines()[-1][:14]) == (0, "coco: all well")
@@ -551,15 +551,16 @@ def repository(built: Workspace, tmp_path: Path) -> Path:
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, root / name)
     (root / "data" / "coco" / "withdrawn.tsv").write_text("key\treason\tpartition\n")
-    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    assert run_program(["git", "init", "-q"], cwd=root).returncode == 0
     dvc(root, "commit", "--force", *(f"{step}@coco" for step in KINDS.values()))
     return root
 
 
 def dvc(root: Path, *arguments: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True).stdout
+    done = run_python("-m", "dvc", *arguments, cwd=root, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_with_dvc_the_damaged_copies_go_and_all_three_come_back(
@@ -579,8 +580,7 @@ def test_with_dvc_the_damaged_copies_go_and_all_three_come_back(
     assert path.samefile(cached)
     path.chmod(0o644)
     damage_all(path)
-    command = [sys.executable, "-m", "stages.verify", "coco", "--repair"]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+    done = run_python("-m", "stages.verify", "coco", "--repair", cwd=repository)
     assert done.returncode == 0, done.stdout + done.stderr
     assert read_json(workspace.run_facts("clean", "coco"))["partitions_computed"] == 1
     assert path.read_bytes() == (built.artifact("coco", "captions") / "0001.parquet").read_bytes()
@@ -611,12 +611,12 @@ def test_repair_pulls_what_the_remote_has_and_computes_the_rest(
     for path in damaged:
         path.chmod(0o644)
         damage_all(path)
-    command = [sys.executable, "-m", "stages.verify", "coco"]
-    assert subprocess.run(command, cwd=repository, capture_output=True, check=False).returncode == 1
-    done = subprocess.run([*command, "--repair"], cwd=repository, capture_output=True, text=True, check=False)
+    command = ("-m", "stages.verify", "coco")
+    assert run_python(*command, cwd=repository).returncode == 1
+    done = run_python(*command, "--repair", cwd=repository)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [path.read_bytes() for path in damaged] == expected
-    assert subprocess.run(command, cwd=repository, capture_output=True, check=False).returncode == 0
+    assert run_python(*command, cwd=repository).returncode == 0
 
 
 def test_dvc_knows_a_changed_manifest_and_another_version(here: Workspace) -> None:

@@ -1,0 +1,32 @@
+"""Run DVC itself, for what only it may do: fetch and rebuild what it tracks."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+_SAID = 400
+
+
+def run_dvc(root: Path, *arguments: str) -> str | None:
+    """Run a DVC command in a repository.
+
+    Returns:
+        None if it succeeded, else the end of what it said.
+    """
+    search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+    done = subprocess.run(  # noqa: S603 - our own program, and names of our own datasets
+        command, cwd=root, env={**os.environ, "PATH": search_path}, capture_output=True, text=True, check=False
+    )
+    return None if done.returncode == 0 else (done.stderr.strip() or done.stdout.strip())[-_SAID:]
+
+
+def is_dvc_repository(root: Path) -> bool:
+    """Tell whether DVC tracks the artifacts below a folder."""
+    return (root / ".dvc").is_dir()
+
+
+def has_remote(root: Path) -> bool:
+    """Tell whether a repository has a default DVC remote."""
+    return run_dvc(root, "config", "core.remote") is None
