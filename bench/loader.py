@@ -138,16 +138,17 @@ def forget(folder: Path) -> None:
 
 def epoch_start(num_samples: int) -> Iterator[tuple[str, float]]:
     """Yield seconds that building from a read index, and starting a shuffled epoch, take."""
+    from microdiff.artifacts.mds_index import IndexedFile, ShardEntry, ShardHeader
     from microdiff.loader.column_types import StoredArray
     from microdiff.loader.dataset import LatentsDataset
     from microdiff.loader.shard_set import ShardSet
 
     columns = {"caption": "str", "caption_latents": "bytes", "key": "str", "latents_256": "bytes"}
-    entry = {"column_names": list(columns), "column_encodings": list(columns.values()), "column_sizes": [None] * 4}
+    header = ShardHeader(tuple(columns), tuple(columns.values()), (None,) * 4)
     entries = []
     for number, begin in enumerate(range(0, num_samples, SAMPLES_PER_SHARD)):
-        raw_data = {"basename": f"shard.{number:05}.mds", "bytes": 2**28, "hashes": {}}
-        entries.append(entry | {"samples": min(SAMPLES_PER_SHARD, num_samples - begin), "raw_data": raw_data})
+        file = IndexedFile(f"shard.{number:05}.mds", 2**28)
+        entries.append(ShardEntry(header, min(SAMPLES_PER_SHARD, num_samples - begin), file))
     image, caption = (
         StoredArray("latents_256", "float16", (4, 32, 32)),
         StoredArray("caption_latents", "float16", (77, 1024)),

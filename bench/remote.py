@@ -26,10 +26,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without being installed
 
-from microdiff.artifacts.mds import index_document, write_shard
+from microdiff.artifacts.mds_index import index_document
 from microdiff.core.files import write_json
 from microdiff.remote.dvc_url import resolve
 from microdiff.storage.objects import fetching
+from tests.mds_factory import write_shard
 from tests.s3_servers import KEY, SECRET, SERVERS, S3Server, missing
 
 REPO = Path(__file__).resolve().parents[1]
@@ -75,7 +76,7 @@ def write_shards(folder: Path, num_shards: int) -> None:
                 }
 
         path = folder / f"shard.{number:05d}.mds"
-        entries.append(write_shard(path, COLUMNS, samples(), SAMPLES_PER_SHARD))
+        entries.append(write_shard(path, COLUMNS, samples()))
     write_json(folder / "index.json", index_document(entries))
     encoders = {"image": {"stored_dtype": "float16"}, "text": {"caption_latents": {"stored_dtype": "float16"}}}
     write_json(folder / "manifest.json", {"encoders": encoders, "partitions": {}})

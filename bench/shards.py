@@ -32,7 +32,7 @@ from microdiff.encode.merge import SCHEMA
 from microdiff.pipeline.params import load_params
 from microdiff.pipeline.workspace import Workspace
 from microdiff.shard.sample_index import Samples
-from microdiff.shard.step import _shard_units, shard
+from microdiff.shard.step import _shard_tasks, shard
 
 REPO = Path(__file__).resolve().parents[1]
 PARTITIONS = 8
@@ -116,14 +116,14 @@ def planning(num_samples: int) -> None:
     before_kb, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     settings = load_params(REPO / "presets/small.yaml").shard
     columns = {"512": {"key": "str"}, "256": {"key": "str"}}
-    units = list(_shard_units(Path(), [_Listing()] * 1000, samples, columns, settings))
+    units = list(_shard_tasks(Path(), [_Listing()] * 1000, samples, columns, settings))
     spent_s, after_kb = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     memory = f"peak {(after_kb - before_kb) / 1000:,.0f} MB higher"
     print(f"{num_samples:,} samples: {len(units):,} shards planned in {spent_s:.1f} s, {memory}", flush=True)
 
 
 class _Listing:
-    """A partition's listing that nobody reads."""
+    """A partition's sample index that nobody reads."""
 
     paths = {"": Path("listing")}  # noqa: RUF012 - never changed
 

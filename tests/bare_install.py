@@ -5,6 +5,7 @@ Run by tests/test_wheel.py and by CI, with a Python that has the wheel and what 
 
 import builtins
 import json
+import runpy
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -71,7 +72,7 @@ def main() -> None:
 def _write_shards(folder: Path) -> None:
     import numpy as np
 
-    from microdiff.artifacts.mds import index_document, write_shard
+    from microdiff.artifacts.mds_index import index_document
 
     rng = np.random.default_rng(7)
     samples = [
@@ -85,7 +86,8 @@ def _write_shards(folder: Path) -> None:
         }
         for number in range(NUM)
     ]
-    entry = write_shard(folder / "shard.00000.mds", COLUMNS, samples, NUM)
+    factory = runpy.run_path(str(Path(__file__).with_name("mds_factory.py")))  # that one module of the tests
+    entry = factory["write_shard"](folder / "shard.00000.mds", COLUMNS, samples)
     (folder / "index.json").write_text(json.dumps(index_document([entry])))
     (folder / "manifest.json").write_text(json.dumps({"encoders": {"image": {"model": "none"}}}))
 

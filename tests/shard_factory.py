@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from microdiff import build_streaming_latents_dataloader
-from microdiff.artifacts.mds import Column, index_document, nest_entry, write_shard
+from microdiff.artifacts.mds_index import Column, index_document
 from microdiff.core.files import write_json
+from tests.mds_factory import write_shard
 
 ENCODERS = {"image": {"model": "tiny-vae", "scale": 0.13}, "text": {"model": "tiny-clip", "revision": "a1"}}
 COLUMNS = {
@@ -57,10 +58,10 @@ def write_shard_set(
                 if begin <= number < begin + 10
             ]
             path = folder / group / f"shard.{shard:05}.mds"
-            entries.append(write_shard(path, columns | changes, made, len(made)))
+            entries.append(write_shard(path, columns | changes, made))
             samples.update({sample["key"]: sample for sample in made})
         write_json(folder / group / "index.json", index_document(entries))
-        nested += [nest_entry(entry, group) for entry in entries]
+        nested += [entry.in_folder(group) for entry in entries]
     write_json(folder / "index.json", index_document(nested))
     (folder / "manifest.json").write_text(json.dumps({"encoders": encoders}))
     return samples

@@ -11,7 +11,7 @@ import pytest
 
 from conftest import copy_of, tree_bytes
 from microdiff.artifacts.manifest import read_manifest
-from microdiff.artifacts.mds import read_index
+from microdiff.artifacts.mds_index import read_index
 from microdiff.artifacts.mds_scan import MdsFile
 from microdiff.artifacts.raw import read_images
 from microdiff.clean.step import clean
@@ -93,7 +93,7 @@ def test_a_withdrawn_sample_leaves_every_artifact_and_only_its_partition_is_comp
     key = kept(here, "0001")[2]
     other = kept(here, "0001")[3]
     (done,) = forget([Request(key, None, "asked by its author")], here)
-    assert (done.added, done.partitions, done.adopted) == ([key], {"0001"}, 0)
+    assert (done.added, done.partitions, done.restored) == ([key], {"0001"}, 0)
     before = tree_bytes(here.root / "data" / "coco")
     computed = run(here, *STEPS)
     num_shards = len(read_index(here.artifact("coco", "shards") / "index.json"))
@@ -161,7 +161,7 @@ def test_a_key_listed_under_another_partition_is_found(here: Workspace) -> None:
     withdraw(here, key, partition="0000")
     run(here, "download")
     raw = read_manifest(here.artifact("coco", "raw"))
-    assert {name: part["counts"].get("withdrawn", 0) for name, part in raw.partitions.items()} == {
+    assert {name: part.counts.get("withdrawn", 0) for name, part in raw.partitions.items()} == {
         "0000": 0,
         "0001": 0,
         "0002": 1,
@@ -184,7 +184,7 @@ def test_a_damaged_partition_is_not_made_into_a_whole_looking_one(here: Workspac
 def test_on_a_machine_that_pulled_the_artifacts_no_other_partition_is_computed(here: Workspace) -> None:
     shutil.rmtree(here.root / ".work")
     (done,) = forget([Request(kept(here, "0001")[0], "coco", "why")], here)
-    assert done.adopted == 3 * 5 + len(read_index(here.artifact("coco", "shards") / "index.json"))
+    assert done.restored == 3 * 5 + len(read_index(here.artifact("coco", "shards") / "index.json"))
     computed = {}
     for step, kind in zip(STEPS, ("raw", "captions", "latents", "shards"), strict=True):
         shutil.rmtree(here.artifact("coco", kind))  # as DVC does before a step runs

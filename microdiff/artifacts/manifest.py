@@ -4,14 +4,133 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from microdiff.core.files import canonical_json, digest_json, read_json, write_json
-from microdiff.core.ledger import Counts
+from microdiff.core.ledger import KEPT, Counts
 from microdiff.errors import SchemaError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What is recorded of a file: its size and its SHA-256."""
+
+    num_bytes: int
+    sha256: str
+
+    @classmethod
+    def parse(cls, value: Mapping[str, Any]) -> Self:
+        """Read a record.
+
+        Raises:
+            ValueError: It is none.
+        """
+        match value:
+            case {"bytes": int(num_bytes), "sha256": str(sha256)}:
+                return cls(num_bytes, sha256)
+        raise ValueError(f"expected bytes and sha256 of a file, got {value!r:.80}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON values."""
+        return {"bytes": self.num_bytes, "sha256": self.sha256}
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """What one folder of the partition store contributed to a partition, enough to make that folder again.
+
+    Attributes:
+        step: The store's name for this kind of result, such as `encode-image`.
+        fingerprint: The folder's name.
+        counts: Its ledger.
+        facts: What else its computation said.
+        files: The names of its files, sorted.
+    """
+
+    step: str
+    fingerprint: str
+    counts: Counts
+    facts: Mapping[str, Any]
+    files: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, value: Mapping[str, Any]) -> Self:
+        """Read a record.
+
+        Raises:
+            ValueError: It is none.
+        """
+        match value:
+            case {
+                "step": str(step),
+                "fingerprint": str(fingerprint),
+                "counts": counts,
+                "facts": dict(facts),
+                "files": [*files],
+            }:
+                return cls(step, fingerprint, parse_counts(counts), facts, tuple(map(str, files)))
+        raise ValueError(f"expected a part of a partition, got {value!r:.80}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON values."""
+        return {
+            "step": self.step,
+            "fingerprint": self.fingerprint,
+            "counts": dict(self.counts),
+            "facts": dict(self.facts),
+            "files": list(self.files),
+        }
+
+
+@dataclass(frozen=True)
+class PartitionRecord:
+    """A partition of an artifact.
+
+    Attributes:
+        fingerprints: The folders of the store that it consists of.
+        counts: Its ledger.
+        files: Its files by their path in the artifact.
+        parts: What each of these folders contributed; empty in manifests that do not say.
+    """
+
+    fingerprints: tuple[str, ...]
+    counts: Counts
+    files: Mapping[str, FileRecord]
+    parts: tuple[PartRecord, ...] = ()
+
+    @classmethod
+    def parse(cls, value: Mapping[str, Any]) -> Self:
+        """Read a record.
+
+        Raises:
+            ValueError: It is none.
+        """
+        match value:
+            case {"fingerprints": [*fingerprints], "counts": counts, "files": files}:
+                return cls(
+                    tuple(map(str, fingerprints)),
+                    parse_counts(counts),
+                    parse_files(files),
+                    tuple(PartRecord.parse(part) for part in value.get("parts", ())),
+                )
+        raise ValueError(f"expected a partition, got {value!r:.80}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON values."""
+        return {
+            "fingerprints": list(self.fingerprints),
+            "counts": dict(self.counts),
+            "files": {name: file.to_json() for name, file in self.files.items()},
+            "parts": [part.to_json() for part in self.parts],
+        }
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all its files."""
+        return sum(file.num_bytes for file in self.files.values())
 
 
 @dataclass(frozen=True)
@@ -22,7 +141,7 @@ class Manifest:
         folder: The artifact folder.
         source_records: Number of records the source holds in the selected partitions.
         counts: The step's ledger over all partitions.
-        partitions: By name, in order: fingerprints, counts, and files with `bytes` and `sha256`.
+        partitions: By name, in order.
         facts: What else the step says: its name, settings, code version, encoders.
         extra: sha256 of the files that belong to no partition, by path.
     """
@@ -30,7 +149,7 @@ class Manifest:
     folder: Path
     source_records: int
     counts: Counts
-    partitions: Mapping[str, Mapping[str, Any]]
+    partitions: Mapping[str, PartitionRecord]
     facts: Mapping[str, Any]
     extra: Mapping[str, str] = field(default_factory=dict)
 
@@ -39,14 +158,19 @@ class Manifest:
         """How many of the source's records are withdrawn."""
         return int(self.facts.get("withdrawn", 0))
 
+    @property
+    def files(self) -> dict[str, FileRecord]:
+        """The files of all partitions by path."""
+        return {name: file for partition in self.partitions.values() for name, file in partition.files.items()}
+
     def digests(self, partition: str, *suffixes: str) -> dict[str, str]:
         """Return the sha256 of a partition's files by name, of those that end in one of `suffixes`."""
-        files: Mapping[str, Mapping[str, Any]] = self.partitions[partition]["files"]
-        return {name: facts["sha256"] for name, facts in sorted(files.items()) if name.endswith(suffixes)}
+        files = self.partitions[partition].files
+        return {name: file.sha256 for name, file in sorted(files.items()) if name.endswith(suffixes)}
 
     def kept(self) -> dict[str, int]:
         """Return the number of kept samples by partition."""
-        return {name: partition["counts"]["kept"] for name, partition in self.partitions.items()}
+        return {name: partition.counts[KEPT] for name, partition in self.partitions.items()}
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -56,13 +180,12 @@ def read_manifest(folder: Path) -> Manifest:
         SchemaError: The folder or its manifest is missing or damaged, or a file is missing or has another size.
     """
     manifest = parse_manifest(folder)
-    for partition in manifest.partitions.values():
-        for name, facts in partition["files"].items():
-            file = folder / name
-            size = file.stat().st_size if file.is_file() else None
-            if size != facts["bytes"]:
-                found = "it is missing" if size is None else f"it has {size}"
-                raise SchemaError(f"{file}: expected {facts['bytes']} bytes, {found}. Restore it with dvc checkout.")
+    for name, record in manifest.files.items():
+        file = folder / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != record.num_bytes:
+            found = "it is missing" if size is None else f"it has {size}"
+            raise SchemaError(f"{file}: expected {record.num_bytes} bytes, {found}. Restore it with dvc checkout.")
     return manifest
 
 
@@ -78,16 +201,45 @@ def parse_manifest(folder: Path) -> Manifest:
     try:
         value = read_json(path)
         value.pop("digest", None)
-        version, records, counts = value.pop("format"), value.pop("source_records"), value.pop("counts")
-        partitions, extra = value.pop("partitions"), value.pop("extra", {})
-        manifest = Manifest(folder, records, counts, partitions, value, extra)
+        if (version := value.pop("format")) != FORMAT:
+            raise SchemaError(
+                f"{path}: format {version}, this version reads format {FORMAT}. Rebuild it with dvc repro -f."
+            )
+        partitions = {name: PartitionRecord.parse(record) for name, record in value.pop("partitions").items()}
+        return Manifest(
+            folder,
+            source_records=int(value.pop("source_records")),
+            counts=parse_counts(value.pop("counts")),
+            partitions=partitions,
+            extra=dict(value.pop("extra") if "extra" in value else {}),
+            facts=value,
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SchemaError(f"{path}: not a manifest ({error!r}). Rebuild the folder with dvc repro -f.") from error
-    if version != FORMAT:
-        raise SchemaError(
-            f"{path}: format {version}, this version reads format {FORMAT}. Rebuild it with dvc repro -f."
-        )
-    return manifest
+
+
+def parse_counts(value: Any) -> Counts:
+    """Read a ledger's counts.
+
+    Raises:
+        ValueError: They are none.
+    """
+    match value:
+        case {"in": int(), "kept": int(), **reasons} if all(isinstance(number, int) for number in reasons.values()):
+            counts: Counts = dict(value)
+            return counts
+    raise ValueError(f"expected counts in, kept and by reason, got {value!r:.80}")
+
+
+def parse_files(value: Any) -> dict[str, FileRecord]:
+    """Read records of files by name.
+
+    Raises:
+        ValueError: They are none.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"expected files by name, got {value!r:.80}")
+    return {name: FileRecord.parse(record) for name, record in value.items()}
 
 
 def write_manifest(folder: Path, value: Mapping[str, Any]) -> None:

@@ -40,9 +40,9 @@ def errors_in_words() -> Iterator[None]:
     except OSError as error:
         if debug or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        place = f" while writing {error.filename}" if error.filename else ""
+        where = f" while writing {error.filename}" if error.filename else ""
         raise _exit(
-            f"the disk is full{place}. Free some space and run it again; finished partitions are kept.", 1
+            f"the disk is full{where}. Free some space and run it again; finished partitions are kept.", 1
         ) from None
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from microdiff.artifacts.kinds import KINDS
-from microdiff.artifacts.mds import INDEX_NAME, read_index
+from microdiff.artifacts.mds_index import INDEX_NAME, read_index
 from microdiff.artifacts.mds_scan import MdsFile
 from microdiff.core.withdrawn import Withdrawal, Withdrawn, picture_key, read_withdrawn, write_withdrawn
 from microdiff.errors import ParamsError
-from microdiff.pipeline.restore import adopt_dataset
+from microdiff.pipeline.restore import restore_dataset
 from microdiff.pipeline.workspace import Workspace
 
 _KEYS = ("image_key", "key")  # a table of captions has a row per caption
@@ -41,7 +41,7 @@ class Forgotten:
         added: Keys that are new on it.
         already: How many were on it before.
         partitions: Where the new ones were found.
-        adopted: How many partitions the store got back.
+        restored: How many partitions the store got back.
     """
 
     dataset: str
@@ -49,7 +49,7 @@ class Forgotten:
     added: list[str] = field(default_factory=list)
     already: int = 0
     partitions: set[str] = field(default_factory=set)
-    adopted: int = 0
+    restored: int = 0
 
 
 def read_requests(path: Path, dataset: str | None, reason: str) -> list[Request]:
@@ -107,9 +107,9 @@ def forget(requests: Sequence[Request], workspace: Workspace, *, allow_unknown: 
         withdrawn = read_withdrawn(workspace.withdrawn(dataset))
         result = Forgotten(dataset, workspace.withdrawn(dataset))
         entries = dict(withdrawn.entries)
-        places = find(dataset, workspace, {form for each in wanted for form in (each.key, picture_key(each.key))})
+        partition_of = find(dataset, workspace, {form for each in wanted for form in (each.key, picture_key(each.key))})
         for request in wanted:
-            key = next((form for form in (picture_key(request.key), request.key) if form in places), None)
+            key = next((form for form in (picture_key(request.key), request.key) if form in partition_of), None)
             if key is None and withdrawn.contains(request.key):
                 key = request.key if request.key in entries else picture_key(request.key)
             if key is None and allow_unknown and request.dataset is not None:
@@ -120,9 +120,9 @@ def forget(requests: Sequence[Request], workspace: Workspace, *, allow_unknown: 
             if key in entries:
                 result.already += key in withdrawn.entries
                 continue
-            entries[key] = Withdrawal(key, request.reason, places.get(key, ""))
+            entries[key] = Withdrawal(key, request.reason, partition_of.get(key, ""))
             result.added.append(key)
-            result.partitions |= {places[key]} if places.get(key) else set()
+            result.partitions |= {partition_of[key]} if partition_of.get(key) else set()
         if result.added or result.already:
             lists.append((result, Withdrawn(entries)))
     if unknown:
@@ -132,7 +132,7 @@ def forget(requests: Sequence[Request], workspace: Workspace, *, allow_unknown: 
             "Nothing was changed. Correct them, pull the artifact that has them, or give --dataset and --allow-unknown."
         )
     for result, _ in lists:
-        result.adopted = adopt_dataset(result.dataset, workspace)
+        result.restored = restore_dataset(result.dataset, workspace)
     for result, withdrawn in lists:
         write_withdrawn(result.list_path, withdrawn)
     return [result for result, _ in lists]
@@ -140,15 +140,15 @@ def forget(requests: Sequence[Request], workspace: Workspace, *, allow_unknown: 
 
 def find(dataset: str, workspace: Workspace, keys: set[str]) -> dict[str, str]:
     """Return those of the keys that a dataset has, and the partition of each, empty where shards alone tell of it."""
-    places: dict[str, str] = {}
+    partition_of: dict[str, str] = {}
     for kind in KINDS:
         folder = workspace.artifact(dataset, kind)
-        if len(places) == len(keys) or not folder.is_dir():
+        if len(partition_of) == len(keys) or not folder.is_dir():
             continue
         for partition, found in _shard_keys(folder) if kind == "shards" else _table_keys(folder):
             for key in found & keys:
-                places.setdefault(key, partition)
-    return places
+                partition_of.setdefault(key, partition)
+    return partition_of
 
 
 def _table_keys(folder: Path) -> Iterator[tuple[str, set[str]]]:

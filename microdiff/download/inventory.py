@@ -75,19 +75,19 @@ def describe(source: Source, handler: Handler, paths: Sequence[str]) -> dict[str
         return dict(zip(distinct, answers, strict=True))
 
 
-def remember(path: Path, question: Any, listing: SourceInventory) -> None:
-    """Keep a listing.
+def remember(path: Path, question: Any, inventory: SourceInventory) -> None:
+    """Keep an inventory.
 
     Args:
         path: Where.
-        question: JSON value: all that the listing depends on but the source.
-        listing: The answer.
+        question: JSON value: all that the inventory depends on but the source.
+        inventory: The answer.
     """
-    write_json(path, {"question": digest_json(question), **asdict(listing)})
+    write_json(path, {"question": digest_json(question), **asdict(inventory)})
 
 
 def recall(path: Path, question: Any) -> SourceInventory | None:
-    """Return the listing kept, if there is one and the question is still the same."""
+    """Return the inventory kept, if there is one and the question is still the same."""
     try:
         kept = read_json(path)
     except FileNotFoundError:

@@ -119,7 +119,7 @@ def redact(stored: StoredPartition, withdrawn: Withdrawn, folder: Path, report: 
     """
     tar_name, table_name = f"{stored.name}.tar", f"{stored.name}.parquet"
     for name, path in stored.paths.items():
-        if digest_file(path) != stored.files[name]["sha256"]:
+        if digest_file(path) != stored.files[name].sha256:
             raise SchemaError(
                 f"{path}: damaged, its sha256 is not the recorded one. Remove {path.parent}, run it again."
             )

@@ -57,7 +57,7 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
         withdrawn = read_withdrawn(workspace.withdrawn(dataset))
         with Progress(f"list {dataset}", None) as progress:
             origin = _Origin(entry, run.store.root, progress, may_be_lost=bool(withdrawn))
-        source, partitions, files = origin.source, origin.listing.partitions, origin.listing.files
+        source, partitions, files = origin.source, origin.inventory.partitions, origin.inventory.files
         table = _Table(entry, origin, run)
         code = code_digest(["microdiff.download.raw_writer", f"microdiff.handlers.{dataset}"])
         settings = {"download": as_values(params.download), "handler": as_values(entry.handler)}
@@ -116,9 +116,9 @@ class _Origin:
 
     Args:
         entry: The dataset.
-        work: The store's folder, where the listing is kept.
+        work: The store's folder, where the inventory is kept.
         report: Receives messages.
-        may_be_lost: Whether the listing kept will do if the source does not answer.
+        may_be_lost: Whether the inventory kept will do if the source does not answer.
     """
 
     def __init__(self, entry: Dataset, work: Path, report: Reporter, *, may_be_lost: bool) -> None:
@@ -139,9 +139,9 @@ class _Origin:
                 raise
             report.say(f"{error}\nGoing on with what the source listed last time, to take out withdrawn samples.")
             self.source = self.annotations = LostSource(earlier.source, error)
-            self.listing = earlier
+            self.inventory = earlier
         else:
-            remember(kept, question, self.listing)
+            remember(kept, question, self.inventory)
 
     def _ask(self, entry: Dataset, work: Path, report: Reporter) -> None:
         self.source = self.annotations = open_source(entry.source, work)
@@ -153,7 +153,7 @@ class _Origin:
             self.annotations = open_source(root, work)
         source = self.annotations.with_reporter(report)
         annotations = describe(source, entry.handler, entry.handler.annotation_files(source))
-        self.listing = SourceInventory(self.source.name, partitions, files, tuple(annotations.values()))
+        self.inventory = SourceInventory(self.source.name, partitions, files, tuple(annotations.values()))
 
 
 def _compute(
@@ -185,7 +185,7 @@ class _Table:
     def __init__(self, entry: Dataset, origin: _Origin, run: Run) -> None:
         self._run = run
         self._source = origin.annotations
-        self.files = origin.listing.annotations
+        self.files = origin.inventory.annotations
         modules = ["microdiff.formats.annotations", f"microdiff.handlers.{entry.name}"]
         self._task = Task(
             step="download-annotations",

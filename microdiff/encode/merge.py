@@ -34,7 +34,9 @@ def write_merged(
     folder: Path,
     _: Reporter,
 ) -> Result:
-    """Decide which samples have all latents they need: of their caption by every encoder, of the smallest resolution.
+    """Keep a sample if every text encoder has its caption and the VAE has its picture at the smallest resolution.
+
+    Writes `<name>.parquet`.
 
     Args:
         captions: The captions artifact's folder.
@@ -42,7 +44,8 @@ def write_merged(
         image_file: Its image latents.
         text_files: Its caption latents by column.
         image_columns: Columns of image latents by their resolution in pixels.
-        folder: Receives `<name>.parquet`.
+        folder: Receives the table.
+        _: Not used: merging a partition takes no time worth reporting.
 
     Returns:
         The partition's counts, `with_<px>` counts for every resolution, and all encoders' descriptions.

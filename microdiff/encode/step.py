@@ -142,8 +142,8 @@ def _join_task(
         cache_key={
             "code": code_digest(["microdiff.encode.merge"]),
             "image_columns": list(image_columns.values()),
-            "image": image.files[image_name]["sha256"],
-            "text": {column: part.files[file]["sha256"] for (column, file), part in text_parts.items()},
+            "image": image.files[image_name].sha256,
+            "text": {column: part.files[file].sha256 for (column, file), part in text_parts.items()},
             "captions": captions.digests(name, ".parquet"),
         },
         compute=partial(

@@ -73,12 +73,11 @@ class Annotations:
         """Return the value of a key, its first one if it has several, or None."""
         return next((value for _, value in self.between(key, key + "\0")), None)
 
-    def with_prefix(self, prefix: str) -> Iterator[tuple[str, Any]]:
-        """Yield the rows whose keys begin with `prefix`, sorted by key, rows of one key in the source's order."""
-        return self._rows(_encoded(prefix), _encoded(prefix) + _AFTER_ANY_TEXT)
-
     def between(self, first: str | None, end: str | None) -> Iterator[tuple[str, Any]]:
-        """Yield the rows with `first` <= key < `end` in the same order; None leaves a side open."""
+        """Yield the rows with `first` <= key < `end`, sorted by key, rows of one key in the source's order.
+
+        None leaves a side open.
+        """
         return self._rows(_encoded(first or ""), _AFTER_ANY_TEXT if end is None else _encoded(end))
 
     @cached_property

@@ -1,12 +1,11 @@
 """What the index of a shard set says of its columns: dtypes and shapes, checked. Needs no torch."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
-from microdiff.artifacts.mds import Column
+from microdiff.artifacts.mds_index import Column, ShardEntry
 from microdiff.errors import SchemaError
 
 TEXT_ENCODING = "str"
@@ -42,7 +41,7 @@ class StoredArray:
         return f"{self.dtype} {self.shape}"
 
 
-def encoding_of(where: object, entries: Sequence[Mapping[str, Any]], column: str) -> str:
+def encoding_of(where: object, entries: Sequence[ShardEntry], column: str) -> str:
     """Return the one encoding that a column has in all shards.
 
     Raises:
@@ -50,10 +49,10 @@ def encoding_of(where: object, entries: Sequence[Mapping[str, Any]], column: str
     """
     found = set()
     for entry in entries:
-        if column not in entry["column_names"]:
-            path = f"{where}/{entry['raw_data']['basename']}"
-            raise SchemaError(f"{path} has no column {column!r}, only {sorted(entry['column_names'])}")
-        found.add(str(entry["column_encodings"][entry["column_names"].index(column)]))
+        if column not in entry.header.column_names:
+            path = f"{where}/{entry.raw.name}"
+            raise SchemaError(f"{path} has no column {column!r}, only {sorted(entry.header.column_names)}")
+        found.add(entry.header.encodings[column])
     if len(found) > 1:
         raise SchemaError(f"{where}: expected one encoding of {column}, got {sorted(found)}: write the set again")
     return found.pop()

@@ -247,7 +247,7 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
         for each in self.shard_sets:
             for entry in each.entries:
                 ready = None if each.source is None else partial(self._ensure_shard, len(files))
-                path = Path(each.folder, entry["raw_data"]["basename"])
+                path = Path(each.folder, entry.raw.name)
                 may_go = each.source is not None and bool(self.cache_limit)
                 files.append(ShardHandle(path, entry, each.withdrawn, ready, may_go))
         return files

@@ -8,11 +8,10 @@ import hashlib
 import os
 import tempfile
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from microdiff.artifacts.mds_index import ShardEntry
 from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import SchemaError
 from microdiff.remote.shard_source import ShardSource
@@ -70,16 +69,16 @@ class FolderSource:
         temporary.replace(target)
 
 
-def is_fetched(folder: Path, entry: Mapping[str, Any]) -> bool:
+def is_fetched(folder: Path, entry: ShardEntry) -> bool:
     """Tell whether a shard lies in a cache, whole and uncompressed."""
     try:
-        size = (folder / entry["raw_data"]["basename"]).stat().st_size
+        size = (folder / entry.raw.name).stat().st_size
     except (FileNotFoundError, NotADirectoryError):
         return False
-    return bool(size == entry["raw_data"]["bytes"])
+    return size == entry.raw.num_bytes
 
 
-def fetch_shard(source: ShardSource, prefix: str, entry: Mapping[str, Any]) -> None:
+def fetch_shard(source: ShardSource, prefix: str, entry: ShardEntry) -> None:
     """Put a shard into the cache, whole and uncompressed; does nothing if it is there.
 
     Args:
@@ -94,30 +93,31 @@ def fetch_shard(source: ShardSource, prefix: str, entry: Mapping[str, Any]) -> N
     folder = source.local / prefix
     if is_fetched(folder, entry):
         return
-    raw, packed = entry["raw_data"], entry.get("zip_data")
-    path = folder / raw["basename"]
+    path = folder / entry.raw.name
     path.unlink(missing_ok=True)  # of another size: left from another version of the set
-    if not packed:
-        source.fetch(prefix + raw["basename"])
+    if entry.zipped is None:
+        source.fetch(prefix + entry.raw.name)
         if not is_fetched(folder, entry):
-            raise SchemaError(f"{path}: expected {raw['bytes']} bytes, got another size: remove it and start again")
+            raise SchemaError(
+                f"{path}: expected {entry.raw.num_bytes} bytes, got another size: remove it and start again"
+            )
         return
-    source.fetch(prefix + packed["basename"])
+    source.fetch(prefix + entry.zipped.name)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        temporary.write_bytes(_decompressed(folder / packed["basename"], entry))
+        temporary.write_bytes(_decompressed(folder / entry.zipped.name, entry))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    (folder / packed["basename"]).unlink(missing_ok=True)
+    (folder / entry.zipped.name).unlink(missing_ok=True)
 
 
-def _decompressed(path: Path, entry: Mapping[str, Any]) -> bytes:
+def _decompressed(path: Path, entry: ShardEntry) -> bytes:
     import zstd  # streaming's own, by which such shards are written
 
-    if str(entry["compression"]).partition(":")[0] != "zstd":
-        raise SchemaError(f"{path}: is compressed by {entry['compression']}, expected zstd: write the set again")
-    expected = entry["raw_data"]["bytes"]
+    if str(entry.header.compression).partition(":")[0] != "zstd":
+        raise SchemaError(f"{path}: is compressed by {entry.header.compression}, expected zstd: write the set again")
+    expected = entry.raw.num_bytes
     try:
         data: bytes = zstd.decompress(path.read_bytes())
     except zstd.Error as error:

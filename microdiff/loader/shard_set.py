@@ -8,9 +8,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from microdiff.artifacts.mds import INDEX_NAME, read_index, read_sample
+from microdiff.artifacts.mds_index import INDEX_NAME, ShardEntry, read_index
+from microdiff.artifacts.mds_scan import MdsFile, Values
 from microdiff.core.withdrawn import WITHDRAWN, Withdrawn, read_withdrawn
 from microdiff.errors import SchemaError
 from microdiff.loader.column_types import StoredArray, caption_array, encoding_of, further_array, image_array
@@ -64,7 +64,7 @@ class ShardSet:
 
     given: str
     folder: Path
-    entries: Sequence[Mapping[str, Any]]
+    entries: Sequence[ShardEntry]
     source: ShardSource | None
     prefix: str
     encoders: object
@@ -81,7 +81,7 @@ class ShardSet:
     @property
     def has_keys(self) -> bool:
         """Whether samples have keys; those of the published code have none."""
-        return all(KEY_COLUMN in entry["column_names"] for entry in self.entries)
+        return all(KEY_COLUMN in entry.header.column_names for entry in self.entries)
 
 
 def open_shard_set(given: str | Path | ShardSource, wanted: Wanted, cache: Path | None = None) -> ShardSet:
@@ -100,20 +100,18 @@ def open_shard_set(given: str | Path | ShardSource, wanted: Wanted, cache: Path 
     name = str(top) if isinstance(given, Path) or source is None else str(given if isinstance(given, str) else top)
     prefix, column, entries = _choose_group(top, name, wanted.image_size)
     folder = top / prefix
-    if not sum(entry["samples"] for entry in entries):
+    if not sum(entry.num_samples for entry in entries):
         raise SchemaError(f"{folder}: has no samples with {column}: leave this dataset out at {wanted.image_size} px")
     withdrawn = _withdrawn_beside(top) if source is None else source.withdrawn
     if source is None:
         _check_files(folder, entries)
-        if any(entry.get("zip_data") for entry in entries):
+        if any(entry.zipped for entry in entries):
             source = FolderSource(top, cache)
             folder = source.local / prefix
     if wanted.check_hashes:
         for entry in entries:
-            if known_hash(entry["raw_data"].get("hashes", {})) is None:
-                raise SchemaError(
-                    f"{folder / entry['raw_data']['basename']}: its index states no hash: leave the check out"
-                )
+            if known_hash(entry.raw.hashes) is None:
+                raise SchemaError(f"{folder / entry.raw.name}: its index states no hash: leave the check out")
     encodings = {each: encoding_of(folder, entries, each) for each in (column, CAPTION_COLUMN, *wanted.columns)}
     encoders = read_encoders(_beside(top) / MANIFEST_NAME)
     first = _first_sample(folder, entries, source, prefix) if "bytes" in encodings.values() else {}
@@ -186,31 +184,31 @@ def _described(array: StoredArray | None) -> str:
     return "text" if array is None else f"{array.column} is {array}"
 
 
-def _choose_group(top: Path, name: str, image_size: int) -> tuple[str, str, list[dict[str, Any]]]:
+def _choose_group(top: Path, name: str, image_size: int) -> tuple[str, str, list[ShardEntry]]:
     """Return the prefix of the group that has the resolution, the column that holds it, and its shards."""
     columns = (f"latents_{image_size}", f"moments_{image_size}")
     entries = read_index(top / INDEX_NAME)
     for column in columns:
-        if all(column in entry["column_names"] for entry in entries):
+        if all(column in entry.header.column_names for entry in entries):
             return "", column, entries
     prefix = f"{image_size}/"
     if (top / prefix / INDEX_NAME).is_file():
         group = read_index(top / prefix / INDEX_NAME)
         for column in columns:
-            if all(column in entry["column_names"] for entry in group):
+            if all(column in entry.header.column_names for entry in group):
                 return prefix, column, group
-    found = {each for entry in entries for each in entry["column_names"] if each.startswith(("latents_", "moments_"))}
-    without = sum(not set(columns) & set(entry["column_names"]) for entry in entries)
+    names = [entry.header.column_names for entry in entries]
+    found = {each for every in names for each in every if each.startswith(("latents_", "moments_"))}
+    without = sum(not set(columns) & set(each) for each in names)
     raise SchemaError(
         f"{name}: {without} of {len(entries)} shards have no {columns[0]}, only {sorted(found)}: choose another "
         f"image_size, or encode this dataset at {image_size} px"
     )
 
 
-def _check_files(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+def _check_files(folder: Path, entries: Sequence[ShardEntry]) -> None:
     for entry in entries:
-        file = entry.get("zip_data") or entry["raw_data"]
-        path, expected = folder / file["basename"], file["bytes"]
+        path, expected = folder / entry.stored.name, entry.stored.num_bytes
         try:
             found = path.stat().st_size
         except (FileNotFoundError, NotADirectoryError):
@@ -219,14 +217,12 @@ def _check_files(folder: Path, entries: Sequence[Mapping[str, Any]]) -> None:
             raise SchemaError(f"{path}: expected {expected} bytes, got {found}: write or pull it again")
 
 
-def _first_sample(
-    folder: Path, entries: Sequence[Mapping[str, Any]], source: ShardSource | None, prefix: str
-) -> dict[str, bytes]:
+def _first_sample(folder: Path, entries: Sequence[ShardEntry], source: ShardSource | None, prefix: str) -> Values:
     """Return a sample as it is stored: shards of the published code state no shapes."""
-    entry = next(entry for entry in entries if entry["samples"])
+    entry = next(entry for entry in entries if entry.num_samples)
     if source is not None:
         fetch_shard(source, prefix, entry)
-    return read_sample(folder, entry, 0)
+    return MdsFile(folder, entry.uncompressed()).sample(0)
 
 
 def _beside(top: Path) -> Path:

@@ -24,6 +24,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from microdiff.core.files import is_at, try_lock
+
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where Linux has it, not a temporary file of ours
 _SEGMENT = re.compile(
     r"(\d{6})_(?:locals|barrier|next_epoch|cache_usage|shard_states|shard_access_times|resume|epoch_shape|epoch_data)"
@@ -62,7 +64,7 @@ def hold_shared_memory(dataset: Any) -> list[Any]:
     while True:
         held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(held, fcntl.LOCK_SH)
-        if _is_at(held, path):
+        if is_at(held, path):
             os.utime(held)  # newer than the segments
             break
         os.close(held)  # removed between the two calls
@@ -91,7 +93,7 @@ def _release(number: str, held: int, segments: list[Any], process: int) -> None:
             atexit.unregister(segment.cleanup)
             with contextlib.suppress(BufferError):  # somebody still looks at it
                 segment.cleanup()
-        if _try_lock(held):
+        if try_lock(held):
             _remove([SHARED_MEMORY / f"microdiff_{number}", *_lock_files().get(number, [])])
     os.close(held)
 
@@ -129,7 +131,7 @@ def _remove_unless_held(holder: Path, files: list[Path]) -> bool:
     except FileNotFoundError:
         return False
     try:
-        if not _try_lock(held) or not _is_at(held, holder):
+        if not try_lock(held) or not is_at(held, holder):
             return False
         _remove([*files, holder])
         return True
@@ -180,19 +182,3 @@ def _is_young(path: Path) -> bool:
 def _remove(paths: list[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Tell whether a descriptor is still that of the file at a path."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

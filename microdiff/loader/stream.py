@@ -4,9 +4,7 @@ Streaming keeps what it is good at: one download of a shard per machine, prefetc
 this module takes some ten seconds, as streaming does.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +13,7 @@ from streaming.base.format.base.reader import FileInfo
 from streaming.base.format.mds import MDSReader
 from streaming.base.world import World
 
+from microdiff.artifacts.mds_index import IndexedFile, ShardEntry
 from microdiff.loader.shard_cache import fetch_shard, is_fetched
 from microdiff.loader.shard_set import ShardSet
 
@@ -30,6 +29,7 @@ class LatentsStream(Stream):  # type: ignore[misc]  # streaming ships without ty
     def __init__(self, shard_set: ShardSet, proportion: float | None) -> None:
         super().__init__(local=str(shard_set.folder), proportion=proportion)
         self.shard_set = shard_set
+        self._entries = {entry.raw.name: entry for entry in shard_set.entries}
 
     def get_shards(self, world: World, allow_unsafe_types: bool) -> list[MDSReader]:
         """Return the shards that the index lists; it was read and checked before."""
@@ -47,29 +47,30 @@ class LatentsStream(Stream):  # type: ignore[misc]  # streaming ships without ty
 
     def prepare_shard(self, shard: MDSReader) -> int:
         """Fetch a shard if it is not there; return by how many bytes the cache has grown."""
-        source = self.shard_set.source
-        entry = {"raw_data": vars(shard.raw_data), "zip_data": None, "compression": shard.compression}
+        source, entry = self.shard_set.source, self._entries[shard.raw_data.basename]
         if source is None or is_fetched(Path(self.local), entry):
             return 0
-        if shard.zip_data is not None:
-            entry["zip_data"] = vars(shard.zip_data)
         fetch_shard(source, self.shard_set.prefix, entry)
         grown: int = shard.raw_data.bytes
         return grown
 
 
-def _reader(folder: str, entry: Mapping[str, Any]) -> MDSReader:
+def _reader(folder: str, entry: ShardEntry) -> MDSReader:
     """Return streaming's object for a shard, without the deep copy that its own way from JSON takes."""
     return MDSReader(
         dirname=folder,
         split="",
-        column_encodings=entry["column_encodings"],
-        column_names=entry["column_names"],
-        column_sizes=entry["column_sizes"],
-        compression=entry.get("compression"),
-        hashes=entry.get("hashes", []),
-        raw_data=FileInfo(**entry["raw_data"]),
-        samples=entry["samples"],
+        column_encodings=list(entry.header.column_encodings),
+        column_names=list(entry.header.column_names),
+        column_sizes=list(entry.header.column_sizes),
+        compression=entry.header.compression,
+        hashes=list(entry.header.hashes),
+        raw_data=_file(entry.raw),
+        samples=entry.num_samples,
         size_limit=None,
-        zip_data=FileInfo(**entry["zip_data"]) if entry.get("zip_data") else None,
+        zip_data=None if entry.zipped is None else _file(entry.zipped),
     )
+
+
+def _file(file: IndexedFile) -> FileInfo:
+    return FileInfo(file.name, file.num_bytes, dict(file.hashes))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from microdiff.artifacts.manifest import FORMAT, write_manifest
+from microdiff.artifacts.manifest import FORMAT, PartitionRecord, PartRecord, write_manifest
 from microdiff.core.files import canonical_json, digest_bytes, link_or_copy, replace_folder, sync, write_json
 from microdiff.core.ledger import Counts
 from microdiff.pipeline.store import StoredPartition
@@ -40,12 +40,8 @@ def assemble(
             target = partial / name
             target.parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(path, target)
-        partitions[item.name] = {
-            "fingerprints": item.fingerprints,
-            "counts": item.counts,
-            "files": item.files,
-            "parts": [_part(part) for part in item.parts],
-        }
+        parts = tuple(_part(part) for part in item.parts)
+        partitions[item.name] = PartitionRecord(item.fingerprints, item.counts, item.files, parts).to_json()
     for name, value in extra.items():
         write_json(partial / name, value)
     write_manifest(
@@ -63,13 +59,7 @@ def assemble(
     replace_folder(partial, folder)
 
 
-def _part(part: StoredPartition) -> dict[str, Any]:
+def _part(part: StoredPartition) -> PartRecord:
     """Return what makes a folder of the store out of a partition's files again, see `microdiff.pipeline.restore`."""
     facts = {name: value for name, value in part.result.facts.items() if name != "entry"}  # that is in index.json
-    return {
-        "step": part.step,
-        "fingerprint": part.fingerprints[0],
-        "counts": part.counts,
-        "facts": facts,
-        "files": sorted(part.files),
-    }
+    return PartRecord(part.step, part.fingerprints[0], part.counts, facts, tuple(sorted(part.files)))

@@ -17,23 +17,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from microdiff.artifacts.manifest import FileRecord
 from microdiff.core.files import (
     digest_file,
     digest_json,
     link_or_copy,
-    read_json,
     scratch_folder,
     sweep,
     sync,
-    write_json,
 )
 from microdiff.core.ledger import Counts, Result
 from microdiff.core.progress import SAMPLES, Reporter
 from microdiff.errors import SchemaError, StepError
 from microdiff.pipeline.executor import TaskResult, run_tasks
+from microdiff.pipeline.store_record import StoreRecord
 from microdiff.pipeline.workers import WorkerPlan
 
-RECORD = "partition.json"
 _FINGERPRINT_DIGITS = 32
 _ALREADY_THERE = (errno.ENOTEMPTY, errno.EEXIST)
 
@@ -70,23 +69,23 @@ class StoredPartition:
         name: The partition's name.
         fingerprints: The store's folders it consists of.
         result: What its computation said.
-        files: `bytes` and `sha256` by path in the artifact.
+        files: Its files by path in the artifact.
         paths: Where the store has them.
-        others: The results it is joined from, besides its own.
+        others: The results it is merged from, besides its own.
     """
 
     step: str
     name: str
     fingerprints: tuple[str, ...]
     result: Result
-    files: Mapping[str, Mapping[str, Any]]
+    files: Mapping[str, FileRecord]
     paths: Mapping[str, Path]
     others: "tuple[StoredPartition, ...]" = ()
 
     @property
     def parts(self) -> "tuple[StoredPartition, ...]":
         """The results that it consists of, each a folder of the store."""
-        own = {name: facts for name, facts in self.files.items() if all(name not in each.files for each in self.others)}
+        own = {name: file for name, file in self.files.items() if all(name not in each.files for each in self.others)}
         return replace(self, fingerprints=self.fingerprints[:1], files=own, others=()), *self.others
 
     @property
@@ -102,7 +101,7 @@ class StoredPartition:
             self.name,
             tuple(fingerprint for part in parts for fingerprint in part.fingerprints),
             self.result,
-            {name: facts for part in parts for name, facts in part.files.items()},
+            {name: file for part in parts for name, file in part.files.items()},
             {name: path for part in parts for name, path in part.paths.items()},
             others,
         )
@@ -143,13 +142,13 @@ class Store:
             with contextlib.suppress(SchemaError, FileNotFoundError):
                 yield _load(folder)
 
-    def adopt(self, step: str, fingerprint: str, record: Mapping[str, Any], paths: Mapping[str, Path]) -> bool:
+    def add(self, step: str, fingerprint: str, record: StoreRecord, paths: Mapping[str, Path]) -> bool:
         """Take in a finished result from files that were made elsewhere; return whether it was not there yet.
 
         Args:
             step: Which kind it is.
             fingerprint: Its folder's name.
-            record: What `partition.json` holds: name, counts, facts, files.
+            record: What it is.
             paths: Where its files are now; they are linked, or copied where links are impossible.
         """
         target = self.root / step / fingerprint
@@ -159,7 +158,7 @@ class Store:
             for name, path in paths.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 link_or_copy(path, folder / name)
-            write_json(folder / RECORD, record)
+            record.write(folder)
             _publish(folder, target)
         return True
 
@@ -168,14 +167,13 @@ class Store:
 
         Args:
             names: Of files. Every result with a file of one of these names is looked at, and removed if it is not the
-                file that its record speaks of.
+                file that its record states, or if the record is damaged itself.
         """
         dropped = 0
         for name in sorted(names):
             for path in sorted(self.root.glob(f"*/{'[0-9a-f]' * _FINGERPRINT_DIGITS}/{name}")):
                 folder = path.parents[name.count("/")]
-                recorded = read_json(folder / RECORD)["files"].get(name, {})
-                if recorded and digest_file(path) != recorded["sha256"]:
+                if _is_damaged(folder, name):
                     _discard(folder)
                     dropped += 1
         return dropped
@@ -249,14 +247,23 @@ def _discard(folder: Path) -> None:
 
 
 def _load(folder: Path) -> StoredPartition:
-    record = read_json(folder / RECORD)
-    paths = {name: folder / name for name in record["files"]}
+    record = StoreRecord.read(folder)
+    paths = {name: folder / name for name in record.files}
     for name, path in paths.items():
         size = path.stat().st_size if path.is_file() else None
-        if size != record["files"][name]["bytes"]:
-            raise SchemaError(f"{path}: expected {record['files'][name]['bytes']} bytes, found {size}")
-    result = Result(record["counts"], record["facts"])
-    return StoredPartition(folder.parent.name, record["name"], (folder.name,), result, record["files"], paths)
+        if size != record.files[name].num_bytes:
+            raise SchemaError(f"{path}: expected {record.files[name].num_bytes} bytes, found {size}")
+    result = Result(record.counts, record.facts)
+    return StoredPartition(folder.parent.name, record.name, (folder.name,), result, record.files, paths)
+
+
+def _is_damaged(folder: Path, name: str) -> bool:
+    """Tell whether a file is not the recorded one, or whether nothing can be told because the record is damaged."""
+    try:
+        recorded = StoreRecord.read(folder).files.get(name)
+    except SchemaError:
+        return True
+    return recorded is not None and digest_file(folder / name) != recorded.sha256
 
 
 def _compute(task: Task, target: Path, report: Reporter) -> StoredPartition:
@@ -267,9 +274,8 @@ def _compute(task: Task, target: Path, report: Reporter) -> StoredPartition:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             sync(path)
             name = path.relative_to(folder).as_posix()
-            files[name] = {"bytes": path.stat().st_size, "sha256": result.digests.get(name) or digest_file(path)}
-        record = {"name": task.name, "counts": result.counts, "facts": dict(result.facts), "files": files}
-        write_json(folder / RECORD, record)
+            files[name] = FileRecord(path.stat().st_size, result.digests.get(name) or digest_file(path))
+        StoreRecord(task.name, result.counts, result.facts, files).write(folder)
         _publish(folder, target)
     return _load(target)
 

@@ -40,9 +40,7 @@ class Workspace:
         """
         folder = self.artifact(dataset, kind)
         manifest = parse_manifest(folder)
-        absent = [
-            name for part in manifest.partitions.values() for name in part["files"] if not (folder / name).exists()
-        ]
+        absent = [name for name in manifest.files if not (folder / name).exists()]
         if absent and is_dvc_repository(self.root):
             target = f"data/{dataset}/{kind}"
             log.info("%s: fetching %d files that are not here", target, len(absent))
@@ -72,6 +70,6 @@ class Workspace:
             SchemaError: An artifact is damaged.
         """
         manifests = [read_manifest(path.parent) for path in sorted(self.root.glob(f"data/*/*/{MANIFEST}"))]
-        published = [name for each in manifests for part in each.partitions.values() for name in part["fingerprints"]]
+        published = [name for each in manifests for part in each.partitions.values() for name in part.fingerprints]
         listed = [name for each in manifests for names in each.facts.get("listings", {}).values() for name in names]
         return published + listed

@@ -1,6 +1,8 @@
-"""The list of a tracked folder's files, as DVC keeps it in an object `<md5>.dir`: the MD5 of each file by path."""
+"""DVC's object for a tracked folder, `<md5>.dir`: it lists the MD5 of each file by path."""
 
+import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,20 +13,21 @@ from microdiff.errors import SourceError
 from microdiff.storage.objects import NoSuchObject, ObjectStore
 from microdiff.storage.objects.fetching import FEW_ATTEMPTS, fetch_object
 
-_DIGITS = set("0123456789abcdef")
+SUFFIX = ".dir"
+_MD5 = re.compile("[0-9a-f]{32}")
 
 
-def read_listing(store: ObjectStore, directory: str, cache: Path, name: str) -> dict[str, str]:
+def fetch_dir_object(store: ObjectStore, directory: str, cache: Path, name: str) -> dict[str, str]:
     """Return the MD5 of each file of a tracked folder by path, from the cache or the remote.
 
     Args:
         store: Holds the object.
-        directory: The object that lists the files, `<md5>.dir`.
-        cache: The cache folder; the list is kept there.
+        directory: The dir object's name, `<md5>.dir`.
+        cache: The cache folder; the object is kept there.
         name: What it is, for messages.
 
     Raises:
-        SourceError: The object cannot be had whole, or is no such list.
+        SourceError: The object cannot be had whole, or is no dir object.
     """
     path = cache / "listings" / directory
     if not path.is_file():
@@ -39,26 +42,30 @@ def read_listing(store: ObjectStore, directory: str, cache: Path, name: str) -> 
                 path.parent.mkdir(parents=True, exist_ok=True)
                 part.rename(path)
             shutil.rmtree(folder, ignore_errors=True)
-    return parse_listing(path.read_bytes(), name)
+    return parse_dir_object(path.read_bytes(), name)
 
 
-def keep_listing(directory: str, files: Mapping[str, str], cache: Path) -> None:
-    """Keep a list of files that came by another way than the remote, as `read_listing` does."""
+def keep_dir_object(files: Mapping[str, str], cache: Path) -> None:
+    """Keep the object of files that came by another way than the remote, as `fetch_dir_object` does."""
+    directory = folder_digest(files)
     path = cache / "listings" / directory
     if not path.is_file():
         with scratch_folder(path.parent) as folder:
-            (folder / directory).write_bytes(listing_bytes(files))
+            (folder / directory).write_bytes(dir_object_bytes(files))
             (folder / directory).rename(path)
 
 
-def parse_listing(data: bytes, name: str) -> dict[str, str]:
-    """Return the MD5 of each file by path from the bytes of a list.
+def parse_dir_object(data: bytes, name: str) -> dict[str, str]:
+    """Return the MD5 of each file by path from a dir object's bytes.
 
     Raises:
-        SourceError: It is no such list, or names a file outside the folder.
+        SourceError: It is no dir object, or names a file outside the folder.
     """
     try:
-        files = {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(data)}
+        entries: list[dict[str, object]] = json.loads(data)
+        if not isinstance(entries, list):
+            raise TypeError(type(entries))
+        files = {str(entry["relpath"]): str(entry["md5"]) for entry in entries}
     except (ValueError, KeyError, TypeError) as error:
         raise SourceError(f"{name}: the object that lists its files is no such list ({type(error).__name__})") from None
     check_paths(files, name)
@@ -73,22 +80,27 @@ def check_paths(files: Mapping[str, str], name: str) -> None:
     """
     for path, md5 in files.items():
         is_inside = path and not path.startswith("/") and not {"..", ".", ""} & set(path.split("/"))
-        if not is_inside or len(md5) != 32 or set(md5) - set("0123456789abcdef"):
+        if not is_inside or not _MD5.fullmatch(md5):
             raise SourceError(f"{name}: it lists a file {path!r} with MD5 {md5!r}, which cannot be. Do not trust it.")
 
 
-def listing_bytes(files: Mapping[str, str]) -> bytes:
-    """Return the bytes that DVC writes to list files; their MD5 names the list."""
+def dir_object_bytes(files: Mapping[str, str]) -> bytes:
+    """Return the bytes of the dir object that DVC writes for files with these MD5s."""
     return json.dumps([{"md5": md5, "relpath": path} for path, md5 in sorted(files.items())]).encode()
+
+
+def folder_digest(files: Mapping[str, str]) -> str:
+    """Return the digest that DVC gives a folder of files with these MD5s: the name of its dir object."""
+    return hashlib.md5(dir_object_bytes(files), usedforsecurity=False).hexdigest() + SUFFIX
 
 
 def files_elsewhere(files: Mapping[str, str], directory: str, cache: Path) -> dict[str, Path]:
     """Return the files of other versions in a cache that a version has as well, by MD5."""
     wanted, found = set(files.values()), {}
-    for listing in sorted((cache / "listings").glob("*.dir")):
-        if listing.name != directory:
-            folder = cache / "shards" / listing.name.removesuffix(".dir")
-            for path, md5 in parse_listing(listing.read_bytes(), listing.name).items():
+    for other in sorted((cache / "listings").glob(f"*{SUFFIX}")):
+        if other.name != directory:
+            folder = cache / "shards" / other.name.removesuffix(SUFFIX)
+            for path, md5 in parse_dir_object(other.read_bytes(), other.name).items():
                 if md5 in wanted:
                     found[md5] = folder / path
     return found

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from microdiff.core.files import scratch_folder
 from microdiff.core.withdrawn import WITHDRAWN, Withdrawn, read_withdrawn
 from microdiff.errors import ParamsError
-from microdiff.remote.dvc_dir_object import files_elsewhere, keep_listing, read_listing
+from microdiff.remote.dvc_dir_object import fetch_dir_object, files_elsewhere, keep_dir_object
 from microdiff.remote.dvc_project import find_output, remote_settings
 from microdiff.remote.git_revision import Revision, open_revision
 from microdiff.remote.release_file import Release, is_release, read_release
@@ -56,7 +56,7 @@ def open_dvc_source(url: str, cache: Path | None = None) -> ShardSource:
 
 
 def resolve(repository: str | None, path: str, rev: str, cache: Path) -> tuple[Revision, CachedShards]:
-    """Return the commit that a revision is, and the shards that it has at a path; only their list is fetched.
+    """Return the commit that a revision is, and the shards that it has at a path; only their dir object is fetched.
 
     Args:
         repository: None for the project that the working directory is in.
@@ -72,7 +72,7 @@ def resolve(repository: str | None, path: str, rev: str, cache: Path) -> tuple[R
     settings = remote_settings(revision, output.remote)
     store = open_store(settings)
     name = f"{output.path} at {revision.commit[:12]}"
-    files = read_listing(store, output.md5, cache, name)
+    files = fetch_dir_object(store, output.md5, cache, name)
     return revision, CachedShards(
         name=name,
         directory=output.md5,
@@ -98,7 +98,7 @@ def _of_revision(name: str, cache: Path) -> CachedShards:
 
 def _of_release(name: str, cache: Path) -> CachedShards:
     release = read_release(name)
-    keep_listing(release.directory, release.files, cache)
+    keep_dir_object(release.files, cache)
     return CachedShards(
         name=f"{release.path} of {PurePosixPath(name).name}",
         directory=release.directory,
@@ -116,10 +116,10 @@ def _withdrawn(revision: Revision, path: str, cache: Path) -> Withdrawn:
 
     A sample that was withdrawn may not be trained on, however old the commit is.
     """
-    place = str(PurePosixPath(path).parent / WITHDRAWN)
-    entries = dict(_parsed(revision.read(place), cache).entries)
+    path_of_list = str(PurePosixPath(path).parent / WITHDRAWN)
+    entries = dict(_parsed(revision.read(path_of_list), cache).entries)
     if revision.checkout is not None:
-        entries |= read_withdrawn(revision.checkout / place).entries
+        entries |= read_withdrawn(revision.checkout / path_of_list).entries
     return Withdrawn(entries)
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from microdiff.core.progress import LogReporter
 from microdiff.errors import SourceError
-from microdiff.remote.dvc_dir_object import check_paths, listing_bytes
+from microdiff.remote.dvc_dir_object import check_paths, folder_digest
 from microdiff.storage.objects import ObjectStore
 from microdiff.storage.objects.fetching import FEW_ATTEMPTS, ask
 from microdiff.storage.objects.opening import open_store
@@ -76,8 +76,7 @@ def read_release(place: str) -> Release:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SourceError(f"{name}: not a release file ({error!r}). Write one: python -m stages.release") from None
     check_paths(release.files, name)
-    digest = hashlib.md5(listing_bytes(release.files), usedforsecurity=False).hexdigest()
-    if f"{digest}.dir" != release.directory or not is_whole:
+    if folder_digest(release.files) != release.directory or not is_whole:
         raise SourceError(
             f"{name}: damaged: its files or withdrawn samples are not those it was written with. Get it again."
         )

@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from microdiff.artifacts.manifest import MANIFEST
+from microdiff.artifacts.manifest import MANIFEST, PartitionRecord
 from microdiff.core.files import read_json, write_json
 from microdiff.core.withdrawn import WITHDRAWN
 from microdiff.errors import SourceError
@@ -37,11 +37,11 @@ def write_release(dataset: str, rev: str = "HEAD", out: Path = Path(RELEASE), ca
     shards.fetch_indexes()
     manifest = read_json(shards.local / MANIFEST) if MANIFEST in shards.files else {}
     sizes = _sizes(shards)
-    for partition in manifest.get("partitions", {}).values():
-        for path, facts in partition["files"].items():
-            if sizes.get(path) != facts["bytes"]:
+    for partition in map(PartitionRecord.parse, manifest.get("partitions", {}).values()):
+        for path, file in partition.files.items():
+            if sizes.get(path) != file.num_bytes:
                 raise SourceError(
-                    f"{shards.name}: {path} has {sizes.get(path)} bytes on the remote, expected {facts['bytes']}.\n"
+                    f"{shards.name}: {path} has {sizes.get(path)} bytes on the remote, expected {file.num_bytes}.\n"
                     "Delete the object there and push it again: make push"
                 )
     listed = revision.read(f"data/{dataset}/{WITHDRAWN}")

@@ -3,7 +3,7 @@
 A cache folder holds
 
     shards/<md5>/       one folder per version, named by the object that lists its files
-    listings/<md5>      these lists
+    listings/<md5>.dir  these objects
     partial/<md5>/part  what an interrupted download has of an object; it is locked by who continues it
     git/                commits of other repositories (see microdiff.remote.git_revision)
 

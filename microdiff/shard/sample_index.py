@@ -1,10 +1,10 @@
-"""What a partition of latents offers to shards, listed once: a record of fixed size per sample, and the texts.
+"""The sample index of a partition of latents: a record of fixed size per sample, its texts, and where latents are.
 
 Millions of samples are then packed as a few arrays, and a worker that writes a shard finds a sample's bytes by
 offsets, without reading the tables and headers of every partition that the shard draws from.
 
 Files: `records` (see `record_type`), `texts` (every sample's key and caption, UTF-8, one after another), and
-`listing.json` (the columns, and where each latents file has them).
+`listing.json` (the columns of latents: the file each is in, and where).
 """
 
 import json
@@ -18,21 +18,21 @@ import xxhash
 from numpy.typing import NDArray
 
 from microdiff.artifacts.latents import LatentsFile
-from microdiff.artifacts.mds import Column
+from microdiff.artifacts.mds_index import Column
 from microdiff.artifacts.tables import read_kept
 from microdiff.core.files import read_json, write_json
 from microdiff.core.ledger import KEPT, Result
 from microdiff.core.progress import Reporter
 from microdiff.errors import SchemaError
 
-RECORDS, TEXTS, LISTING = "records", "texts", "listing.json"
+RECORDS, TEXTS, LOCATIONS = "records", "texts", "listing.json"
 _IMAGE_PREFIXES = ("latents_", "moments_")
 PLAIN_COLUMNS = {"key": "str", "caption": "str", "width": "int32", "height": "int32"}
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a column's values are.
+class ColumnLocation:
+    """Where a column's values are, one row after another.
 
     Attributes:
         file: Name of the latents file.
@@ -48,7 +48,7 @@ class Place:
 
 
 def record_type(num_columns: int) -> "np.dtype[Any]":
-    """Return the type of a sample's record in a listing with so many columns of latents."""
+    """Return the type of a sample's record in an index of so many columns of latents."""
     return np.dtype(
         [
             ("key_hash", "<u8"),
@@ -60,7 +60,7 @@ def record_type(num_columns: int) -> "np.dtype[Any]":
             ("caption_bytes", "<u4"),
             ("width", "<i4"),
             ("height", "<i4"),
-            ("rows", "<i4", (num_columns,)),  # row of each column by order of `listing.json`, -1 for none
+            ("rows", "<i4", (num_columns,)),  # row in each column, columns by name, -1 for none
         ]
     )
 
@@ -75,7 +75,7 @@ class Samples:
         groups: uint32, largest resolution in pixels.
         sizes: uint32, bytes it adds to a shard.
         partitions: uint32, its partition's position.
-        rows: uint32, its record in the partition's listing.
+        rows: uint32, its record in the partition's index.
     """
 
     key_hashes: NDArray[np.uint64]
@@ -89,7 +89,7 @@ class Samples:
 @dataclass(frozen=True)
 class _Column:
     name: str
-    place: Place
+    location: ColumnLocation
     rows: NDArray[Any]
     row_of: Mapping[str, int]  # by the sample's key, or for image latents by the picture's
     is_image: bool
@@ -99,14 +99,14 @@ class _Column:
         return self.row_of.get(sample["image_key" if self.is_image else "key"], -1)
 
 
-def write_listing(latents: Path, name: str, files: Sequence[str], folder: Path, report: Reporter) -> Result:
-    """List one partition.
+def write_sample_index(latents: Path, name: str, files: Sequence[str], folder: Path, report: Reporter) -> Result:
+    """Index one partition's samples.
 
     Args:
         latents: The latents artifact's folder.
         name: The partition.
         files: Names of its latents files.
-        folder: Receives the listing.
+        folder: Receives the index.
         report: Receives progress.
 
     Returns:
@@ -147,27 +147,27 @@ def write_listing(latents: Path, name: str, files: Sequence[str], folder: Path, 
             offset += len(key) + len(caption)
             report.tick(1)
     np.array(records, record_type(len(columns))).tofile(folder / RECORDS)
-    write_json(folder / LISTING, {column.name: asdict(column.place) for column in columns})
-    encodings = {column.name: column.place.encoding for column in columns}
+    write_json(folder / LOCATIONS, {column.name: asdict(column.location) for column in columns})
+    encodings = {column.name: column.location.encoding for column in columns}
     of_groups = {
         group: {**PLAIN_COLUMNS, **{name: encodings[name] for name in names}} for group, names in groups.items()
     }
     return Result({"in": len(records), KEPT: len(records)}, {"columns": of_groups})
 
 
-def read_places(listing: Path) -> dict[str, Place]:
-    """Return where a listed partition has its columns, in the order of the records' rows."""
-    return {column: Place(**place) for column, place in sorted(read_json(listing / LISTING).items())}
+def read_locations(index: Path) -> dict[str, ColumnLocation]:
+    """Return where an indexed partition has its columns, in the order of the records' rows."""
+    return {column: ColumnLocation(**values) for column, values in sorted(read_json(index / LOCATIONS).items())}
 
 
-def load_index(listings: Sequence[Path]) -> Samples:
-    """Read all listings of a dataset, keeping 44 bytes a sample."""
-    parts = [_read_listing(number, listing) for number, listing in enumerate(listings)]
+def load_samples(indexes: Sequence[Path]) -> Samples:
+    """Read the indexes of all of a dataset's partitions, keeping 44 bytes a sample."""
+    parts = [_read_records(number, index) for number, index in enumerate(indexes)]
     return Samples(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def _read_listing(number: int, folder: Path) -> tuple[NDArray[Any], ...]:
-    records = np.fromfile(folder / RECORDS, record_type(len(read_places(folder))))
+def _read_records(number: int, folder: Path) -> tuple[NDArray[Any], ...]:
+    records = np.fromfile(folder / RECORDS, record_type(len(read_locations(folder))))
     fields = [records[name].copy() for name in ("key_hash", "digest", "group", "size")]
     return (*fields, np.full(len(records), number, np.uint32), np.arange(len(records), dtype=np.uint32))
 
@@ -178,12 +178,12 @@ def _open_columns(latents: Path, files: Sequence[str]) -> list[_Column]:
         opened = LatentsFile(latents / file)
         for name in opened.names:
             if name in found:
-                raise SchemaError(f"{latents}: {found[name].place.file} and {file} both hold {name}: rebuild them")
+                raise SchemaError(f"{latents}: {found[name].location.file} and {file} both hold {name}: rebuild them")
             rows = opened.rows(name)
             encoding = f"ndarray:{rows.dtype.name}:{','.join(map(str, rows.shape[1:]))}"
-            place = Place(file, opened.offset(name), Column.parse(name, encoding).size or 0, encoding)
+            location = ColumnLocation(file, opened.offset(name), Column.parse(name, encoding).size or 0, encoding)
             row_of = {key: row for row, key in enumerate(opened.keys(name))}
-            found[name] = _Column(name, place, rows, row_of, name.startswith(_IMAGE_PREFIXES))
+            found[name] = _Column(name, location, rows, row_of, name.startswith(_IMAGE_PREFIXES))
     return [found[name] for name in sorted(found)]
 
 
@@ -204,4 +204,4 @@ def _size(text_bytes: int, present: Sequence[_Column]) -> int:
     """Return what a sample adds to a shard: its offset, the lengths of its texts, and its values."""
     num_texts = sum(encoding == "str" for encoding in PLAIN_COLUMNS.values())
     num_numbers = len(PLAIN_COLUMNS) - num_texts
-    return 4 + 4 * num_texts + text_bytes + 4 * num_numbers + sum(column.place.row_bytes for column in present)
+    return 4 + 4 * num_texts + text_bytes + 4 * num_numbers + sum(column.location.row_bytes for column in present)

@@ -1,6 +1,6 @@
 """The shard step: latents become MDS shards, each shard a task of its own.
 
-Every partition is listed first; the listings say which samples share a shard, and where a shard's bytes are.
+Every partition's samples are indexed first; the indexes say which samples share a shard, and where its bytes are.
 Samples that also have latents of the larger resolution form a group of their own, so that one copy serves both
 training resolutions: `index.json` lists all samples, `512/index.json` those with 512 pixels, `256/` holds the rest.
 """
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from microdiff.artifacts.manifest import Manifest
-from microdiff.artifacts.mds import ZSTD, empty_bytes, index_document, nest_entry
+from microdiff.artifacts.mds import ZSTD, empty_bytes
+from microdiff.artifacts.mds_index import INDEX_NAME, ShardEntry, index_document
 from microdiff.config.settings import ShardSettings
 from microdiff.core.code_fingerprint import code_digest
 from microdiff.core.files import digest_bytes
@@ -23,8 +24,8 @@ from microdiff.pipeline.params import Params, as_values
 from microdiff.pipeline.run import Run
 from microdiff.pipeline.store import StoredPartition, Task
 from microdiff.pipeline.workspace import Workspace
-from microdiff.shard.packing import Indices, pack_in_order, pack_shuffled, places_of
-from microdiff.shard.sample_index import Samples, load_index, write_listing
+from microdiff.shard.packing import Indices, hash_positions, pack_in_order, pack_shuffled
+from microdiff.shard.sample_index import Samples, load_samples, write_sample_index
 from microdiff.shard.writer import ShardPlan, write_shard
 
 _COMPRESSION = {"none": None, "zstd": ZSTD}
@@ -50,15 +51,15 @@ def shard(dataset: str, params: Params, workspace: Workspace) -> Counts:
     run = Run("shard", dataset, workspace)
     with run.store.in_use():
         latents = workspace.read_input(dataset, "latents")
-        listings = run.compute(_listing_units(latents))
-        samples = load_index([_folder(listing) for listing in listings])
+        sample_indexes = run.compute(_index_tasks(latents))
+        samples = load_samples([_folder(index) for index in sample_indexes])
         if len(samples.sizes) != latents.counts[KEPT]:
             raise StepError(
                 f"shard {dataset}: {len(samples.sizes)} samples have latents, but the encode step kept "
                 f"{latents.counts[KEPT]}. Rebuild them: dvc repro -f encode@{dataset}"
             )
-        columns = _columns_of_groups(dataset, listings)
-        tasks = list(_shard_units(latents.folder, listings, samples, columns, settings))
+        columns = _columns_of_groups(dataset, sample_indexes)
+        tasks = list(_shard_tasks(latents.folder, sample_indexes, samples, columns, settings))
         stored = run.compute(tasks)
         return run.publish(
             workspace.artifact(dataset, "shards"),
@@ -76,19 +77,19 @@ def shard(dataset: str, params: Params, workspace: Workspace) -> Counts:
                 "settings": as_values(settings),
                 "encoders": latents.facts["encoders"],
                 "columns": columns,
-                "listings": {listing.name: listing.fingerprints for listing in listings},
+                "listings": {index.name: index.fingerprints for index in sample_indexes},
                 "lineage": {"latents": latents.facts},
             },
             extra=_indexes(stored),
         )
 
 
-def _folder(listing: StoredPartition) -> Path:
-    """Return where the store has a listing."""
-    return next(iter(listing.paths.values())).parent
+def _folder(sample_index: StoredPartition) -> Path:
+    """Return where the store has a partition's sample index."""
+    return next(iter(sample_index.paths.values())).parent
 
 
-def _listing_units(latents: Manifest) -> list[Task]:
+def _index_tasks(latents: Manifest) -> list[Task]:
     code = code_digest(["microdiff.shard.sample_index"])
     tasks = []
     for name, num_samples in latents.kept().items():
@@ -99,50 +100,50 @@ def _listing_units(latents: Manifest) -> list[Task]:
                 step="shard-list",
                 name=name,
                 cache_key={"code": code, "latents": digests},
-                compute=partial(write_listing, latents.folder, name, files),
+                compute=partial(write_sample_index, latents.folder, name, files),
                 num_samples=num_samples,
             )
         )
     return tasks
 
 
-def _columns_of_groups(dataset: str, listings: Sequence[StoredPartition]) -> dict[str, Columns]:
+def _columns_of_groups(dataset: str, sample_indexes: Sequence[StoredPartition]) -> dict[str, Columns]:
     """Return each group's columns, larger resolutions first; they must be the same in all partitions."""
     found: dict[str, Columns] = {}
-    for listing in listings:
-        for group, columns in listing.result.facts["columns"].items():
+    for index in sample_indexes:
+        for group, columns in index.result.facts["columns"].items():
             if found.setdefault(group, columns) != columns:
                 raise StepError(
-                    f"shard {dataset}: partition {listing.name} has {columns} at {group} px, others {found[group]}. "
+                    f"shard {dataset}: partition {index.name} has {columns} at {group} px, others {found[group]}. "
                     f"Rebuild them: dvc repro -f encode@{dataset}"
                 )
     return {group: found[group] for group in sorted(found, key=int, reverse=True)}
 
 
-def _shard_units(
+def _shard_tasks(
     latents: Path,
-    listings: Sequence[StoredPartition],
+    sample_indexes: Sequence[StoredPartition],
     samples: Samples,
     columns: Mapping[str, Columns],
     settings: ShardSettings,
 ) -> Iterator[Task]:
     """Yield a task per shard, group by group.
 
-    A shard is named after the place of its first sample, a name that other shards' comings and goings do not change.
+    A shard is named after the position of its first sample, a name that other shards' comings and goings do not change.
     What it is determined by is what its samples hold, not which partitions they come from: rebuilding a partition for
     one sample's sake writes again only the shards whose bytes change.
     """
     code = code_digest(["microdiff.shard.writer"])
-    folders = [_folder(listing) for listing in listings]
+    folders = [_folder(index) for index in sample_indexes]
     compression = _COMPRESSION[settings.compression]
     pack = pack_shuffled if settings.order == "shuffled" else pack_in_order
     for group, group_columns in columns.items():
         members = np.flatnonzero(samples.groups == int(group))
-        places = places_of(samples.key_hashes[members], settings.seed)
+        positions = hash_positions(samples.key_hashes[members], settings.seed)
         limit = settings.shard_bytes - empty_bytes(group_columns, compression)
-        for packed in pack(places, samples.sizes[members], limit):
+        for packed in pack(positions, samples.sizes[members], limit):
             chosen = members[packed]
-            name = f"{group}/shard.{int(places[packed[0]]):016x}.mds"
+            name = f"{group}/shard.{int(positions[packed[0]]):016x}.mds"
             yield Task(
                 step="shard",
                 name=name,
@@ -153,25 +154,25 @@ def _shard_units(
                     "contents": digest_bytes(samples.digests[chosen].tobytes()),
                 },
                 compute=partial(
-                    write_shard, _draw(latents, folders, samples, chosen, group_columns, compression), name
+                    write_shard, _plan(latents, folders, samples, chosen, group_columns, compression), name
                 ),
                 num_samples=len(chosen),
             )
 
 
-def _draw(
+def _plan(
     latents: Path,
-    listings: Sequence[Path],
+    sample_indexes: Sequence[Path],
     samples: Samples,
     chosen: Indices,
     columns: Columns,
     compression: str | None,
 ) -> ShardPlan:
-    """Return the samples chosen, naming no more partitions than they come from: each worker is sent its draws."""
+    """Return a shard's plan. It is sent to a worker, so it names only the partitions that its samples come from."""
     used, partitions = np.unique(samples.partitions[chosen], return_inverse=True)
     return ShardPlan(
         latents=latents,
-        listings=[listings[number] for number in used],
+        sample_indexes=[sample_indexes[number] for number in used],
         partitions=partitions.astype(np.uint32),
         rows=samples.rows[chosen],
         sizes=samples.sizes[chosen],
@@ -182,9 +183,10 @@ def _draw(
 
 def _indexes(stored: Sequence[StoredPartition]) -> dict[str, Any]:
     """Return the index files: one per group, and one over all groups."""
-    groups: dict[str, list[Any]] = {}
+    groups: dict[str, list[ShardEntry]] = {}
     for item in stored:
-        groups.setdefault(item.name.partition("/")[0], []).append(item.result.facts["entry"])
-    every = [nest_entry(entry, group) for group, entries in groups.items() for entry in entries]
-    listed = {"index.json": every, **{f"{group}/index.json": entries for group, entries in groups.items()}}
-    return {path: index_document(entries) for path, entries in listed.items()}
+        entry = ShardEntry.parse(item.result.facts["entry"])
+        groups.setdefault(item.name.partition("/")[0], []).append(entry)
+    every = [entry.in_folder(group) for group, entries in groups.items() for entry in entries]
+    indexes = {INDEX_NAME: every, **{f"{group}/{INDEX_NAME}": entries for group, entries in groups.items()}}
+    return {path: index_document(entries) for path, entries in indexes.items()}

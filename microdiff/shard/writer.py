@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from microdiff.artifacts.mds import HASH_NAME, Column, sorted_columns, write_encoded
+from microdiff.artifacts.mds import HASH_NAME, sorted_columns, write_encoded
+from microdiff.artifacts.mds_index import Column
 from microdiff.core.ledger import KEPT, Result
 from microdiff.core.progress import Reporter
 from microdiff.errors import SchemaError
-from microdiff.shard.sample_index import PLAIN_COLUMNS, RECORDS, TEXTS, read_places, record_type
+from microdiff.shard.sample_index import PLAIN_COLUMNS, RECORDS, TEXTS, read_locations, record_type
 
 _BUFFER_BYTES = 8 * 2**20
 _FILES_LEFT = 256  # for everything else in the process
-_FILES_OF_PARTITION = 8  # two of the listing, one of image latents, one for each text column
+_FILES_OF_PARTITION = 8  # two of the sample index, one of image latents, one for each text column
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,16 @@ class ShardPlan:
 
     Attributes:
         latents: The latents artifact's folder.
-        listings: Folder of the listing of each partition drawn from.
-        partitions: uint32 (N,): each sample's partition, as a position in `listings`.
-        rows: uint32 (N,): each sample's record in it.
+        sample_indexes: Folder of the sample index of each partition that samples come from.
+        partitions: uint32 (N,): each sample's partition, as a position in `sample_indexes`.
+        rows: uint32 (N,): each sample's record in that index.
         sizes: uint32 (N,): bytes each sample adds to the shard.
         columns: Encodings of the shard's columns.
         compression: As in `mds.write_encoded`.
     """
 
     latents: Path
-    listings: Sequence[Path]
+    sample_indexes: Sequence[Path]
     partitions: NDArray[np.uint32]
     rows: NDArray[np.uint32]
     sizes: NDArray[np.uint32]
@@ -45,11 +46,11 @@ class ShardPlan:
     compression: str | None
 
 
-def write_shard(draw: ShardPlan, name: str, folder: Path, report: Reporter) -> Result:
+def write_shard(plan: ShardPlan, name: str, folder: Path, report: Reporter) -> Result:
     """Write one shard.
 
     Args:
-        draw: Its samples.
+        plan: Its samples.
         name: The shard file's path in the artifact, such as `512/shard.0123456789abcdef.mds`.
         folder: Receives it.
         report: Receives progress.
@@ -58,29 +59,33 @@ def write_shard(draw: ShardPlan, name: str, folder: Path, report: Reporter) -> R
         The shard's counts and, as `entry`, its entry for index.json.
 
     Raises:
-        SchemaError: A latents file is shorter than when it was listed.
+        SchemaError: A latents file is shorter than when it was indexed, or a column or a sample is not what the plan
+            says.
     """
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    sizes = draw.sizes.astype(np.int64) - 4  # less the offset
-    entry = write_encoded(path, draw.columns, sizes, _pieces(draw, sizes, report), draw.compression)
-    stored = entry["zip_data"] or entry["raw_data"]
-    stored_name = path.with_name(stored["basename"]).relative_to(folder).as_posix()
-    counts = {"in": len(draw.rows), KEPT: entry["samples"]}
-    return Result(counts, {"entry": entry}, {stored_name: stored["hashes"][HASH_NAME]})
+    sizes = plan.sizes.astype(np.int64) - 4  # less the offset
+    entry = write_encoded(path, plan.columns, sizes, _pieces(plan, sizes, report), plan.compression)
+    stored_name = path.with_name(entry.stored.name).relative_to(folder).as_posix()
+    counts = {"in": len(plan.rows), KEPT: entry.num_samples}
+    return Result(counts, {"entry": entry.to_json()}, {stored_name: entry.stored.hashes[HASH_NAME]})
 
 
-def _pieces(draw: ShardPlan, sizes: NDArray[np.int64], report: Reporter) -> Iterator[memoryview]:
+def _pieces(plan: ShardPlan, sizes: NDArray[np.int64], report: Reporter) -> Iterator[memoryview]:
     """Yield the encoded samples, several at a time, in a buffer that is used again."""
     buffer = memoryview(bytearray(max(_BUFFER_BYTES, int(sizes.max()))))
-    columns = sorted_columns(draw.columns)
+    columns = sorted_columns(plan.columns)
+    checked: set[int] = set()
     used = waiting = 0
-    for number, row, size in zip(draw.partitions.tolist(), draw.rows.tolist(), sizes.tolist(), strict=True):
+    for number, row, size in zip(plan.partitions.tolist(), plan.rows.tolist(), sizes.tolist(), strict=True):
         if used + size > len(buffer):
             yield buffer[:used]
             report.tick(waiting)
             used = waiting = 0
-        partition = _open_partitions()(draw.latents, draw.listings[number])
+        partition = _open_partitions()(plan.latents, plan.sample_indexes[number])
+        if number not in checked:
+            partition.check(columns)
+            checked.add(number)
         partition.encode(row, columns, buffer[used : used + size])
         used += size
         waiting += 1
@@ -91,15 +96,29 @@ def _pieces(draw: ShardPlan, sizes: NDArray[np.int64], report: Reporter) -> Iter
 class _Partition:
     """The open files of one partition."""
 
-    def __init__(self, latents: Path, listing: Path) -> None:
-        places = read_places(listing)
-        self._record_type = record_type(len(places))
-        self._records, self._texts = _OpenFile(listing / RECORDS), _OpenFile(listing / TEXTS)
-        files = {file: _OpenFile(latents / file) for file in {place.file for place in places.values()}}
+    def __init__(self, latents: Path, index: Path) -> None:
+        self._index, self._locations = index, read_locations(index)
+        self._record_type = record_type(len(self._locations))
+        self._records, self._texts = _OpenFile(index / RECORDS), _OpenFile(index / TEXTS)
+        files = {file: _OpenFile(latents / file) for file in {each.file for each in self._locations.values()}}
         self._columns = {
-            name: (number, files[place.file], place.offset, place.row_bytes)
-            for number, (name, place) in enumerate(places.items())
+            name: (number, files[location.file], location.offset, location.row_bytes)
+            for number, (name, location) in enumerate(self._locations.items())
         }
+
+    def check(self, columns: Sequence[Column]) -> None:
+        """Check that its latents have the dtypes and shapes that a shard states: rows are copied as they are.
+
+        Raises:
+            SchemaError: They have others, or it lacks a column.
+        """
+        for column in columns:
+            if column.name in PLAIN_COLUMNS:
+                continue
+            found = self._locations.get(column.name)
+            if found is None or (found.encoding, found.row_bytes) != (column.encoding, column.size):
+                got = "no such column" if found is None else f"{found.encoding} of {found.row_bytes} bytes"
+                raise self._damaged(f"expected {column.name} as {column.encoding} of {column.size} bytes, got {got}")
 
     def encode(self, row: int, columns: Sequence[Column], into: memoryview) -> None:
         """Put a sample into memory as a shard holds it: the lengths of its texts, then all values, columns by name."""
@@ -109,6 +128,9 @@ class _Partition:
         rows = record["rows"].tolist()
         plain = self._plain_values(record)
         lengths = [len(plain[column.name]) for column in columns if column.size is None]
+        num_bytes = 4 * len(lengths) + sum(lengths) + sum(column.size or 0 for column in columns)
+        if num_bytes != len(into):
+            raise self._damaged(f"record {row}: its values take {num_bytes} bytes, expected {len(into)}")
         at = 4 * len(lengths)
         into[:at] = np.array(lengths, "<u4").tobytes()
         for column in columns:
@@ -118,8 +140,13 @@ class _Partition:
                 at += len(value)
             else:
                 number, file, offset, row_bytes = self._columns[column.name]
+                if rows[number] < 0:
+                    raise self._damaged(f"record {row}: it has no {column.name}")
                 file.read(offset + rows[number] * row_bytes, into[at : at + row_bytes])
                 at += row_bytes
+
+    def _damaged(self, what: str) -> SchemaError:
+        return SchemaError(f"{self._index}: {what}. Remove this folder and run the step again.")
 
     def _plain_values(self, record: Any) -> dict[str, bytes]:
         key_bytes = int(record["key_bytes"])
@@ -140,7 +167,7 @@ class _OpenFile:
     def read(self, offset: int, into: memoryview) -> None:
         """Fill memory from the file."""
         if os.preadv(self._descriptor, [into], offset) != len(into):
-            raise SchemaError(f"{self._path}: shorter than when it was listed. Restore it with dvc checkout.")
+            raise SchemaError(f"{self._path}: shorter than when it was indexed. Restore it with dvc checkout.")
 
 
 @cache

@@ -1,21 +1,21 @@
 """One artifact folder: what manifest and DVC record of it, the checks of its parts, and of it as a whole."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from microdiff.artifacts.manifest import MANIFEST, Manifest, is_whole, parse_manifest
-from microdiff.artifacts.mds import INDEX_NAME, index_document, nest_entry, read_index
+from microdiff.artifacts.manifest import MANIFEST, FileRecord, Manifest, is_whole, parse_manifest
+from microdiff.artifacts.mds_index import INDEX_NAME, ShardEntry, read_index
 from microdiff.core.files import read_json
 from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import SchemaError
-from microdiff.remote.dvc_lock import DvcRecord, folder_digest
+from microdiff.remote.dvc_dir_object import folder_digest
+from microdiff.remote.dvc_record import DvcRecord
 from microdiff.verify.files import Expected, check_files
 from microdiff.verify.findings import Findings
 from microdiff.verify.latents import check_latents
-from microdiff.verify.shards import check_shard, file_of
+from microdiff.verify.shards import check_shard
 from microdiff.verify.tables import check_captions, check_raw
 
 ENCODERS = "encoders.json"
@@ -42,8 +42,7 @@ class Artifact:
         self.dataset, self.kind, self.folder, self.record = dataset, kind, folder, record
         self.own = Findings(dataset, kind, "")
         self.manifest: Manifest | None = None
-        listing = record.listing if record is not None else None
-        self._md5 = dict(listing or {})
+        self._md5 = dict((record.files if record is not None else None) or {})
         check_files(folder, {MANIFEST: Expected(md5=self._md5.get(MANIFEST))}, self.own)
         try:
             if MANIFEST not in self.own.damaged and not is_whole(folder):
@@ -64,9 +63,8 @@ class Artifact:
         expected |= {
             name: Expected(sha256=digest, md5=self._md5.get(name)) for name, digest in self.manifest.extra.items()
         }
-        for partition in self.manifest.partitions.values():
-            for name, facts in partition["files"].items():
-                expected[name] = Expected(facts["bytes"], facts["sha256"], self._md5.get(name))
+        for name, file in self.manifest.files.items():
+            expected[name] = Expected(file.num_bytes, file.sha256, self._md5.get(name))
         return expected
 
     def _check_extra(self) -> None:
@@ -82,29 +80,31 @@ class Artifact:
         return self._expected.get(name, Expected())
 
     def works(self, withdrawn: Withdrawn, share: float, *, each: bool = False) -> Iterator[Work]:
-        """Yield the checks of its partitions: name, bytes to read, work."""
-        if self.manifest is None:
+        """Yield the checks of its partitions: name, bytes to read, work.
+
+        Latents are checked against what the manifest says of their encoders, so none are if it is not trusted.
+        """
+        if self.manifest is None or (self.kind == "latents" and not self.trusted):
             return
         partitions = self.manifest.partitions
         if self.kind == "shards":
             yield from self._shard_works(withdrawn, share, each)
             return
         for name, partition in partitions.items():
-            expected = {file: self.expected(file) for file in partition["files"]}
+            expected = {file: self.expected(file) for file in partition.files}
             arguments = (self.folder, name, expected, withdrawn, self.dataset)
-            num_bytes = sum(facts["bytes"] for facts in partition["files"].values())
             if self.kind == "raw":
                 work = partial(check_raw, *arguments)
             elif self.kind == "captions":
                 work = partial(check_captions, *arguments)
             else:
                 work = partial(check_latents, *arguments, self.manifest.facts["encoders"], share, each)
-            yield f"{self.kind} {name}", num_bytes, work
+            yield f"{self.kind} {name}", partition.num_bytes, work
 
     def _shard_works(self, withdrawn: Withdrawn, share: float, each: bool) -> Iterator[Work]:
         bfloat16 = _bfloat16_columns(self.manifest.facts.get("encoders", {})) if self.manifest else frozenset()
         for entry in self.entries():
-            file = file_of(entry)
+            file = entry.stored.name
             arguments = (
                 self.folder,
                 entry,
@@ -115,17 +115,17 @@ class Artifact:
                 share,
                 each,
             )
-            yield f"shards {file}", entry["raw_data"]["bytes"], partial(check_shard, *arguments)
+            yield f"shards {file}", entry.raw.num_bytes, partial(check_shard, *arguments)
 
-    def entries(self) -> list[dict[str, Any]]:
+    def entries(self) -> list[ShardEntry]:
         """Return the shards: from index.json or, where that is damaged, from the groups' own."""
         if INDEX_NAME not in self.own.damaged:
             return self._entries(INDEX_NAME)
         groups = sorted(path.parent.name for path in self.folder.glob(f"*/{INDEX_NAME}"))
         whole = [group for group in groups if f"{group}/{INDEX_NAME}" not in self.own.damaged]
-        return [nest_entry(entry, group) for group in whole for entry in self._entries(f"{group}/{INDEX_NAME}")]
+        return [entry.in_folder(group) for group in whole for entry in self._entries(f"{group}/{INDEX_NAME}")]
 
-    def _entries(self, name: str) -> list[dict[str, Any]]:
+    def _entries(self, name: str) -> list[ShardEntry]:
         try:
             return read_index(self.folder / name)
         except SchemaError as error:
@@ -145,7 +145,7 @@ class Artifact:
         check_files(self.folder, {name: each for name, each in unread.items() if name in recorded}, self.own)
         md5 |= self.own.md5
         for name in sorted(set(unread) - recorded) if recorded else ():
-            self.own.add(name, "nothing speaks of this file", is_damage=True)
+            self.own.add(name, "listed neither in manifest.json nor by DVC: remove it", is_damage=True)
         if self.kind == "latents" and ENCODERS not in damaged:
             self._check_encoders()
         if self.kind == "shards" and not damaged:
@@ -170,25 +170,23 @@ class Artifact:
     def _check_index(self) -> None:
         """Check that index files, manifest and shards list the same."""
         every = self._entries(INDEX_NAME)
-        groups = list(dict.fromkeys(entry["raw_data"]["basename"].partition("/")[0] for entry in every))
-        nested = [nest_entry(entry, group) for group in groups for entry in self._entries(f"{group}/{INDEX_NAME}")]
-        if index_document(nested) != json.loads((self.folder / INDEX_NAME).read_bytes()):
+        groups = list(dict.fromkeys(entry.raw.name.partition("/")[0] for entry in every))
+        nested = [entry.in_folder(group) for group in groups for entry in self._entries(f"{group}/{INDEX_NAME}")]
+        if nested != every:
             self.own.add(INDEX_NAME, "it does not list what the groups' index files list")
         if self.manifest is None:
             return
-        files = {file: facts for part in self.manifest.partitions.values() for file, facts in part["files"].items()}
+        files = self.manifest.files
         columns = self.manifest.facts["columns"]
         for entry in every:
-            file = file_of(entry)
-            facts, said = files.pop(file, None), entry.get("zip_data") or entry["raw_data"]
-            if facts is None or (facts["bytes"], facts["sha256"]) != (said["bytes"], said["hashes"].get("sha256")):
+            file, stored = entry.stored.name, entry.stored
+            if files.pop(file, None) != FileRecord(stored.num_bytes, stored.hashes.get("sha256", "")):
                 self.own.add(INDEX_NAME, f"it does not say of {file} what manifest.json says")
-            encodings = dict(zip(entry["column_names"], entry["column_encodings"], strict=True))
-            if encodings != columns[file.partition("/")[0]]:
+            if entry.header.encodings != columns[file.partition("/")[0]]:
                 self.own.add(INDEX_NAME, f"the columns of {file} are not those in manifest.json")
         for file in files:
             self.own.add(INDEX_NAME, f"it does not list {file}")
-        if sum(entry["samples"] for entry in every) != self.manifest.counts["kept"]:
+        if sum(entry.num_samples for entry in every) != self.manifest.counts["kept"]:
             self.own.add(INDEX_NAME, f"its samples add up to another number than {self.manifest.counts['kept']}")
 
 

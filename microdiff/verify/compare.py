@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from microdiff.artifacts.mds import INDEX_NAME, read_index
+from microdiff.artifacts.mds_index import INDEX_NAME, read_index
 from microdiff.artifacts.mds_scan import MdsFile
 from microdiff.artifacts.tables import read_kept, read_rows
 from microdiff.core.ledger import KEPT
 from microdiff.verify.digests import digest_key, hashes
 from microdiff.verify.findings import Findings, Problem
-from microdiff.verify.shards import file_of
 from microdiff.verify.tables import Row, caption_cells, recorded_rows
 
 _SHOWN = 5
@@ -125,7 +124,7 @@ def _shard_keys(folder: Path, file: str, numbers: NDArray[np.intp]) -> Iterator[
     wanted = set(numbers.tolist())
     if not wanted:
         return
-    entry = next(entry for entry in read_index(folder / INDEX_NAME) if file_of(entry) == file)
+    entry = next(entry for entry in read_index(folder / INDEX_NAME) if entry.stored.name == file)
     for number, values in enumerate(MdsFile(folder, entry)):
         if number in wanted:
             yield number, str(values["key"], "utf-8", "replace")

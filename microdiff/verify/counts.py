@@ -26,10 +26,10 @@ def check_counts(dataset: str, workspace: Workspace, manifests: Mapping[str, Man
 
         for name, partition in manifest.partitions.items():
             try:
-                check_balance(partition["counts"], None, f"partition {name}")
+                check_balance(partition.counts, None, f"partition {name}")
             except StepError as error:
                 add(MANIFEST, str(error))
-        total = add_up(partition["counts"] for partition in manifest.partitions.values())
+        total = add_up(partition.counts for partition in manifest.partitions.values())
         if total != manifest.counts:
             add(MANIFEST, f"its counts are {manifest.counts}, but its partitions add up to {total}")
         path = workspace.metrics(KINDS[kind], dataset)
@@ -61,7 +61,7 @@ def _differences(kind: str, manifest: Manifest, before: Manifest) -> list[str]:
         other = sorted(manifest.partitions.keys() ^ before.partitions.keys())
         return [*found, f"its partitions are not those of {BEFORE[kind]}: {', '.join(other[:5])}"]
     for name, partition in manifest.partitions.items():
-        came_in = partition["counts"]["in"] - partition["counts"].get(EXPANDED, 0)
+        came_in = partition.counts["in"] - partition.counts.get(EXPANDED, 0)
         if came_in != before.kept()[name]:
             found.append(f"{name}: {came_in} samples came in, but {BEFORE[kind]} kept {before.kept()[name]}")
     return found
@@ -71,10 +71,8 @@ def check_recount(manifest: Manifest, findings: Sequence[Findings]) -> list[Prob
     """Check the counts of a manifest against those counted anew from the partitions' tables."""
     problems = []
     for item in findings:
-        said = manifest.partitions[item.name]["counts"]
-        if item.counts is not None and {k: v for k, v in item.counts.items() if v} != {
-            k: v for k, v in said.items() if v
-        }:
+        said = manifest.partitions[item.name].counts
+        if item.counts is not None and _without_zeros(item.counts) != _without_zeros(said):
             what = f"the table adds up to {item.counts}, manifest.json says {said}"
             problems.append(Problem(item.dataset, item.kind, f"{item.name}.parquet", what))
     return problems

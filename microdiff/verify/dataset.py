@@ -10,7 +10,7 @@ from microdiff.errors import SchemaError
 from microdiff.pipeline.executor import run_tasks
 from microdiff.pipeline.workers import WorkerPlan, num_workers, workers_asked_for
 from microdiff.pipeline.workspace import Workspace
-from microdiff.remote.dvc_lock import dvc_record
+from microdiff.remote.dvc_record import dvc_record
 from microdiff.verify.artifact import Artifact, Work
 from microdiff.verify.compare import compare_rows, compare_values, name_duplicates
 from microdiff.verify.counts import check_counts, check_keys, check_recount, total_of
@@ -60,6 +60,7 @@ def verify_dataset(dataset: str, workspace: Workspace, *, deep: bool = False) ->
 
     Raises:
         SchemaError: The list of withdrawn samples or dvc.lock is damaged.
+        SourceError: DVC's configuration is damaged.
         StepError: A check itself failed.
     """
     result = Verification(dataset)

@@ -133,9 +133,9 @@ def _compare_captions(latents: Path, name: str, params: Params, workspace: Works
             findings.add(text_file(name, column), f"{column} was made by another encoder than params.yaml names")
             continue
         fresh = encoder.encode(encoder.tokenize([captions[key] for key in keys])).float().cpu().numpy()
-        places = {key: row for row, key in enumerate(file.keys(column))}
+        row_of = {key: row for row, key in enumerate(file.keys(column))}
         for key, row in zip(keys, fresh, strict=True):
-            kept = as_float32(file.rows(column)[places[key]], file.dtype(column))
+            kept = as_float32(file.rows(column)[row_of[key]], file.dtype(column))
             difference = relative_difference(row, kept)
             if not difference <= CLOSE:
                 what = f"{column} encoded anew differs by {difference:.1%}, expected {CLOSE:.0%} or less"

@@ -43,9 +43,9 @@ class Problem:
         return f"dvc repro -f -s {self.step}@{self.dataset}"
 
     def __str__(self) -> str:
-        place = f"data/{self.dataset}/{self.kind}/{self.file}".rstrip("/")
+        path = f"data/{self.dataset}/{self.kind}/{self.file}".rstrip("/")
         sample = f", sample {self.key}" if self.key else ""
-        return f"{place} ({self.step}{sample}): {self.what}"
+        return f"{path} ({self.step}{sample}): {self.what}"
 
 
 @dataclass

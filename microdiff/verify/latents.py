@@ -197,7 +197,7 @@ def _add_values(
 ) -> None:
     """Digest the values of drawn samples as shards are to hold them."""
     tensors = {(file, tensor): file.rows(tensor) for file in (image, *texts.values()) for tensor in file.names}
-    places = {(file, tensor): {key: row for row, key in enumerate(file.keys(tensor))} for file, tensor in tensors}
+    row_of = {(file, tensor): {key: row for row, key in enumerate(file.keys(tensor))} for file, tensor in tensors}
     listed: list[bytes] = []
     for row in kept:
         digest = digest_key(row["key"])
@@ -209,8 +209,8 @@ def _add_values(
             "width": int(row["width"]).to_bytes(4, "little"),
             "height": int(row["height"]).to_bytes(4, "little"),
         }
-        for (file, tensor), place in places.items():
-            number = place.get(row["image_key"] if file is image else row["key"])
+        for (file, tensor), rows in row_of.items():
+            number = rows.get(row["image_key"] if file is image else row["key"])
             if number is not None:
                 values[tensor] = tensors[file, tensor][number].tobytes()
         value = digest_values(values)

@@ -14,10 +14,10 @@ from microdiff.artifacts.kinds import KINDS
 from microdiff.artifacts.manifest import is_whole, parse_manifest
 from microdiff.errors import SchemaError, StepError
 from microdiff.pipeline.params import load_params
-from microdiff.pipeline.restore import adopt
+from microdiff.pipeline.restore import restore_to_store
 from microdiff.pipeline.workspace import Workspace
 from microdiff.remote.dvc_command import has_remote, is_dvc_repository, run_dvc
-from microdiff.remote.dvc_lock import DvcRecord, dvc_record
+from microdiff.remote.dvc_record import DvcRecord, dvc_record
 from microdiff.verify.dataset import Verification
 
 log = logging.getLogger("microdiff")
@@ -55,7 +55,7 @@ def _clear(folder: Path, names: set[str], record: DvcRecord | None, workspace: W
     store.drop_damaged(names)
     try:
         if is_whole(folder):
-            adopt(parse_manifest(folder), store, names)
+            restore_to_store(parse_manifest(folder), store, names)
     except (SchemaError, FileNotFoundError):
         log.info("%s: its manifest is damaged; partitions are looked for in the store only", folder)
     if record is not None:

@@ -3,11 +3,10 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from microdiff.artifacts.mds import Column
+from microdiff.artifacts.mds_index import Column, ShardEntry
 from microdiff.artifacts.mds_scan import MdsFile
 from microdiff.core.progress import Reporter
 from microdiff.core.withdrawn import Withdrawn
@@ -17,17 +16,10 @@ from microdiff.verify.findings import Findings
 from microdiff.verify.latents import is_finite
 from microdiff.verify.tables import UNREADABLE, note_unreadable
 
-_TOLD = ("version", "format", "compression", "hashes", "size_limit", "column_names", "column_encodings", "column_sizes")
-
-
-def file_of(entry: Mapping[str, Any]) -> str:
-    """Return the file that an index entry is of, by its path in the index's folder."""
-    return str((entry.get("zip_data") or entry["raw_data"])["basename"])
-
 
 def check_shard(
     folder: Path,
-    entry: Mapping[str, Any],
+    entry: ShardEntry,
     expected: Mapping[str, Expected],
     withdrawn: Withdrawn,
     dataset: str,
@@ -49,18 +41,18 @@ def check_shard(
         each: Whether to give their digests one by one.
         report: Receives progress.
     """
-    file = file_of(entry)
+    file = entry.stored.name
     findings = Findings(dataset, "shards", file)
     check_files(folder, expected, findings)
     damaged = file in findings.damaged
     try:
         shard = MdsFile(folder, entry)
-        if {name: shard.config.get(name) for name in _TOLD} != {name: entry.get(name) for name in _TOLD}:
+        if shard.header != entry.header:
             findings.add(file, "its header is not what index.json says", is_damage=damaged)
-        if shard.num_samples != entry["samples"]:
-            what = f"it holds {shard.num_samples} samples, index.json says {entry['samples']}"
+        if shard.num_samples != entry.num_samples:
+            what = f"it holds {shard.num_samples} samples, index.json says {entry.num_samples}"
             findings.add(file, what, is_damage=damaged)
-        if (entry.get("zip_data") or not expected[file].sha256) and not _is_recorded(shard, entry):
+        if (entry.zipped or not expected[file].sha256) and not _is_recorded(shard, entry):
             findings.add(file, "its content has another hash than index.json says", is_damage=True)
         _check_samples(file, shard, withdrawn, bfloat16, (share, each), findings)
         findings.is_complete = True
@@ -70,9 +62,8 @@ def check_shard(
     return findings
 
 
-def _is_recorded(shard: MdsFile, entry: Mapping[str, Any]) -> bool:
-    hashed = entry["raw_data"]["hashes"]
-    return all(hashlib.new(name, shard.data).hexdigest() == value for name, value in hashed.items())
+def _is_recorded(shard: MdsFile, entry: ShardEntry) -> bool:
+    return all(hashlib.new(name, shard.data).hexdigest() == value for name, value in entry.raw.hashes.items())
 
 
 def _check_samples(
@@ -85,8 +76,7 @@ def _check_samples(
 ) -> None:
     share, each = wanted
     damaged = file in findings.damaged
-    encodings = zip(shard.config["column_names"], shard.config["column_encodings"], strict=True)
-    columns = [Column.parse(name, encoding) for name, encoding in encodings]
+    columns = [Column.parse(name, encoding) for name, encoding in shard.header.encodings.items()]
     listed: list[bytes] = []
     for values in shard:
         key = str(values["key"], "utf-8", "replace")

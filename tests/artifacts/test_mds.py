@@ -10,18 +10,12 @@ import pytest
 
 from conftest import tree_bytes
 from microdiff.artifacts import mds
-from microdiff.artifacts.mds import (
-    ZSTD,
-    empty_bytes,
-    index_document,
-    nest_entry,
-    read_index,
-    read_sample,
-    write_encoded,
-    write_shard,
-)
-from microdiff.core.files import write_json
+from microdiff.artifacts.mds import ZSTD, empty_bytes, write_encoded
+from microdiff.artifacts.mds_index import Column, ShardEntry, index_document, read_index
+from microdiff.artifacts.mds_scan import MdsFile
+from microdiff.core.files import canonical_json, write_json
 from microdiff.errors import SchemaError
+from tests.mds_factory import write_shard
 from tests.waiting import run_python
 
 COLUMNS = {
@@ -50,8 +44,8 @@ def make_samples() -> list[dict[str, Any]]:
     ]
 
 
-def write(path: Path, samples: list[dict[str, Any]], compression: str | None = None) -> dict[str, Any]:
-    return write_shard(path, COLUMNS, samples, len(samples), compression)
+def write(path: Path, samples: list[dict[str, Any]], compression: str | None = None) -> ShardEntry:
+    return write_shard(path, COLUMNS, samples, compression)
 
 
 def write_with_streaming(folder: Path, samples: list[dict[str, Any]], compression: str | None) -> dict[str, Any]:
@@ -73,9 +67,8 @@ def test_a_shard_is_the_bytes_streaming_writes_and_the_index_its_entry(tmp_path:
     entry = write(tmp_path / "ours" / "shard.00000.mds", samples, compression)
     assert index_document([entry]) == index
     assert tree_bytes(tmp_path / "ours").items() <= tree_bytes(tmp_path / "theirs").items()
-    assert [path.name for path in (tmp_path / "ours").iterdir()] == [
-        (entry["zip_data"] or entry["raw_data"])["basename"]
-    ]
+    assert [path.name for path in (tmp_path / "ours").iterdir()] == [entry.stored.name]
+    assert [read.to_json() for read in read_index(tmp_path / "theirs" / "index.json")] == index["shards"]
 
 
 @pytest.mark.parametrize("compression", [None, ZSTD])
@@ -89,19 +82,22 @@ def test_merged_index_is_what_merge_index_makes(tmp_path: Path, compression: str
         (tmp_path / name).mkdir()
         entry = write(tmp_path / name / "shard.00000.mds", samples, compression)
         write_json(tmp_path / name / "index.json", index_document([entry]))
-        nested.append(nest_entry(entry, name))
-        assert entry["raw_data"]["basename"] == "shard.00000.mds"
+        nested.append(entry.in_folder(name))
+        assert entry.raw.name == "shard.00000.mds"
+        assert nested[-1].without_folder() == entry
     merge_index([str(tmp_path / name / "index.json") for name in groups], str(tmp_path))
     assert read_index(tmp_path / "index.json") == nested
 
 
 @pytest.mark.parametrize("compression", [None, ZSTD])
-def test_read_sample_gives_each_value_as_stored(tmp_path: Path, compression: str | None) -> None:
+def test_each_value_is_read_as_stored(tmp_path: Path, compression: str | None) -> None:
     samples = make_samples()
-    entry = write(tmp_path / "shard.mds", samples, compression)
+    shard = MdsFile(tmp_path, write(tmp_path / "shard.mds", samples, compression))
+    assert shard.num_samples == len(samples)
+    assert list(shard) == [shard.sample(number) for number in range(len(samples))]
     for number, sample in enumerate(samples):
-        values = read_sample(tmp_path, entry, number)
-        assert values["caption"].decode() == sample["caption"]
+        values = shard.sample(number)
+        assert str(values["caption"], "utf-8") == sample["caption"]
         assert values["latents"] == sample["latents"].tobytes()
         assert np.frombuffer(values["height"], np.int32)[0] == sample["height"]
         assert values.keys() == COLUMNS.keys()
@@ -111,12 +107,26 @@ def test_a_damaged_compressed_shard_is_named(tmp_path: Path) -> None:
     entry = write(tmp_path / "shard.mds", make_samples(), ZSTD)
     path = tmp_path / "shard.mds.zstd"
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(SchemaError, match=r"shard\.mds\.zstd: not a whole zstd file"):
-        read_sample(tmp_path, entry, 0)
+    with pytest.raises(SchemaError, match=r"shard\.mds\.zstd: not a shard, or damaged"):
+        MdsFile(tmp_path, entry)
+
+
+def test_a_sample_whose_values_do_not_fill_it_is_named(tmp_path: Path) -> None:
+    entry = write(tmp_path / "shard.mds", make_samples())
+    shard = MdsFile(tmp_path, entry)
+    data = bytearray(shard.data)
+    position = len(data) - len(shard.data) + data.rindex(b"line\nbreak")
+    length = data.rindex((10).to_bytes(4, "little"), 0, position)  # how many bytes that caption has
+    data[length] = 9
+    (tmp_path / "shard.mds").write_bytes(data)
+    damaged = MdsFile(tmp_path, entry)
+    assert str(damaged.sample(0)["caption"], "utf-8") == "a dog"
+    with pytest.raises(SchemaError, match=r"shard\.mds: sample 3 is damaged"):
+        list(damaged)
 
 
 def test_one_buffer_carries_all_samples(tmp_path: Path) -> None:
-    write_shard(tmp_path / "whole.mds", {"a": "int32"}, [{"a": 1}, {"a": 2}, {"a": 3}], 3)
+    write_shard(tmp_path / "whole.mds", {"a": "int32"}, [{"a": 1}, {"a": 2}, {"a": 3}])
     buffer = bytearray(4)
 
     def pieces() -> Iterator[bytearray]:
@@ -133,50 +143,12 @@ def test_one_buffer_carries_all_samples(tmp_path: Path) -> None:
 
 def test_size_before_samples_is_what_a_shard_has(tmp_path: Path) -> None:
     for compression in (None, ZSTD):
-        entry = write_shard(tmp_path / "a.mds", {"a": "int32"}, [{"a": 1}, {"a": 2}], 2, compression)
-        assert entry["raw_data"]["bytes"] == empty_bytes({"a": "int32"}, compression) + 2 * (4 + 4)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"caption": b"bytes"}, "sample 1: column 'caption': expected str, got bytes"),
-        ({"caption": "\ud800"}, "column 'caption': expected UTF-8 text"),
-        ({"width": 2**31}, "column 'width': expected int32, got int 2147483648"),
-        ({"width": 1.0}, "column 'width': expected int32, got float"),
-        ({"width": True}, "column 'width': expected int32, got bool"),
-        ({"width": np.int64(1)}, "column 'width': expected int32, got int64"),
-        ({"latents": np.zeros((4, 3, 2), np.float32)}, "float16:4,3,2, got float32 array of shape 4,3,2"),
-        ({"latents": np.zeros((3, 4, 2), np.float16)}, "float16:4,3,2, got float16 array of shape 3,4,2"),
-        ({"latents": np.zeros((4, 3, 2), ">f2")}, "float16:4,3,2, got >f2 array"),
-        ({"latents": np.zeros((4, 3, 2), np.float16).tobytes()}, "float16:4,3,2, got bytes"),
-        ({"latents": None}, "float16:4,3,2, got NoneType"),
-        ({"licence": "CC0"}, r"\[\] missing and \['licence'\] extra"),
-        ({"key": ...}, r"\['key'\] missing and \[\] extra"),
-    ],
-)
-def test_sample_that_does_not_fit_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    samples = make_samples()
-    samples[1] = {name: value for name, value in (samples[1] | change).items() if value is not ...}
-    with pytest.raises(SchemaError, match=message):
-        write(tmp_path / "shard.mds", samples)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(("stated", "message"), [(3, "expected 3 samples, got more"), (5, "5 samples, got 4")])
-def test_wrong_number_of_samples_is_refused(tmp_path: Path, stated: int, message: str) -> None:
-    with pytest.raises(SchemaError, match=message):
-        write_shard(tmp_path / "shard.mds", COLUMNS, make_samples(), stated)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_empty_shard_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SchemaError, match="expected 1 samples, got 0"):
-        write(tmp_path / "shard.mds", [])
+        entry = write_shard(tmp_path / "a.mds", {"a": "int32"}, [{"a": 1}, {"a": 2}], compression)
+        assert entry.raw.num_bytes == empty_bytes({"a": "int32"}, compression) + 2 * (4 + 4)
 
 
 def test_shard_too_large_for_its_offsets_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    size = write(tmp_path / "shard.mds", make_samples())["raw_data"]["bytes"]
+    size = write(tmp_path / "shard.mds", make_samples()).raw.num_bytes
     monkeypatch.setattr(mds, "MAX_BYTES", {None: size})
     write(tmp_path / "exact.mds", make_samples())
     monkeypatch.setattr(mds, "MAX_BYTES", {None: size - 1})
@@ -189,12 +161,12 @@ def test_failed_writer_leaves_the_former_file(tmp_path: Path) -> None:
     write(path, make_samples())
     before = path.read_bytes()
 
-    def failing() -> Iterator[dict[str, Any]]:
-        yield make_samples()[0]
+    def failing() -> Iterator[bytes]:
+        yield b"1234"
         raise OSError("disk gone")
 
     with pytest.raises(OSError, match="disk gone"):
-        write_shard(path, COLUMNS, failing(), 2)
+        write_encoded(path, {"a": "int32"}, [4, 4], failing())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -205,7 +177,7 @@ def test_failed_writer_leaves_the_former_file(tmp_path: Path) -> None:
 )
 def test_column_without_a_fixed_type_is_refused(encoding: str) -> None:
     with pytest.raises(SchemaError, match=f"column 'x': expected encoding .* got '{encoding}'"):
-        mds.Column.parse("x", encoding)
+        Column.parse("x", encoding)
 
 
 @pytest.mark.parametrize(
@@ -230,11 +202,55 @@ def test_unreadable_index_is_refused(tmp_path: Path, content: bytes | None, mess
         read_index(tmp_path / "index.json")
 
 
-def test_index_entry_must_describe_all_its_columns(tmp_path: Path) -> None:
-    entry = write(tmp_path / "shard.mds", make_samples())
-    write_json(tmp_path / "index.json", index_document([entry | {"column_sizes": [4]}]))
-    with pytest.raises(SchemaError, match="expected shard 0 to be an MDS entry"):
+@pytest.mark.parametrize("compression", [None, ZSTD])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"column_sizes": [4]}, r"got columns \('caption', .* with encodings .* and sizes \(4,\)"),
+        ({"column_names": "key"}, "got column_names 'key'"),
+        ({"column_names": [[]] * 6}, "unhashable"),
+        ({"version": 1}, "got version 1 of format 'mds'"),
+        ({"format": "json"}, "got version 2 of format 'json'"),
+        ({"samples": "4"}, "got samples '4'"),
+        ({"samples": None}, "got samples None"),
+        ({"samples": True}, "got samples True"),
+        ({"raw_data": None}, "got raw_data None"),
+        ({"raw_data": {"basename": "a.mds"}}, "got bytes None"),
+        ({"raw_data": {"bytes": 1}}, "got basename None"),
+        ({"raw_data": {"basename": "a.mds", "bytes": 1, "hashes": ["sha1"]}}, r"got hashes \['sha1'\]"),
+        ({"zip_data": {"bytes": 1}}, "got basename None"),
+        ({"zip_data": "a.mds.zstd"}, "got zip_data 'a.mds.zstd'"),
+        ({"compression": 3}, "got compression 3"),
+        ({"size_limit": "1gb"}, "got size_limit '1gb'"),
+    ],
+)
+def test_an_index_entry_with_a_wrong_field_is_refused_by_name(
+    tmp_path: Path, compression: str | None, change: dict[str, Any], message: str
+) -> None:
+    good = write(tmp_path / "shard.mds", make_samples(), compression).to_json()
+    write_json(tmp_path / "index.json", {"version": 2, "shards": [good, good | change]})
+    with pytest.raises(SchemaError, match=f"expected shard 1 to be an MDS entry, .*{message}"):
         read_index(tmp_path / "index.json")
+
+
+@pytest.mark.parametrize("absent", ["zip_data", "compression", "hashes", "size_limit"])
+def test_an_index_entry_without_what_has_a_default_is_read(tmp_path: Path, absent: str) -> None:
+    entry = write(tmp_path / "shard.mds", make_samples()).to_json()
+    del entry[absent], entry["raw_data"]["hashes"]
+    write_json(tmp_path / "index.json", {"version": 2, "shards": [entry]})
+    (read,) = read_index(tmp_path / "index.json")
+    assert (read.zipped, read.header.compression, read.raw.hashes) == (None, None, {})
+
+
+@pytest.mark.parametrize("compression", [None, ZSTD])
+def test_what_is_read_is_written_as_it_was(tmp_path: Path, compression: str | None) -> None:
+    entries = [write(tmp_path / f"{number}.mds", make_samples(), compression) for number in range(3)]
+    write_json(tmp_path / "index.json", index_document(entries))
+    read = read_index(tmp_path / "index.json")
+    assert read == entries
+    assert canonical_json(index_document(read)).encode() == (tmp_path / "index.json").read_bytes()
+    assert read[0].header is read[2].header  # one object for all shards
+    assert all(MdsFile(tmp_path, entry).header == entry.header for entry in read)
 
 
 def test_importing_the_package_and_the_writer_is_cheap() -> None:

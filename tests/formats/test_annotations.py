@@ -57,14 +57,12 @@ def test_rows_come_sorted_by_key(order: int, tmp_path: Path) -> None:
         for end in [None, *keys]:
             expected = [key for key in keys if (first or "") <= key and (end is None or key < end)]
             assert [key for key, _ in annotations.between(first, end)] == expected
-    for prefix in [*keys, "00", "a\U0010fffe", "c"]:
-        assert [key for key, _ in annotations.with_prefix(prefix)] == [key for key in keys if key.startswith(prefix)]
 
 
 def test_a_table_without_rows_or_file_is_empty(tmp_path: Path) -> None:
     for annotations in (table([], tmp_path), Annotations()):
         assert annotations.get("a") is None
-        assert list(annotations.between(None, None)) == list(annotations.with_prefix("")) == []
+        assert list(annotations.between(None, None)) == []
 
 
 def test_a_value_can_be_looked_up_while_others_are_being_read(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from microdiff import build_streaming_latents_dataloader
-from microdiff.artifacts.mds import index_document
+from microdiff.artifacts.mds_index import index_document
 from microdiff.core.files import write_json
 from microdiff.errors import ParamsError, SchemaError
 from microdiff.loader.build import STREAMING_SEED

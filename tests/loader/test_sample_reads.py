@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microdiff.artifacts.mds import Column, write_shard
+from microdiff.artifacts.mds_index import Column
 from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import SchemaError
 from microdiff.loader.column_types import StoredArray
@@ -18,6 +18,7 @@ from microdiff.loader.read import batched_io, sample_reads
 from microdiff.loader.read.batch_reader import BatchReader, ShardHandle
 from microdiff.loader.read.batched_io import Reads
 from microdiff.loader.read.buffers import RecycledBuffers
+from tests.mds_factory import write_shard
 
 ARRAYS = {"b": "ndarray:float16:7,5", "f": "ndarray:uint8:3", "large": "ndarray:uint8:40000", "n": "int32"}
 NUM = 40  # samples in each of two shards
@@ -34,7 +35,7 @@ def write_shards(folder: Path, columns: Mapping[str, str], same_keys: bool) -> t
     for number in range(2):
         path = folder / f"shard.{number:05}.mds"
         made = [make_sample(number * NUM + sample, columns, same_keys) for sample in range(NUM)]
-        shards.append(ShardHandle(path, write_shard(path, columns, made, NUM), Withdrawn({})))
+        shards.append(ShardHandle(path, write_shard(path, columns, made), Withdrawn({})))
         samples += made
     return shards, samples
 
@@ -158,7 +159,7 @@ def test_an_error_of_the_disk_names_file_and_sample(written: Any, monkeypatch: p
     pread = os.pread
 
     def failing(descriptor: int, size: int, position: int) -> bytes:
-        if position >= shards[0].entry["raw_data"]["bytes"] // 2:
+        if position >= shards[0].entry.raw.num_bytes // 2:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return pread(descriptor, size, position)
 

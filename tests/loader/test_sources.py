@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 
 from conftest import REPO
-from microdiff.artifacts.mds import index_document, write_shard
+from microdiff.artifacts.mds_index import index_document
 from microdiff.core.files import write_json
 from microdiff.core.withdrawn import Withdrawal, Withdrawn, write_withdrawn
 from microdiff.errors import ParamsError, SchemaError, SourceError
+from tests.mds_factory import write_shard
 from tests.shard_factory import COLUMNS, NUM, build, keys_of, make_sample, write_shard_set
 from tests.waiting import PATIENCE_S, end
 
@@ -214,7 +215,7 @@ def write_typed(folder: Path, columns: dict[str, str], encoders: Any) -> list[di
     kept = {name: encoding for name, encoding in (COLUMNS | columns).items() if encoding}
     samples = [make_sample("t", number, kept) for number in range(12)]
     folder.mkdir(parents=True)
-    entry = write_shard(folder / "shard.00000.mds", kept, samples, len(samples))
+    entry = write_shard(folder / "shard.00000.mds", kept, samples)
     write_json(folder / "index.json", index_document([entry]))
     (folder / "manifest.json").write_text(json.dumps({"encoders": encoders}))
     return samples

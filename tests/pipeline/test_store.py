@@ -16,7 +16,8 @@ from microdiff.core.progress import NullReporter, Reporter
 from microdiff.errors import SourceError, StepError
 from microdiff.pipeline.executor import TaskResult
 from microdiff.pipeline.publish import assemble
-from microdiff.pipeline.store import RECORD, Store, StoredPartition, Task
+from microdiff.pipeline.store import Store, StoredPartition, Task
+from microdiff.pipeline.store_record import RECORD
 from microdiff.pipeline.workers import WorkerPlan
 from tests.waiting import run_python
 
@@ -65,7 +66,7 @@ def test_a_unit_is_computed_once(store: Store, log: Path, workers: int) -> None:
     found = store.find(tasks[1])
     assert found is not None
     assert found.paths["part/data.txt"].read_text() == "text b"
-    assert found.files["part/data.txt"]["bytes"] == 6
+    assert found.files["part/data.txt"].num_bytes == 6
     assert found.result.facts == {"length": 6}
 
 
@@ -205,6 +206,35 @@ def test_pruning_waits_for_running_steps(store: Store, log: Path) -> None:
     assert store.prune([])[0] == 1
 
 
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"name": "a"}', "cut", "counts", "files"])
+def test_a_result_whose_record_is_damaged_is_computed_again(store: Store, log: Path, damage: str) -> None:
+    (stored,) = compute(store, [task("a", "x", log)])
+    assert isinstance(stored, StoredPartition)
+    record = stored.paths["part/data.txt"].parent.parent / RECORD
+    text = record.read_text()
+    value = json.loads(text)
+    value |= {"counts": {"counts": {"in": 1}}, "files": {"files": {"part/data.txt": {"bytes": "1", "sha256": ""}}}}.get(
+        damage, {}
+    )
+    record.write_text({"cut": text[:-20], "counts": json.dumps(value), "files": json.dumps(value)}.get(damage, damage))
+    assert list(store.finished("step")) == []
+    assert store.find(task("a", "x", log)) is None
+    assert not record.parent.exists()
+    (again,) = compute(store, [task("a", "x", log)])
+    assert isinstance(again, StoredPartition)
+    assert again.files == stored.files
+    assert record.read_text() == text
+
+
+def test_a_damaged_record_is_dropped_with_the_files_that_it_should_speak_of(store: Store, log: Path) -> None:
+    (stored,) = compute(store, [task("a", "x", log)])
+    assert isinstance(stored, StoredPartition)
+    assert store.drop_damaged({"part/data.txt"}) == 0
+    (stored.paths["part/data.txt"].parent.parent / RECORD).write_text("{")
+    assert store.drop_damaged({"part/data.txt"}) == 1
+    assert store.find(task("a", "x", log)) is None
+
+
 def test_assembling_links_and_replaces_whole_folders(store: Store, log: Path, tmp_path: Path) -> None:
     def stored(name: str, text: str) -> StoredPartition:
         one = Task("step", name, {"text": text}, partial(write, text, log))
@@ -223,7 +253,7 @@ def test_assembling_links_and_replaces_whole_folders(store: Store, log: Path, tm
     assert (folder / "part/data.txt").samefile(second.paths["part/data.txt"])
     manifest = read_manifest(folder)
     assert manifest.kept() == {"b": 1}
-    assert manifest.partitions["b"]["fingerprints"] == list(second.fingerprints)
+    assert manifest.partitions["b"].fingerprints == second.fingerprints
     assert manifest.facts["step"] == "step"
     assert [path.name for path in folder.parent.iterdir()] == ["raw"]
 

@@ -1,6 +1,5 @@
 """Shards of a pinned revision, from a folder remote and a web remote, into a cache that many share."""
 
-import json
 import logging
 import multiprocessing
 import os
@@ -393,10 +392,3 @@ def test_what_nobody_continues_is_removed_after_a_week(project: ShardProject) ->
 def test_names_of_sources_are_told_from_folders() -> None:
     names = ("dvc://a@b", "microdiff-release.json", "https://host/r.json?signed", "data/coco/shards", "s3.shards")
     assert [is_shard_source(name) for name in names] == [True, True, True, False, False]
-
-
-def test_listing_is_what_dvc_writes(project: ShardProject) -> None:
-    from microdiff.remote.dvc_dir_object import listing_bytes
-
-    files = {"b": "1" * 32, "a/é": "2" * 32}
-    assert json.loads(listing_bytes(files)) == [{"md5": files[path], "relpath": path} for path in sorted(files)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from microdiff.shard.packing import Indices, pack_in_order, pack_shuffled, places_of
+from microdiff.shard.packing import Indices, hash_positions, pack_in_order, pack_shuffled
 
 Pack = Callable[..., Iterator[Indices]]
 BOTH = pytest.mark.parametrize("pack", [pack_shuffled, pack_in_order])
@@ -20,7 +20,7 @@ def make(
 
 
 def shards(pack: Pack, hashes: NDArray[np.uint64], sizes: object, limit: int) -> set[bytes]:
-    return {hashes[chosen].tobytes() for chosen in pack(places_of(hashes, 1), sizes, limit)}
+    return {hashes[chosen].tobytes() for chosen in pack(hash_positions(hashes, 1), sizes, limit)}
 
 
 @BOTH
@@ -28,7 +28,7 @@ def shards(pack: Pack, hashes: NDArray[np.uint64], sizes: object, limit: int) ->
 def test_every_sample_is_in_one_shard_within_the_limit(pack: Pack, per_shard: int) -> None:
     hashes, sizes = make(5000)
     limit = 1100 * per_shard
-    packed = list(pack(places_of(hashes, 1), sizes, limit))
+    packed = list(pack(hash_positions(hashes, 1), sizes, limit))
     assert sorted(np.concatenate(packed).tolist()) == list(range(5000))
     assert max(int(sizes[chosen].sum()) for chosen in packed) <= limit
     assert len(packed) <= 2.5 * 5000 / per_shard
@@ -38,7 +38,7 @@ def test_every_sample_is_in_one_shard_within_the_limit(pack: Pack, per_shard: in
 def test_shards_of_many_samples_are_well_filled(pack: Pack) -> None:
     hashes, sizes = make(50_000)
     limit = 1_000_000
-    filled = [int(sizes[chosen].sum()) / limit for chosen in pack(places_of(hashes, 1), sizes, limit)]
+    filled = [int(sizes[chosen].sum()) / limit for chosen in pack(hash_positions(hashes, 1), sizes, limit)]
     assert np.mean(filled) > (0.8 if pack is pack_shuffled else 0.7)
     assert min(filled[:-1]) > (0.7 if pack is pack_shuffled else 0.49)
 
@@ -72,19 +72,19 @@ def test_shuffled_order_follows_from_keys_and_seed_alone() -> None:
     hashes, sizes = make(3000)
     other = np.random.default_rng(1).permutation(3000)
     assert shards(pack_shuffled, hashes, sizes, 50_000) == shards(pack_shuffled, hashes[other], sizes[other], 50_000)
-    first, second = (np.argsort(places_of(hashes, seed)) for seed in (1, 2))
+    first, second = (np.argsort(hash_positions(hashes, seed)) for seed in (1, 2))
     assert (first == second).mean() < 0.01
 
 
 def test_shuffled_mixes_across_the_source() -> None:
     hashes, sizes = make(10_000)
-    for chosen in pack_shuffled(places_of(hashes, 1), sizes, 200_000):
+    for chosen in pack_shuffled(hash_positions(hashes, 1), sizes, 200_000):
         assert abs(chosen.mean() - 5000) < 1500
 
 
 def test_in_order_keeps_the_order() -> None:
     hashes, sizes = make(3000)
-    packed = np.concatenate(list(pack_in_order(places_of(hashes, 1), sizes, 50_000)))
+    packed = np.concatenate(list(pack_in_order(hash_positions(hashes, 1), sizes, 50_000)))
     assert packed.tolist() == list(range(3000))
 
 
@@ -92,7 +92,7 @@ def test_in_order_keeps_the_order() -> None:
 def test_a_sample_larger_than_the_limit_is_alone(pack: Pack) -> None:
     hashes, sizes = make(100)
     sizes[[0, 50, 99]] = 10_000
-    packed = [chosen.tolist() for chosen in pack(places_of(hashes, 1), sizes, 5000)]
+    packed = [chosen.tolist() for chosen in pack(hash_positions(hashes, 1), sizes, 5000)]
     assert all([number] in packed for number in (0, 50, 99))
     assert sorted(number for chosen in packed for number in chosen) == list(range(100))
 
@@ -100,7 +100,7 @@ def test_a_sample_larger_than_the_limit_is_alone(pack: Pack) -> None:
 @BOTH
 def test_no_samples_make_no_shards(pack: Pack) -> None:
     hashes, sizes = make(0)
-    assert list(pack(places_of(hashes, 1), sizes, 5000)) == []
+    assert list(pack(hash_positions(hashes, 1), sizes, 5000)) == []
 
 
 def test_equal_places_end() -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ import pytest
 
 from conftest import REPO, tree_bytes
 from microdiff.artifacts.manifest import read_manifest
-from microdiff.artifacts.mds import read_index, read_sample
+from microdiff.artifacts.mds_index import read_index
+from microdiff.artifacts.mds_scan import MdsFile
 from microdiff.artifacts.tables import table_writer
 from microdiff.core.files import digest_file, read_json, write_json
 from microdiff.encode.merge import SCHEMA
 from microdiff.errors import SchemaError, StepError
 from microdiff.pipeline.params import Params
 from microdiff.pipeline.workspace import Workspace
+from microdiff.shard import writer
+from microdiff.shard.sample_index import record_type
 from microdiff.shard.step import shard
 from tests.latents_factory import SHAPES, Samples, make_sample, write_artifact
 from tests.waiting import run_python
@@ -32,10 +36,8 @@ def read_all(folder: Path) -> Samples:
     """Read a shard set without streaming, values by the index's encodings."""
     found: Samples = {}
     for entry in read_index(folder / "index.json"):
-        encodings = dict(zip(entry["column_names"], entry["column_encodings"], strict=True))
-        for number in range(entry["samples"]):
-            values = read_sample(folder, entry, number)
-            sample = {name: _decode(values[name], encodings[name]) for name in values}
+        for values in MdsFile(folder, entry):
+            sample = {name: _decode(bytes(values[name]), entry.header.encodings[name]) for name in values}
             assert sample["key"] not in found
             found[sample["key"]] = sample
     return found
@@ -87,7 +89,7 @@ def test_shards_hold_every_sample_as_it_was_encoded(
     assert_equal(read_all(folder / "512"), large)
     assert_equal(read_all(folder / "256"), {key: samples[key] for key in samples.keys() - large.keys()})
     entries = read_index(folder / "index.json")
-    assert all(entry["raw_data"]["bytes"] <= 65536 for entry in entries)
+    assert all(entry.raw.num_bytes <= 65536 for entry in entries)
     assert len(entries) > 10
     suffix = ".mds" if compression == "none" else ".mds.zstd"
     assert all(name.endswith(suffix) for name in shard_files(workspace))
@@ -102,17 +104,12 @@ def test_index_and_manifest_tell_the_hash_of_every_shard(workspace: Workspace, m
         shard("coco", make_params({**SMALL, "shard.compression": compression}), workspace)
         folder = workspace.artifact("coco", "shards")
         manifest = read_manifest(folder)
-        stated = {name: facts for part in manifest.partitions.values() for name, facts in part["files"].items()}
-        indexed = {
-            facts["basename"]: facts
-            for entry in read_index(folder / "index.json")
-            for facts in [entry["zip_data"] or entry["raw_data"]]
-        }
+        stated = manifest.files
+        indexed = {entry.stored.name: entry.stored for entry in read_index(folder / "index.json")}
         assert stated.keys() == indexed.keys() == shard_files(workspace).keys()
-        for name, facts in stated.items():
-            digest = digest_file(folder / name)
-            assert digest == facts["sha256"] == indexed[name]["hashes"]["sha256"]
-            assert facts["bytes"] == indexed[name]["bytes"]
+        for name, file in stated.items():
+            assert digest_file(folder / name) == file.sha256 == indexed[name].hashes["sha256"]
+            assert (folder / name).stat().st_size == file.num_bytes == indexed[name].num_bytes
     assert manifest.facts["columns"]["512"]["latents_512"] == "ndarray:float16:4,64,64"
     assert manifest.facts["columns"]["256"]["caption_latents_t5"] == "ndarray:uint16:5,4"
     assert {"encoders", "lineage", "settings", "code", "listings"} <= manifest.facts.keys()
@@ -209,8 +206,6 @@ def test_a_sample_without_latents_is_named(workspace: Workspace, make_params: Ma
 def test_few_open_files_are_enough(workspace: Workspace, make_params: MakeParams, monkeypatch: Any) -> None:
     from functools import lru_cache
 
-    from microdiff.shard import writer
-
     samples = write_artifact(workspace.root, {f"{number:04d}": [number] for number in range(30)})
     opened = lru_cache(1)(writer._Partition)
     monkeypatch.setattr(writer, "_open_partitions", lambda: opened)
@@ -218,7 +213,7 @@ def test_few_open_files_are_enough(workspace: Workspace, make_params: MakeParams
     assert_equal(read_all(workspace.artifact("coco", "shards")), samples)
 
 
-def test_latents_cut_short_after_they_were_listed_are_named(workspace: Workspace, make_params: MakeParams) -> None:
+def test_latents_cut_short_after_they_were_indexed_are_named(workspace: Workspace, make_params: MakeParams) -> None:
     write_artifact(workspace.root, {"0000": [1, 2]})
     shard("coco", make_params(SMALL), workspace)
     file = workspace.artifact("coco", "latents") / "0000.image.safetensors"
@@ -226,7 +221,59 @@ def test_latents_cut_short_after_they_were_listed_are_named(workspace: Workspace
     manifest = read_json(file.with_name("manifest.json"))
     manifest["partitions"]["0000"]["files"][file.name]["bytes"] -= 8000
     write_json(file.with_name("manifest.json"), manifest)
-    with pytest.raises(StepError, match=r"0000\.image\.safetensors: shorter than when it was listed"):
+    with pytest.raises(StepError, match=r"0000\.image\.safetensors: shorter than when it was indexed"):
+        shard(
+            "coco", make_params({"shard.shard_bytes": 2**20, "shard.seed": 5, "shard.compression": "zstd"}), workspace
+        )
+
+
+def other_shape(index: Path) -> None:
+    text = (index / "listing.json").read_text()
+    (index / "listing.json").write_text(text.replace("ndarray:float16:4,64,64", "ndarray:float16:4,46,46"))
+
+
+def other_row_bytes(index: Path) -> None:
+    text = (index / "listing.json").read_text()
+    (index / "listing.json").write_text(text.replace('"row_bytes": 32768', '"row_bytes": 32767'))
+
+
+def column_gone(index: Path) -> None:
+    text = (index / "listing.json").read_text()
+    (index / "listing.json").write_text(text.replace('"latents_512"', '"latents_521"'))
+
+
+def sample_without_latents(index: Path) -> None:
+    records = np.fromfile(index / "records", record_type(len(SHAPES)))
+    records["rows"][1][sorted(SHAPES).index("latents_256")] = -1
+    records.tofile(index / "records")
+
+
+def sample_of_other_size(index: Path, change: int = 1) -> None:
+    records = np.fromfile(index / "records", record_type(len(SHAPES)))
+    records["size"][0] = int(records["size"][0]) + change
+    records.tofile(index / "records")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (other_shape, "expected latents_512 as ndarray:float16:4,64,64 of 32768 bytes, got ndarray:float16:4,46,46 of"),
+        (other_row_bytes, "expected latents_512 as .* of 32768 bytes, got .* of 32767 bytes"),
+        (column_gone, "expected latents_512 as .*, got no such column"),
+        (sample_without_latents, "record 1: it has no latents_256"),
+        (sample_of_other_size, r"record 0: its values take \d+ bytes, expected"),
+        (partial(sample_of_other_size, change=-1), r"record 0: its values take \d+ bytes, expected"),
+    ],
+)
+def test_what_a_shard_would_state_wrongly_is_refused(
+    workspace: Workspace, make_params: MakeParams, damage: Callable[[Path], None], message: str
+) -> None:
+    write_artifact(workspace.root, {"0000": [3, 6, 9]})  # all have both resolutions
+    shard("coco", make_params({"shard.shard_bytes": 2**20}), workspace)
+    (listing,) = (workspace.root / ".work" / "shard-list").glob("*/listing.json")
+    damage(listing.parent)
+    writer._open_partitions.cache_clear()  # as in another process
+    with pytest.raises(StepError, match=message):
         shard(
             "coco", make_params({"shard.shard_bytes": 2**20, "shard.seed": 5, "shard.compression": "zstd"}), workspace
         )
@@ -250,6 +297,8 @@ import os, signal, sys
 from pathlib import Path
 from microdiff.pipeline import publish, store
 from microdiff.commands.cli import run_stage
+from microdiff.shard import writer
+from microdiff.shard.sample_index import record_type
 from microdiff.shard.step import shard
 from tests.latents_factory import SHAPES, Samples, make_sample, write_artifact
 module, name = sys.argv[1].split(":")

@@ -19,14 +19,15 @@ from conftest import REPO, changed, copy_of, sample_preset, tree_bytes
 from microdiff.artifacts.kinds import KINDS
 from microdiff.artifacts.latents import LatentsFile
 from microdiff.artifacts.manifest import MANIFEST, is_whole, read_manifest, write_manifest
-from microdiff.artifacts.mds import read_index
+from microdiff.artifacts.mds_index import read_index
 from microdiff.artifacts.mds_scan import MdsFile
 from microdiff.core.files import digest_file, md5_of, read_json, write_json
 from microdiff.core.withdrawn import Withdrawal, Withdrawn, write_withdrawn
 from microdiff.errors import ParamsError, SchemaError
 from microdiff.pipeline.params import load_params
 from microdiff.pipeline.workspace import Workspace
-from microdiff.remote.dvc_lock import dvc_record, folder_digest
+from microdiff.remote.dvc_dir_object import folder_digest
+from microdiff.remote.dvc_record import dvc_record
 from microdiff.verify.dataset import Verification, verify_dataset
 from microdiff.verify.deep import psnr, relative_difference, verify_deep
 from microdiff.verify.latents import is_finite
@@ -117,6 +118,28 @@ def test_every_flipped_bit_is_caught_and_nothing_else_is_blamed(arena: Workspace
                 flip(path, at, bit)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("latents", "encoders"),
+        ("latents", "downsampling"),
+        ("latents", "text"),
+        ("shards", "columns"),
+        ("raw", "bytes"),
+    ],
+)
+def test_a_manifest_in_which_a_name_has_changed_is_all_that_is_blamed(arena: Workspace, kind: str, name: str) -> None:
+    path = arena.artifact("coco", kind) / MANIFEST
+    at = path.read_bytes().index(f'"{name}"'.encode()) + 1
+    flip(path, at)
+    try:
+        result = verify_dataset("coco", arena)
+        assert blamed(result) == {f"{kind}/{MANIFEST}"}
+        assert result.damaged == {kind: {MANIFEST}}
+    finally:
+        flip(path, at)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("damage", ["cut", "emptied", "deleted", "longer", "zeroed"])
 def test_every_cut_emptied_deleted_or_overwritten_file_is_caught(arena: Workspace, kind: str, damage: str) -> None:
@@ -177,14 +200,16 @@ def test_a_damaged_picture_latent_or_shard_is_told_by_its_sample(here: Workspace
 
     entry = read_index(shards / "index.json")[0]
     *_, last = MdsFile(shards, entry)
-    path = shards / entry["raw_data"]["basename"]
+    path = shards / entry.raw.name
     flip(path, path.stat().st_size - 9)
     assert {problem.key for problem in verify_dataset("coco", here).problems} == {"", str(last["key"], "utf-8")}
 
 
 def test_a_strange_file_is_told(here: Workspace) -> None:
     (here.artifact("coco", "shards") / "512" / "copy.mds").write_bytes(b"1")
-    assert blamed(verify_dataset("coco", here)) == {"shards/512/copy.mds"}
+    (problem,) = verify_dataset("coco", here).problems
+    assert (problem.kind, problem.file) == ("shards", "512/copy.mds")
+    assert problem.what == "listed neither in manifest.json nor by DVC: remove it"
 
 
 def test_only_what_is_here_is_verified(here: Workspace) -> None:
@@ -548,9 +573,9 @@ def test_with_dvc_the_damaged_copies_go_and_all_three_come_back(
     assert (result.problems, result.notes) == ([], [])
     record = dvc_record(repository, "coco", "captions")
     assert record is not None
-    assert record.listing is not None
+    assert record.files is not None
     path = workspace.artifact("coco", "captions") / "0001.parquet"
-    cached = record.object_path(record.listing["0001.parquet"])
+    cached = record.object_path(record.files["0001.parquet"])
     assert path.stat().st_nlink == 3
     assert path.samefile(cached)
     path.chmod(0o644)
@@ -625,5 +650,5 @@ def test_manifests_say_what_the_store_holds(built: Workspace) -> None:
     for kind in KINDS:
         manifest = read_manifest(built.artifact("coco", kind))
         for partition in manifest.partitions.values():
-            assert [part["fingerprint"] for part in partition["parts"]] == partition["fingerprints"]
-            assert sorted(file for part in partition["parts"] for file in part["files"]) == sorted(partition["files"])
+            assert tuple(part.fingerprint for part in partition.parts) == partition.fingerprints
+            assert sorted(file for part in partition.parts for file in part.files) == sorted(partition.files)

@@ -8,12 +8,12 @@ from concurrent.futures import Executor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from microdiff.artifacts.mds_index import ShardEntry, ShardHeader
 from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import SchemaError
 from microdiff.loader.read.buffers import Buffers
@@ -37,7 +37,7 @@ class ShardHandle:
     """
 
     path: Path
-    entry: Mapping[str, Any]
+    entry: ShardEntry
     withdrawn: Withdrawn
     ready: Callable[[bool], None] | None = None
     may_go: bool = False
@@ -77,9 +77,9 @@ class BatchReader:
     ) -> None:
         self._shards, self._arrays, self._texts = shards, dict(arrays), tuple(texts)
         self._key_column, self._check_hashes = key_column, check_hashes
-        self._ends = np.cumsum([shard.entry["samples"] for shard in shards])
+        self._ends = np.cumsum([shard.entry.num_samples for shard in shards])
         self._begins = np.concatenate(([0], self._ends))
-        self._layouts: dict[tuple[Any, ...], Layout] = {}
+        self._layouts: dict[ShardHeader, Layout] = {}
         self._open = OpenShards()
         self._checked: set[int] = set()
 
@@ -138,7 +138,7 @@ class BatchReader:
         self, shard: ShardHandle, opened: OpenShard, sample: int, row: int, columns: Columns, texts: Texts
     ) -> None:
         """Put the next sample of the shard that may be used in the place of one that may not."""
-        keys, total = texts[self._key_column or ""], shard.entry["samples"]
+        keys, total = texts[self._key_column or ""], shard.entry.num_samples
         for step in range(1, total + 1):
             if not shard.withdrawn.contains(keys[row]):
                 return
@@ -154,11 +154,11 @@ class BatchReader:
             if shard.ready is not None:
                 shard.ready(attempt > 0)
             try:
-                opened = OpenShard(shard.path, shard.entry, self._layout(shard.entry))
+                opened = OpenShard(shard.path, shard.entry, self._layout(shard.entry.header))
             except FileNotFoundError:
                 continue
             if self._check_hashes and number not in self._checked:
-                check_hash(shard.path, shard.entry["raw_data"]["hashes"])
+                check_hash(shard.path, shard.entry.raw.hashes)
                 self._checked.add(number)
             if not shard.may_go:
                 self._open.keep(number, opened)
@@ -166,11 +166,10 @@ class BatchReader:
         remedy = "raise cache_limit" if shard.may_go else "write or pull it again"
         raise SchemaError(f"{shard.path} has gone while it was to be read: {remedy}")
 
-    def _layout(self, entry: Mapping[str, Any]) -> Layout:
-        signature = (*entry["column_names"], *entry["column_sizes"])
-        if signature not in self._layouts:
-            for name, size in zip(entry["column_names"], entry["column_sizes"], strict=True):
+    def _layout(self, header: ShardHeader) -> Layout:
+        if header not in self._layouts:
+            for name, size in zip(header.column_names, header.column_sizes, strict=True):
                 if size and size != self._arrays.get(name, size):
                     raise SchemaError(f"column {name} takes {size} bytes by the index, not {self._arrays[name]}")
-            self._layouts[signature] = Layout(entry, self._arrays, self._texts)
-        return self._layouts[signature]
+            self._layouts[header] = Layout(header, self._arrays, self._texts)
+        return self._layouts[header]

@@ -6,15 +6,15 @@ import resource
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from operator import le
 from pathlib import Path
-from typing import Any
 
+from microdiff.artifacts.mds_index import ShardEntry
 from microdiff.errors import SchemaError
 from microdiff.loader.read.read_plan import Layout, Plan
 
 _MAX_OPEN = 2048
-_CHUNK_BYTES = 2**20
 _SAMPLES_ASKED = 5
 
 
@@ -29,7 +29,7 @@ class OpenShard:
         usual_plan: The plan that most of its samples fit, as far as a few of them tell.
     """
 
-    def __init__(self, path: Path, entry: Mapping[str, Any], layout: Layout) -> None:
+    def __init__(self, path: Path, entry: ShardEntry, layout: Layout) -> None:
         """Open a shard.
 
         Raises:
@@ -38,11 +38,9 @@ class OpenShard:
         """
         self.path, self.layout = path, layout
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        size, samples = os.fstat(self.descriptor).st_size, entry["samples"]
-        if size != entry["raw_data"]["bytes"]:
-            raise SchemaError(
-                f"{path}: expected {entry['raw_data']['bytes']} bytes, got {size}: write or pull it again"
-            )
+        size, samples = os.fstat(self.descriptor).st_size, entry.num_samples
+        if size != entry.raw.num_bytes:
+            raise SchemaError(f"{path}: expected {entry.raw.num_bytes} bytes, got {size}: write or pull it again")
         table = os.pread(self.descriptor, 4 * (samples + 2), 0)
         numbers = memoryview(table).cast("I")
         if numbers[0] != samples or numbers[-1] != size:
@@ -135,12 +133,10 @@ def check_hash(path: Path, hashes: Mapping[str, str]) -> None:
         raise SchemaError(
             f"{path}: its index states no hash to check it by, only {sorted(hashes)}: leave the check out"
         )
-    digest = hashlib.new(name, usedforsecurity=False)
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    if digest.hexdigest() != hashes[name]:
-        raise SchemaError(f"{path}: expected {name} {hashes[name]}, got {digest.hexdigest()}: write or pull it again")
+        found = hashlib.file_digest(file, partial(hashlib.new, name, usedforsecurity=False)).hexdigest()
+    if found != hashes[name]:
+        raise SchemaError(f"{path}: expected {name} {hashes[name]}, got {found}: write or pull it again")
 
 
 def known_hash(hashes: Mapping[str, str]) -> str | None:

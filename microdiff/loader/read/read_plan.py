@@ -9,7 +9,8 @@ right.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from struct import Struct
-from typing import Any
+
+from microdiff.artifacts.mds_index import ShardHeader
 
 GAP_BYTES = 2**14  # what nobody asked for is read along up to this size: cheaper than a second system call
 
@@ -52,7 +53,7 @@ class Layout:
     """The columns of a shard, and which of them are wanted.
 
     Args:
-        entry: The shard's entry in the index.
+        header: What the shard says of itself.
         arrays: Wanted columns of fixed size and their bytes; also those that the index calls variable.
         texts: Wanted columns of varying size.
 
@@ -62,8 +63,8 @@ class Layout:
         only_plan: The plan for every sample, None if their sizes ask for several.
     """
 
-    def __init__(self, entry: Mapping[str, Any], arrays: Mapping[str, int], texts: Sequence[str]) -> None:
-        self._columns = list(zip(entry["column_names"], entry["column_sizes"], strict=True))
+    def __init__(self, header: ShardHeader, arrays: Mapping[str, int], texts: Sequence[str]) -> None:
+        self._columns = list(zip(header.column_names, header.column_sizes, strict=True))
         self._arrays, self._texts = dict(arrays), set(texts)
         self.variable = [name for name, size in self._columns if not size]
         self.head = Struct(f"<{len(self.variable)}I")
