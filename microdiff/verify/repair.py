@@ -68,7 +68,7 @@ def _clear(folder: Path, names: set[str], record: DvcRecord | None, workspace: W
 
 
 def _step(step: str) -> Callable[..., object]:
-    function: Callable[..., object] = getattr(importlib.import_module(f"microdiff.{step}"), step)
+    function: Callable[..., object] = getattr(importlib.import_module(f"microdiff.{step}.step"), step)
     return function
 
 
