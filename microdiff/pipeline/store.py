@@ -25,6 +25,7 @@ from microdiff.core.files import (
     scratch_folder,
     sweep,
     sync,
+    sync_folders,
     write_json,
 )
 from microdiff.core.ledger import Counts, Result
@@ -275,6 +276,7 @@ def _compute(task: Task, target: Path, report: Reporter) -> StoredPartition:
 
 
 def _publish(folder: Path, target: Path) -> None:
+    sync_folders(folder)
     try:
         folder.rename(target)
     except OSError as error:
