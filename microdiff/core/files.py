@@ -91,6 +91,13 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_folders(folder: Path) -> None:
+    """Flush the entries of a folder, and of all folders below it, to disk."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir():
+            sync(path)
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Make `target` the same file as `source` by a hard link, or a copy where links are impossible."""
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from microdiff.artifacts.manifest import FORMAT, PartitionRecord, PartRecord, write_manifest
-from microdiff.core.files import canonical_json, digest_bytes, link_or_copy, replace_folder, sync, write_json
+from microdiff.core.files import canonical_json, digest_bytes, link_or_copy, replace_folder, sync_folders, write_json
 from microdiff.core.ledger import Counts
 from microdiff.pipeline.store import StoredPartition
 
@@ -55,7 +55,7 @@ def assemble(
             "extra": {name: digest_bytes(canonical_json(value).encode()) for name, value in sorted(extra.items())},
         },
     )
-    sync(partial)
+    sync_folders(partial)
     replace_folder(partial, folder)
 
 

@@ -25,6 +25,7 @@ from microdiff.core.files import (
     scratch_folder,
     sweep,
     sync,
+    sync_folders,
 )
 from microdiff.core.ledger import Counts, Result
 from microdiff.core.progress import SAMPLES, Reporter
@@ -281,6 +282,7 @@ def _compute(task: Task, target: Path, report: Reporter) -> StoredPartition:
 
 
 def _publish(folder: Path, target: Path) -> None:
+    sync_folders(folder)
     try:
         folder.rename(target)
     except OSError as error:
