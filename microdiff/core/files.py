@@ -9,10 +9,10 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
-_CHUNK_BYTES = 4 * 2**20
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EACCES)
 _TEMPORARY = "tmp-"
 
@@ -34,12 +34,9 @@ def digest_bytes(data: bytes) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """Return the SHA-256 hex digest of a file's bytes, read in chunks."""
-    digest = hashlib.sha256()
+    """Return the SHA-256 hex digest of a file's bytes."""
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def md5_of(path: Path) -> str:
@@ -61,10 +58,19 @@ def write_json(path: Path, value: object) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 to `path` atomically and durably, making its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BufferedWriter]:
+    """Give a file that takes the name `path` only when the block has ended well and the bytes are on disk."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        temporary.write_bytes(text.encode())
-        sync(temporary)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -110,7 +116,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:  # swept between the two calls
             continue
-        if _try_lock(descriptor) and folder.exists():
+        if try_lock(descriptor) and folder.exists():
             break
         os.close(descriptor)
     try:
@@ -129,7 +135,7 @@ def sweep(parent: Path) -> int:
         except FileNotFoundError:
             continue
         try:
-            if _try_lock(descriptor):
+            if try_lock(descriptor):
                 shutil.rmtree(folder, ignore_errors=True)
                 removed += 1
         finally:
@@ -152,7 +158,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if not _is_at(descriptor, folder):  # removed while this process waited
+            if not is_at(descriptor, folder):  # removed while this process waited
                 continue
             yield
             return
@@ -160,7 +166,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
+def is_at(descriptor: int, path: Path) -> bool:
     """Tell whether a path still names the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
@@ -179,7 +185,8 @@ def replace_folder(new: Path, target: Path) -> None:
     sync(target.parent)
 
 
-def _try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file or folder for this process, unless another has locked it; tell which."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

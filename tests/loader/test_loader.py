@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from microdiff.errors import ParamsError, SchemaError
 from microdiff.loader.build import STREAMING_SEED
 
 pytestmark = [
+    pytest.mark.usefixtures("own_names"),
     # Python 3.12 warns whenever a process with threads forks; streaming keeps threads from earlier epochs.
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
     # torch, on machines with a single core
@@ -87,13 +86,6 @@ def write_published(folder: Path, caption_shape: tuple[int, int], dtype: str = "
             arrays = {name: array.tobytes() for name, array in sample.items()}
             writer.write({"caption": f"no. {number}", **arrays})
     return samples
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _lock_files_go_with_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("t")))
-        yield
 
 
 @pytest.fixture(scope="module")

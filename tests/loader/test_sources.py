@@ -9,7 +9,6 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,7 @@ from microdiff.core.withdrawn import Withdrawal, Withdrawn, write_withdrawn
 from microdiff.errors import ParamsError, SchemaError, SourceError
 from tests.loader.test_loader import COLUMNS, NUM, build, keys_of, make_sample, write_shard_set
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _lock_files_go_with_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("t")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_names")
 
 
 @dataclass
@@ -338,7 +332,9 @@ def test_few_files_are_open_at_once_and_none_afterwards(source: FakeSource, monk
 LIVE = """
 import sys
 sys.path.insert(0, "tests")
+from tests.loader.own_names import take_own_numbers
 from tests.loader.test_loader import build
+take_own_numbers()
 loader = build(sys.argv[1], num_workers=1)
 batches = iter(loader)
 next(batches)
