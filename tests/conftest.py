@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import yaml
 
-from microdiff.loader.read import batched_io
 from microdiff.pipeline.params import Params, load_params
 from microdiff.pipeline.workspace import Workspace
 
@@ -34,18 +33,6 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "workspace")
-
-
-@pytest.fixture(params=["queue", "single calls"])
-def way_to_read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Have the loader read in either of its ways; by the system's queue where there is one."""
-    if request.param == "single calls":
-        monkeypatch.setattr(batched_io, "_queue", lambda: None)
-    elif (queue := batched_io._queue()) is None:
-        pytest.skip("the system takes one read at a time")
-    else:
-        batched_io._idle.append(queue)
-    return str(request.param)
 
 
 @pytest.fixture

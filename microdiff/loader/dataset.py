@@ -23,10 +23,11 @@ from microdiff.loader.randomness import drop_caption_mask, sampling_noise
 from microdiff.loader.read.batch_reader import BatchReader, Helpers, ShardHandle
 from microdiff.loader.read.buffers import Buffers, PinnedBuffers, RecycledBuffers
 from microdiff.loader.shard_set import KEY_COLUMN, ShardSet
-from microdiff.loader.shared_memory import hold_shared_memory
+from microdiff.loader.shared_memory import hold_shared_memory, skip_taken_numbers
 from microdiff.loader.stream import LatentsStream
 
 _PREPARING, _LOCAL, _REMOTE = 2, 3, 1  # streaming's states of a shard
+_TRIES = 8  # to find a number for shared memory that no other process takes first
 
 
 class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships without type information
@@ -52,8 +53,15 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
         **options: Any,
     ) -> None:
         shares: Sequence[float | None] = proportions or [None] * len(shard_sets)
-        streams = [LatentsStream(each, share) for each, share in zip(shard_sets, shares, strict=True)]
-        super().__init__(streams=streams, **options)
+        for attempt in range(1, 1 + _TRIES):
+            streams = [LatentsStream(each, share) for each, share in zip(shard_sets, shares, strict=True)]
+            try:
+                with skip_taken_numbers():
+                    super().__init__(streams=streams, **options)
+                break
+            except FileExistsError:  # another process has just taken the number; ranks would have to agree on another
+                if self._unique_rank_world.num_ranks > 1 or attempt == _TRIES:
+                    raise
         self._segments = hold_shared_memory(self)
         first = shard_sets[0]
         self.shard_sets, self.cap_drop_prob, self.check_hashes = shard_sets, cap_drop_prob, check_hashes
@@ -230,14 +238,14 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
         if self._reader is None:
             first = self.shard_sets[0]
             texts = {column for column, array in first.further.items() if array is None}
-            withdrawn = any(each.withdrawn for each in self.shard_sets)
-            if self.has_keys and (0 < self.cap_drop_prob < 1 or first.has_moments or withdrawn):
+            withdrawn = any(each.withdrawn for each in self.shard_sets)  # from sets with keys; others may have none
+            if withdrawn or (self.has_keys and (0 < self.cap_drop_prob < 1 or first.has_moments)):
                 texts.add(KEY_COLUMN)
             self._reader = BatchReader(
                 self._shard_files(),
                 {name: array.row_bytes for name, array in self.arrays.items()},
                 sorted(texts),
-                KEY_COLUMN if self.has_keys else None,
+                KEY_COLUMN if withdrawn else None,
                 self.check_hashes,
             )
         return self._reader

@@ -7,8 +7,8 @@ of live runs as well, and no lock files.
 
 So each of our processes holds a lock on `/dev/shm/microdiff_000007` for as long as it lives: where nobody does, the
 segments are stale. Segments without that file, of programs that use streaming by itself, are stale when no process has
-them mapped; that can take a while, since streaming also maps, and keeps, what it comes across when it looks for a
-number.
+them mapped; that can take a while, since streaming by itself also maps, and keeps, what it comes across when it looks
+for a number.
 """
 
 import atexit
@@ -18,9 +18,11 @@ import logging
 import os
 import re
 import tempfile
+import threading
 import time
 import weakref
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ _HELD = re.compile(r"microdiff_(\d{6})")
 _STARTING_S = 60  # whoever has just made a segment may be about to map it
 
 _LOG = logging.getLogger(__name__)
+_numbering = threading.Lock()
 
 
 def clean_shared_memory() -> None:
@@ -48,6 +51,35 @@ def clean_shared_memory() -> None:
     barrier()
     if initialised:
         distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def skip_taken_numbers() -> Iterator[None]:
+    """Have streaming pass over numbers that are in use, by whomever, while this thread makes a data set.
+
+    By itself it maps every segment that it meets in its search and keeps it until the process ends: one descriptor for
+    each of the segments of all data sets on the machine, for each data set that is made.
+    """
+    from streaming.base.shared import prefix
+
+    with _numbering:
+        every_number, maker = prefix._each_prefix_int, threading.get_ident()
+
+        def free_numbers() -> Iterator[int]:
+            numbers = every_number()
+            return _without_taken(numbers) if threading.get_ident() == maker else numbers
+
+        prefix._each_prefix_int = free_numbers
+        try:
+            yield
+        finally:
+            prefix._each_prefix_int = every_number
+
+
+def _without_taken(numbers: Iterator[int]) -> Iterator[int]:
+    names = [path.name for path in SHARED_MEMORY.iterdir()] if SHARED_MEMORY.is_dir() else []
+    taken = {match[1] for name in names if (match := _SEGMENT.fullmatch(name) or _HELD.fullmatch(name))}
+    return (number for number in numbers if f"{number:06}" not in taken)
 
 
 def hold_shared_memory(dataset: Any) -> list[Any]:

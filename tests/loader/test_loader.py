@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +16,12 @@ from microdiff.loader.build import STREAMING_SEED
 from tests.shard_factory import ENCODERS, NUM, NUM_512, build, keys_of, write_published, write_shard_set
 
 pytestmark = [
+    pytest.mark.usefixtures("own_names"),
     # Python 3.12 warns whenever a process with threads forks; streaming keeps threads from earlier epochs.
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
     # torch, on machines with a single core
     pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _lock_files_go_with_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("t")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from tests.shard_factory import build, plain_loader, write_shard_set
 from tests.waiting import PATIENCE_S, end
 
 pytestmark = [
+    pytest.mark.usefixtures("own_names"),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes:UserWarning"),
 ]
@@ -24,6 +23,8 @@ pytestmark = [
 RANK = """
 import json, os, sys
 import torch.distributed as dist
+from tests.loader.own_names import take_own_numbers
+take_own_numbers()
 dist.init_process_group("gloo", f"file://{sys.argv[4]}", rank=int(os.environ["RANK"]), world_size=2)
 from tests.shard_factory import build, plain_loader
 make, folder, workers = {"ours": build, "plain": plain_loader}[sys.argv[1]], sys.argv[2], int(sys.argv[3])
@@ -35,13 +36,6 @@ print(json.dumps({"seen": seen, "rest": [b["key"] for b in first], "next": [b["k
 dist.barrier()
 dist.destroy_process_group()
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _lock_files_go_with_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("t")))
-        yield
 
 
 @pytest.fixture(scope="module")

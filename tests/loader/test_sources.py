@@ -9,7 +9,6 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,7 @@ from tests.mds_factory import write_shard
 from tests.shard_factory import COLUMNS, NUM, build, keys_of, make_sample, write_shard_set
 from tests.waiting import PATIENCE_S, end
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _lock_files_go_with_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("t")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_names")
 
 
 @dataclass
@@ -340,7 +334,9 @@ def test_few_files_are_open_at_once_and_none_afterwards(source: FakeSource, monk
 
 LIVE = """
 import sys
+from tests.loader.own_names import take_own_numbers
 from tests.shard_factory import build
+take_own_numbers()
 loader = build(sys.argv[1], num_workers=1)
 batches = iter(loader)
 next(batches)

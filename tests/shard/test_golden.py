@@ -14,7 +14,7 @@ from microdiff.artifacts.latents import Spool, TensorToWrite, write_latents
 from microdiff.artifacts.tables import table_writer
 from microdiff.core.progress import NullReporter
 from microdiff.encode.merge import SCHEMA
-from microdiff.shard.packing import Indices, pack_in_order, pack_shuffled, places_of
+from microdiff.shard.packing import Indices, hash_positions, pack_in_order, pack_shuffled
 from microdiff.shard.sample_index import load_index, write_listing
 
 HASHES = np.array([0, 1, 2, 2**32, 2**63, 2**64 - 1], np.uint64)
@@ -70,12 +70,12 @@ HASHES = np.array([0, 1, 2, 2**32, 2**63, 2**64 - 1], np.uint64)
     ],
 )
 def test_places(seed: int, places: list[int]) -> None:
-    assert places_of(HASHES, seed).tolist() == places
+    assert hash_positions(HASHES, seed).tolist() == places
 
 
 def many() -> tuple["np.ndarray[int, np.dtype[np.uint64]]", "np.ndarray[int, np.dtype[np.uint32]]"]:
     numbers = np.arange(6000, dtype=np.uint64)
-    return places_of(numbers, 7), (900 + numbers % np.uint64(211)).astype(np.uint32)
+    return hash_positions(numbers, 7), (900 + numbers % np.uint64(211)).astype(np.uint32)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 Reading itself does not hold the interpreter's lock, so threads that read batches run beside each other.
 """
 
+import errno
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import torch
@@ -15,13 +17,15 @@ from numpy.typing import NDArray
 
 from microdiff.artifacts.mds_index import ShardEntry, ShardHeader
 from microdiff.core.withdrawn import Withdrawn
-from microdiff.errors import SchemaError
+from microdiff.errors import SchemaError, SourceError
 from microdiff.loader.read.buffers import Buffers
-from microdiff.loader.read.open_shards import OpenShard, OpenShards, check_hash
+from microdiff.loader.read.open_shards import OpenShard, OpenShards, check_hash, max_open
 from microdiff.loader.read.read_plan import Layout
 from microdiff.loader.read.sample_reads import Columns, SampleRefs, Texts, read_rows
 
 _TRIES = 8
+_PAUSE_S = 0.01
+_PARTS = 16  # of the shards that may be open: what one thread has open at once, whether or not they are kept
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,8 @@ class Helpers:
     """Threads that read parts of a batch beside each other.
 
     Attributes:
-        threads: They.
-        number: How many.
+        threads: Pool that the parts are read on.
+        number: Into how many parts a batch is divided.
     """
 
     threads: Executor
@@ -63,7 +67,7 @@ class BatchReader:
         shards: All shards, in the order in which samples are numbered through them.
         arrays: Columns of fixed size and their bytes.
         texts: Columns of text.
-        key_column: The column of texts that withdrawn samples are known by, None without keys.
+        key_column: The one of `texts` that withdrawn samples are known by, None where none is withdrawn.
         check_hashes: Whether to compare each shard with its hash before it is first read.
     """
 
@@ -102,6 +106,7 @@ class BatchReader:
 
         Raises:
             SchemaError: A shard or a sample is not what its index says.
+            SourceError: The process may not open as many files as it needs.
         """
         tensors, columns = {}, {}
         for name in self._arrays:
@@ -120,19 +125,23 @@ class BatchReader:
         return tensors, texts
 
     def _read_part(self, ids: NDArray[np.int64], rows: NDArray[np.int64], columns: Columns, texts: Texts) -> None:
-        """Read some rows of a batch, given in the order of their samples."""
+        """Read some rows of a batch, given in the order of their samples, from a limited number of shards at once."""
+        changes = np.flatnonzero(np.diff(self.shards_of(ids[rows]), prepend=-1))  # where another shard begins
+        at_once = max(1, max_open() // _PARTS)
+        for few in np.split(rows, changes[at_once::at_once]):
+            self._read_rows(ids, few, columns, texts)
+
+    def _read_rows(self, ids: NDArray[np.int64], rows: NDArray[np.int64], columns: Columns, texts: Texts) -> None:
         numbers = self.shards_of(ids[rows])
         samples = ids[rows] - self._begins[numbers]
         opened = {number: self._opened(number) for number in dict.fromkeys(numbers.tolist())}
-        places = SampleRefs([opened[number] for number in numbers.tolist()], samples.tolist(), rows.tolist())
-        read_rows(places, columns, texts)
-        thinned = {number for number in opened if self._shards[number].withdrawn and self._key_column is not None}
+        refs = SampleRefs([opened[number] for number in numbers.tolist()], samples.tolist(), rows.tolist())
+        read_rows(refs, columns, texts)
+        thinned = {number for number in opened if self._shards[number].withdrawn}
         if thinned:
-            for number, opened_shard, sample, row in zip(
-                numbers.tolist(), places.shards, places.samples, places.rows, strict=True
-            ):
+            for number, shard, sample, row in zip(numbers.tolist(), refs.shards, refs.samples, refs.rows, strict=True):
                 if number in thinned:
-                    self._replace_withdrawn(self._shards[number], opened_shard, sample, row, columns, texts)
+                    self._replace_withdrawn(self._shards[number], shard, sample, row, columns, texts)
 
     def _replace_withdrawn(
         self, shard: ShardHandle, opened: OpenShard, sample: int, row: int, columns: Columns, texts: Texts
@@ -156,6 +165,16 @@ class BatchReader:
             try:
                 opened = OpenShard(shard.path, shard.entry, self._layout(shard.entry.header))
             except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno != errno.EMFILE:
+                    raise
+                if attempt + 1 == _TRIES:
+                    raise SourceError(
+                        f"{shard.path}: {error.strerror}: raise the limit of this process (`ulimit -n`)"
+                    ) from error
+                self._open.make_room()
+                sleep(_PAUSE_S * attempt)  # for other threads to finish what they read
                 continue
             if self._check_hashes and number not in self._checked:
                 check_hash(shard.path, shard.entry.raw.hashes)

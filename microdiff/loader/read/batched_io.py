@@ -1,11 +1,12 @@
 """Read pieces of files into memory, hundreds with one system call.
 
-Linux takes many reads at once (`io_submit`), and of files that are not opened for direct access it has made them when
-the call returns. So a thread neither gives up the interpreter's lock nor waits for it between two of them, and nobody
-waits for that thread. The calls have no wrapper in the C library: they are made by number. Where that cannot be
-(another kind of processor, a sandbox that forbids it, too many queues in use) each read is a call of its own.
+Linux takes many reads at once (`io_submit`), and of most file systems it has made them when the call returns. So a
+thread neither gives up the interpreter's lock nor waits for it between two of them, and nobody waits for that thread.
+The calls have no wrapper in the C library: they are made by number. Where that cannot be (another kind of processor, a
+sandbox that forbids it, too many queues in use), and with MICRODIFF_BATCHED_READS=0, each read is a call of its own.
 
-Memory is given by its address: whoever calls keeps it until the call returns.
+Memory is given by its address: whoever calls keeps it until the call returns. However that ends, by an error or by
+Ctrl-C, the system then writes to that memory no more: what was submitted has been waited for.
 """
 
 import contextlib
@@ -23,7 +24,8 @@ from numpy.typing import NDArray
 # Shapes: N reads, P pieces of memory.
 
 _AT_ONCE = 256  # of the 65,536 that a machine has for all its processes (fs.aio-max-nr)
-_NUMBERS = {"x86_64": (206, 209, 208), "aarch64": (0, 2, 4)}  # of io_setup, io_submit and io_getevents
+# Of io_setup, io_destroy, io_submit and io_getevents.
+_NUMBERS = {"x86_64": (206, 207, 209, 208), "aarch64": (0, 1, 2, 4)}
 _PREADV = 7
 _NOWAIT = 8  # RWF_NOWAIT of linux/fs.h, which some builds of Python do not know
 _REQUEST = np.dtype(  # struct iocb of linux/aio_abi.h, little-endian
@@ -49,7 +51,8 @@ _LIBRARY.syscall.restype = ctypes.c_long
 _LIBRARY.preadv.restype = ctypes.c_ssize_t
 _LIBRARY.preadv.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_long)
 _IS_KNOWN = platform.machine() in _NUMBERS and sys.byteorder == "little" and ctypes.sizeof(ctypes.c_void_p) == 8
-_SETUP, _SUBMIT, _GETEVENTS = _NUMBERS[platform.machine()] if _IS_KNOWN else (0, 0, 0)
+_SETUP, _DESTROY, _SUBMIT, _GETEVENTS = _NUMBERS[platform.machine()] if _IS_KNOWN else (0, 0, 0, 0)
+SWITCH = "MICRODIFF_BATCHED_READS"
 
 
 @dataclass(frozen=True)
@@ -79,16 +82,13 @@ def read_many(reads: Reads) -> NDArray[np.int64]:
     Returns:
         The numbers of those reads that gave less than asked for, or nothing.
     """
-    queue = _queue()
-    found_N = _read_by_queue(queue, reads, _NOWAIT)
+    found_N = _read_by_queue(reads, _NOWAIT)
     left = np.flatnonzero(found_N != reads.sizes)
     if len(left):
         _announce(reads[left])
-        found_N[left] = _read_by_queue(queue, reads[left], 0)
+        found_N[left] = _read_by_queue(reads[left], 0)
         left = np.flatnonzero(found_N != reads.sizes)
         found_N[left] = _read_singly(reads[left])
-    if queue is not None:
-        _idle.append(queue)
     return np.flatnonzero(found_N != reads.sizes)
 
 
@@ -98,6 +98,8 @@ os.register_at_fork(after_in_child=_idle.clear)  # they are the parent's
 
 def _queue() -> ctypes.c_ulong | None:
     """Return a queue that nobody else uses, or None if there is none to be had."""
+    if os.environ.get(SWITCH) == "0":
+        return None
     try:
         return _idle.pop()
     except IndexError:
@@ -125,9 +127,10 @@ def _read_singly(reads: Reads) -> NDArray[np.int64]:
     return np.array(found, np.int64)
 
 
-def _read_by_queue(queue: ctypes.c_ulong | None, reads: Reads, flags: int) -> NDArray[np.int64]:
+def _read_by_queue(reads: Reads, flags: int) -> NDArray[np.int64]:
     """Return the bytes that each read gave, something negative where it failed or where the system took no more."""
     found_N = np.full(len(reads.sizes), -1)
+    queue = _queue()
     if queue is None:
         return found_N
     requests = np.zeros(len(reads.sizes), _REQUEST)
@@ -141,18 +144,32 @@ def _read_by_queue(queue: ctypes.c_ulong | None, reads: Reads, flags: int) -> ND
     requests["position"] = reads.positions
     addresses = requests.ctypes.data + requests.itemsize * numbers
     events = np.zeros(_AT_ONCE, _EVENT)
-    for begin in range(0, len(requests), _AT_ONCE):
-        part = addresses[begin : begin + _AT_ONCE]
-        taken = _LIBRARY.syscall(_SUBMIT, queue, ctypes.c_long(len(part)), ctypes.c_void_p(part.ctypes.data))
-        _collect(queue, taken, events)
-        found_N[events["data"][: max(0, taken)]] = events["result"][: max(0, taken)]
-        if taken < len(part):
-            break
+    begin, is_empty = 0, False
+    try:
+        while begin < len(requests):
+            part = addresses[begin : begin + _AT_ONCE]
+            taken = _LIBRARY.syscall(_SUBMIT, queue, ctypes.c_long(len(part)), ctypes.c_void_p(part.ctypes.data))
+            ended = _collect(queue, taken, events)
+            found_N[events["data"][:ended]] = events["result"][:ended]
+            if ended < taken:
+                return found_N
+            if taken <= 0:
+                break
+            begin += taken
+        is_empty = True
+    finally:
+        if is_empty:
+            _idle.append(queue)
+        else:
+            _LIBRARY.syscall(_DESTROY, queue)  # waits for what it was given, even where that is not known to us
     return found_N
 
 
-def _collect(queue: ctypes.c_ulong, number: int, events: NDArray[np.void]) -> None:
-    """Wait for that many reads: until then the system may write to their memory."""
+def _collect(queue: ctypes.c_ulong, number: int, events: NDArray[np.void]) -> int:
+    """Wait for that many reads, of which the system may write to the memory until then; return how many have ended.
+
+    These are fewer only where the system cannot tell of the others.
+    """
     found = 0
     while found < number:
         more = _LIBRARY.syscall(
@@ -164,5 +181,6 @@ def _collect(queue: ctypes.c_ulong, number: int, events: NDArray[np.void]) -> No
             ctypes.c_void_p(None),
         )
         if more < 0 and ctypes.get_errno() != errno.EINTR:
-            raise OSError(ctypes.get_errno(), "io_getevents failed")
+            break
         found += max(0, more)
+    return found

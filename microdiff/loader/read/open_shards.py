@@ -1,12 +1,17 @@
-"""Open shard files: few at a time, each checked once, with the offsets of their samples. Needs nothing else."""
+"""Open shard files: few at a time, each checked once, with the offsets of their samples.
+
+Imports neither torch nor streaming.
+"""
 
 import hashlib
 import os
 import resource
 import threading
+import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import count
 from operator import le
 from pathlib import Path
 
@@ -95,31 +100,59 @@ class OpenShard:
 
 
 class OpenShards:
-    """Keeps the shards used last open. Safe to use from several threads.
+    """Keeps the shards used last open; how many, all loaders of a process share. Safe to use from several threads.
 
-    Args:
-        max_open: How many; by default half of what the process may open.
+    Attributes:
+        kept: The shards of this loader and when each was last used, the one unused for longest first.
     """
 
-    def __init__(self, max_open: int | None = None) -> None:
-        self._max_open = max_open or max(1, min(_MAX_OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
-        self._shards: OrderedDict[int, OpenShard] = OrderedDict()
-        self._lock = threading.Lock()
+    def __init__(self) -> None:
+        self.kept: OrderedDict[int, tuple[int, OpenShard]] = OrderedDict()
+        with _lock:
+            _of_process.add(self)
 
     def get(self, number: int) -> OpenShard | None:
         """Return an open shard and note that it was used."""
-        with self._lock:
-            shard = self._shards.get(number)
+        with _lock:
+            _, shard = self.kept.pop(number, (0, None))
             if shard is not None:
-                self._shards.move_to_end(number)
+                self.kept[number] = next(_clock), shard
             return shard
 
     def keep(self, number: int, shard: OpenShard) -> None:
-        """Keep a shard open, instead of the one unused for longest; that one is closed once nobody reads it."""
-        with self._lock:
-            self._shards[number] = shard
-            dropped = self._shards.popitem(last=False) if len(self._shards) > self._max_open else None
+        """Keep a shard open, instead of those unused for longest; they are closed once nobody reads them."""
+        with _lock:
+            self.kept[number] = next(_clock), shard
+            dropped = _drop(max_open())
+        del dropped  # without the lock: it closes them
+
+    def make_room(self) -> None:
+        """Close what nobody reads, of any loader of the process."""
+        with _lock:
+            dropped = _drop(0)
         del dropped
+
+
+_lock = threading.Lock()
+_of_process: "weakref.WeakSet[OpenShards]" = weakref.WeakSet()
+_clock = count()
+
+
+def _drop(max_left: int) -> list[OpenShard]:
+    """Take out those unused for longest, of any loader of this process, until there are only so many."""
+    kept = [each.kept for each in _of_process if each.kept]
+    dropped = []
+    for _ in range(sum(map(len, kept)) - max_left):
+        oldest = min(kept, key=lambda shards: next(iter(shards.values()))[0])
+        dropped.append(oldest.popitem(last=False)[1][1])
+        kept = [shards for shards in kept if shards]
+    return dropped
+
+
+def max_open() -> int:
+    """Return how many shards a process keeps open: half of the files that it may have open, within reason."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _MAX_OPEN if limit == resource.RLIM_INFINITY else max(1, min(_MAX_OPEN, limit // 2))
 
 
 def check_hash(path: Path, hashes: Mapping[str, str]) -> None:
