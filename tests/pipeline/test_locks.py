@@ -17,7 +17,7 @@ from microdiff.encode.step import encode
 from microdiff.errors import StepError
 from microdiff.pipeline.executor import run_tasks
 from microdiff.pipeline.params import load_params
-from microdiff.pipeline.restore import adopt_dataset
+from microdiff.pipeline.restore import restore_dataset
 from microdiff.pipeline.run import Run
 from microdiff.pipeline.store import Store
 from microdiff.pipeline.workers import WorkerPlan
@@ -64,9 +64,9 @@ def test_nothing_is_pruned_while_artifacts_are_put_back(
         refuses_to_prune(store)
         raise Stop
 
-    monkeypatch.setattr(Store, "adopt", look)
+    monkeypatch.setattr(Store, "add", look)
     with pytest.raises(Stop):
-        adopt_dataset("coco", here)
+        restore_dataset("coco", here)
 
 
 def test_no_step_begins_while_the_store_is_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from microdiff.artifacts.tables import table_writer
 from microdiff.core.progress import NullReporter
 from microdiff.encode.merge import SCHEMA
 from microdiff.shard.packing import Indices, hash_positions, pack_in_order, pack_shuffled
-from microdiff.shard.sample_index import load_index, write_listing
+from microdiff.shard.sample_index import load_samples, write_sample_index
 
 HASHES = np.array([0, 1, 2, 2**32, 2**63, 2**64 - 1], np.uint64)
 
@@ -125,8 +125,8 @@ def test_hashes_and_digests_of_samples(tmp_path: Path) -> None:
             sizes = {"width": 300 + number, "height": 256}
             add_row({"key": key, "status": "kept", "caption": f"кот {number}", "image_key": key, **sizes})
     (tmp_path / "listing").mkdir()
-    write_listing(tmp_path, "0000", ["0000.image.safetensors"], tmp_path / "listing", NullReporter())
-    samples = load_index([tmp_path / "listing"])
+    write_sample_index(tmp_path, "0000", ["0000.image.safetensors"], tmp_path / "listing", NullReporter())
+    samples = load_samples([tmp_path / "listing"])
     assert samples.key_hashes.tolist() == [10277580333775093943, 4572387067383459701]
     assert [digest.tobytes().hex() for digest in samples.digests] == [
         "682619d9089254ec497ee04c129fc972",

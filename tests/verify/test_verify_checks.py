@@ -10,7 +10,8 @@ import pytest
 
 from microdiff.artifacts.latents import Spool, TensorToWrite, write_latents
 from microdiff.artifacts.manifest import Manifest, parse_manifest, write_manifest
-from microdiff.artifacts.mds import ZSTD, read_index, write_encoded
+from microdiff.artifacts.mds import ZSTD, write_encoded
+from microdiff.artifacts.mds_index import read_index
 from microdiff.artifacts.tables import table_writer
 from microdiff.clean.policy import SCHEMA as CAPTIONS_SCHEMA
 from microdiff.core.files import digest_bytes, digest_file, md5_of, write_json
@@ -392,7 +393,7 @@ def write_shards(
             texts = [len(sample[name]) for name in sorted(columns) if columns[name] == "str"]
             encoded.append(np.array(texts, "<u4").tobytes() + b"".join(sample[name] for name in sorted(columns)))
         path = folder / group / "shard.00000.mds"
-        entry = write_encoded(path, columns, [len(data) for data in encoded], encoded, compression)
+        entry = write_encoded(path, columns, [len(data) for data in encoded], encoded, compression).to_json()
         write_json(folder / group / "index.json", {"version": 2, "shards": [entry]})
         files = {
             name: {**entry[name], "basename": f"{group}/{entry[name]['basename']}"}
@@ -591,7 +592,7 @@ def test_shards_that_the_index_leaves_out_or_groups_tell_otherwise(tmp_path: Pat
 def test_files_that_nothing_speaks_of_and_files_that_are_gone(tmp_path: Path) -> None:
     write_shards(tmp_path, {"16": shard_samples()})
     (tmp_path / "16" / "stray.mds").write_text("x")
-    assert set_findings(tmp_path) == ["16/stray.mds: nothing speaks of this file"]
+    assert set_findings(tmp_path) == ["16/stray.mds: listed neither in manifest.json nor by DVC: remove it"]
     (tmp_path / "16" / "stray.mds").unlink()
     (tmp_path / "16" / "shard.00000.mds").unlink()
     assert set_findings(tmp_path) == ["16/shard.00000.mds: it is missing"]
