@@ -5,18 +5,25 @@ import os
 import resource
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from microdiff.pipeline.params import Params, load_params
 from microdiff.pipeline.workspace import Workspace
 
 REPO = Path(__file__).resolve().parent.parent
 
+# Where images of containers switch it off, every process that a test starts would compile torch and all else anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# Each process of the suite has a core: threads of several would wait for one another. Set before torch is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
 # What most systems give a program. Some machines give more, and hide what leaks.
 resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 # A shell leaves SIGINT ignored to what it starts in the background, and tests that interrupt would wait for ever.
@@ -76,21 +83,38 @@ def tree_bytes(folder: Path) -> dict[str, bytes]:
 FEW_PARTITIONS = {"datasets.coco.download.partitions": "0-2", "shard.shard_bytes": 131072}
 
 
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """All four steps on three partitions of the COCO miniature; tests work on copies of it (see `copy_of`)."""
+def made_once(name: str, make: Callable[[Path], None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that the first process of the suite that asks for it makes, and all others use."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    done = folder.with_name(f"{name} is done")
+    with FileLock(folder.with_name(f"{name} is locked"), timeout=900):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # somebody failed in the middle of it
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
+def build_coco(root: Path, changes: dict[str, Any]) -> None:
+    """Run all four steps of COCO with the sample preset's settings, changed."""
     from microdiff.clean.step import clean
     from microdiff.download.step import download
     from microdiff.encode.step import encode
     from microdiff.shard.step import shard
 
-    root = tmp_path_factory.mktemp("built")
     path = root / "params.yaml"
-    path.write_text(yaml.safe_dump(changed(sample_preset(), FEW_PARTITIONS)), encoding="utf-8")
+    path.write_text(yaml.safe_dump(changed(sample_preset(), changes)), encoding="utf-8")
     os.chdir(REPO)
     for step in (download, clean, encode, shard):
         step("coco", load_params(path), Workspace(root))
-    return Workspace(root)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """All four steps on three partitions of the COCO miniature; tests work on copies of it (see `copy_of`)."""
+    return Workspace(made_once("built", lambda root: build_coco(root, FEW_PARTITIONS), tmp_path_factory))
 
 
 def copy_of(workspace: Workspace, root: Path) -> Workspace:

@@ -78,6 +78,7 @@ def seconds(clean: Callable[[str], str], text: str) -> float:
 WOVEN = {"woven mojibake", "woven escapes"}
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("clean", [clean_caption, clean_caption_light])
 @pytest.mark.parametrize("family", sorted(HOSTILE.keys() - WOVEN))
 def test_time_is_linear(family: str, clean: Callable[[str], str]) -> None:

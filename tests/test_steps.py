@@ -6,8 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +17,18 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from conftest import REPO, changed, sample_preset, tree_bytes
+from conftest import REPO, build_coco, changed, made_once, sample_preset, tree_bytes
 from microdiff.artifacts.manifest import read_manifest
 from microdiff.clean.step import clean
 from microdiff.core.files import read_json
 from microdiff.download.step import download
 from microdiff.encode.step import encode
 from microdiff.errors import MicrodiffError, RejectionError, SchemaError, SourceError, StepError
-from microdiff.pipeline.params import Params
+from microdiff.pipeline.params import Params, load_params
 from microdiff.pipeline.workspace import Workspace
 from microdiff.shard.step import shard
 from tests.waiting import PATIENCE_S, end, run, wait_until
+from tests.web_server import Fault, Request, WebServer
 
 STEPS = {"download": download, "clean": clean, "encode": encode, "shard": shard}
 ARTIFACT = {"download": "raw", "clean": "captions", "encode": "latents", "shard": "shards"}
@@ -44,18 +47,10 @@ def computed(workspace: Workspace, step: str) -> int:
     return number
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """All four steps with many partitions, undisturbed; tests must not change it."""
-    from microdiff.pipeline.params import load_params
-
-    root = tmp_path_factory.mktemp("done")
-    path = root / "params.yaml"
-    path.write_text(yaml.safe_dump(changed(sample_preset(), MANY_PARTITIONS)), encoding="utf-8")
-    workspace = Workspace(root)
-    os.chdir(REPO)
-    run_all(load_params(path), workspace)
-    return workspace
+    return Workspace(made_once("done", lambda root: build_coco(root, MANY_PARTITIONS), tmp_path_factory))
 
 
 def copy_of(done: Workspace, root: Path) -> Workspace:
@@ -178,8 +173,7 @@ def test_kill_9_in_the_middle_then_rerun_gives_the_same_bytes(done: Workspace, t
     assert victim.returncode == -signal.SIGKILL
     assert not workspace.artifact("coco", kind).exists()
 
-    again = run(command, cwd=REPO)
-    assert again.returncode == 0, again.stderr
+    STEPS[step]("coco", load_params(params), workspace)
     facts = read_json(workspace.run_facts(step, "coco"))
     assert facts["partitions_reused"] >= 1
     assert tree_bytes(workspace.artifact("coco", kind)) == tree_bytes(done.artifact("coco", kind))
@@ -290,26 +284,45 @@ def test_a_full_disk_is_said_so(
     download("coco", make_params(), workspace)
 
 
-def test_ctrl_c_ends_with_130_and_keeps_what_is_done(done: Workspace, tmp_path: Path) -> None:
-    workspace = copy_of(done, tmp_path / "copy")
-    for folder in workspace.root.glob(".work/encode*"):
-        shutil.rmtree(folder)
-    params = tmp_path / "params.yaml"
-    params.write_text(yaml.safe_dump(changed(sample_preset(), MANY_PARTITIONS)), encoding="utf-8")
-    command = [sys.executable, "-m", "stages.encode", "coco", "--params", str(params), "--root", str(workspace.root)]
+class FirstTarOnly(WebServer):
+    """Serves the first tar; of the others, a few bytes."""
+
+    def take(self, request: Request) -> Fault:
+        fault = super().take(request)
+        return fault if request.path.endswith("0000.tar") else replace(fault, stall_after=1000)
+
+
+def test_ctrl_c_ends_with_130_and_keeps_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_params: MakeParams
+) -> None:
+    tars = {path.name: path.read_bytes() for path in sorted((REPO / "samples" / "cc12m").glob("*.tar"))}
+    end_of_links = f"{int(time.time()) + 86_400:X}"
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    workspace, links, params = Workspace(tmp_path / "root"), tmp_path / "links.txt", tmp_path / "params.yaml"
+    make_params({"datasets.cc12m.download.source": str(links)}, params)
+    command = [sys.executable, "-m", "stages.download", "cc12m", "--params", str(params), "--root", str(workspace.root)]
     environment = {**os.environ, "MICRODIFF_WORKERS": "2"}
-    process = subprocess.Popen(
-        command, cwd=REPO, start_new_session=True, stderr=subprocess.PIPE, text=True, env=environment
-    )
-    try:
-        wait_until(lambda: is_under_way(workspace, "encode"), "encode is under way")
-        os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=PATIENCE_S)
-    finally:
-        end_group(process)
+    with FirstTarOnly(tars) as server:
+        rows = [f"{name}\t{server.url}/{name}?oe={end_of_links}" for name in tars]
+        links.write_text("\n".join(["file_name\tcdn_link", *rows]), encoding="utf-8")
+        process = subprocess.Popen(
+            command, cwd=REPO, start_new_session=True, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        try:
+            wait_until(lambda: is_under_way(workspace, "download") or process.poll() is not None, "a tar is done")
+            os.killpg(process.pid, signal.SIGINT)
+            _, errors = process.communicate(timeout=PATIENCE_S)
+        finally:
+            end_group(process)
     assert process.returncode == 130, errors
     assert "interrupted" in errors
     assert "Traceback" not in errors
+    with WebServer(tars) as server:
+        rows = [f"{name}\t{server.url}/{name}?oe={end_of_links}" for name in tars]
+        links.write_text("\n".join(["file_name\tcdn_link", *rows]), encoding="utf-8")
+        download("cc12m", load_params(params), workspace)
+    facts = read_json(workspace.run_facts("download", "cc12m"))
+    assert (facts["partitions_reused"], facts["partitions_computed"]) == (1, len(tars) - 1)
 
 
 def test_source_error_is_about_the_source(workspace: Workspace, make_params: MakeParams, tmp_path: Path) -> None:

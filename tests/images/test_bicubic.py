@@ -1,5 +1,6 @@
 """Reducing pictures: the two implementations against each other, against Pillow, and against the definition."""
 
+import os
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -159,7 +160,7 @@ assert bicubic.RESIZER.torch is sys.modules["torch"]
 assert sys.modules["torch"].get_num_threads() == 1
 assert (first == later).all()
 """
-    done = run_python("-W", "error", "-c", program, cwd=REPO)
+    done = run_python("-W", "error", "-c", program, cwd=REPO, env={**os.environ, "OMP_NUM_THREADS": "3"})
     assert done.returncode == 0, done.stderr
 
 

@@ -25,15 +25,18 @@ import json, os, sys
 import torch.distributed as dist
 from tests.loader.own_names import take_own_numbers
 take_own_numbers()
-dist.init_process_group("gloo", f"file://{sys.argv[4]}", rank=int(os.environ["RANK"]), world_size=2)
+dist.init_process_group("gloo", f"file://{sys.argv[3]}", rank=int(os.environ["RANK"]), world_size=2)
 from tests.shard_factory import build, plain_loader
-make, folder, workers = {"ours": build, "plain": plain_loader}[sys.argv[1]], sys.argv[2], int(sys.argv[3])
-loader = make(folder, 3, num_workers=workers, drop_last=False)
-first = iter(loader)
-seen = [next(first)["key"] for _ in range(3)]
-state = loader.state_dict()
-print(json.dumps({"seen": seen, "rest": [b["key"] for b in first], "next": [b["key"] for b in loader], "state": state}))
-dist.barrier()
+answers = []
+for make in (build, plain_loader):
+    loader = make(sys.argv[1], 3, num_workers=int(sys.argv[2]), drop_last=False)
+    first = iter(loader)
+    seen = [next(first)["key"] for _ in range(3)]
+    state = loader.state_dict()
+    rest, following = [batch["key"] for batch in first], [batch["key"] for batch in loader]
+    answers.append({"seen": seen, "rest": rest, "next": following, "state": state})
+    dist.barrier()
+print(json.dumps(answers))
 dist.destroy_process_group()
 """
 
@@ -100,13 +103,16 @@ def test_workers_take_turns(shape: tuple[int, int, int], drop_last: bool) -> Non
     assert got == [ids for ids in dealt if len(ids) == shape[2] or (ids and not drop_last)]
 
 
-def run_ranks(which: str, folder: Path, num_workers: int, temporary: Path) -> list[dict[str, Any]]:
-    """Run two ranks of one machine, which know of each other before the loader is built, as in a training script."""
+def run_ranks(folder: Path, num_workers: int, temporary: Path) -> list[list[dict[str, Any]]]:
+    """Run two ranks of one machine, which know of each other before the loader is built, as in a training script.
+
+    Returns what each rank has seen of our loader, and of the published one.
+    """
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TMPDIR": str(temporary)}
-    meeting = temporary / f"meeting of {which}"  # a file, not a port that might be taken meanwhile
+    meeting = temporary / "meeting"  # a file, not a port that might be taken meanwhile
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", RANK, which, str(folder), str(num_workers), str(meeting)],
+            [sys.executable, "-W", "ignore", "-c", RANK, str(folder), str(num_workers), str(meeting)],
             env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank},
             cwd=REPO,
             stdout=subprocess.PIPE,
@@ -124,7 +130,7 @@ def run_ranks(which: str, folder: Path, num_workers: int, temporary: Path) -> li
 
 @pytest.mark.slow
 def test_ranks_are_disjoint_and_each_has_the_published_batches(folder: Path, tmp_path: Path) -> None:
-    ours, plain = (run_ranks(which, folder, 1, tmp_path) for which in ("ours", "plain"))
+    ours, plain = zip(*run_ranks(folder, 1, tmp_path), strict=True)
     assert ours == plain
     first, second = ({key for batch in rank["seen"] + rank["rest"] for key in batch} for rank in ours)
     assert len(first & second) <= 1  # 37 samples: one rank repeats one, to be as long as the other
