@@ -79,3 +79,12 @@ def test_what_the_list_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="no tab"):
         write_withdrawn(path, Withdrawn({"a": Withdrawal("a", "two\nlines")}))
     assert path.read_text() == "before"
+
+
+@pytest.mark.parametrize("mark", ["\t", "\n", "\r"])
+@pytest.mark.parametrize("place", range(3))
+def test_no_column_may_hold_what_ends_it(tmp_path: Path, mark: str, place: int) -> None:
+    columns = ["a", "why", "0001"]
+    columns[place] += mark
+    with pytest.raises(ParamsError, match="no tab"):
+        write_withdrawn(tmp_path / "withdrawn.tsv", Withdrawn({columns[0]: Withdrawal(*columns)}))

@@ -4,6 +4,7 @@ Nothing is computed but the index of the samples of shards: a spy tells which fo
 stands in for latents.
 """
 
+import os
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -45,6 +46,12 @@ from microdiff.storage import SourceFile
 from microdiff.storage.model_files import LocatedImageEncoder, LocatedTextEncoder
 
 STEPS = {"download": download, "clean": clean, "encode": encode, "shard": shard}
+READ_BY: Mapping[str, Sequence[str]] = {
+    "download": (),
+    "clean": ("raw",),
+    "encode": ("raw", "captions"),
+    "shard": ("latents",),
+}
 STEP_OF = {
     "download": "download",
     "download-annotations": "download",
@@ -196,7 +203,8 @@ def tasks_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TasksOf:
             handler = type(world.params.dataset(world.dataset).handler)
             patch.setattr(handler, "partitions", lambda *_: world.partitions)
             workspace = Workspace(tmp_path / f"world {len(list(tmp_path.iterdir()))}")
-            _write(world, workspace)
+            patch.setattr(os, "fsync", lambda _: None)  # it takes most of the time, and is another test's matter
+            _write(world, workspace, step)
             with pytest.raises(Stop):
                 STEPS[step](world.dataset, world.params, workspace)
         return seen
@@ -217,9 +225,9 @@ def _latents(world: World, task: Task) -> StoredPartition:
     )
 
 
-def _write(world: World, workspace: Workspace) -> None:
-    """Write the artifacts as far as steps look at them, and the list of withdrawn samples."""
-    folders = {kind: workspace.artifact(world.dataset, kind) for kind in ("raw", "captions", "latents")}
+def _write(world: World, workspace: Workspace, step: str) -> None:
+    """Write the artifacts as far as a step looks at them, and the list of withdrawn samples."""
+    folders = {kind: workspace.artifact(world.dataset, kind) for kind in READ_BY[step]}
     for folder in folders.values():
         folder.mkdir(parents=True)
     write_withdrawn(
@@ -227,13 +235,16 @@ def _write(world: World, workspace: Workspace) -> None:
         Withdrawn({key: Withdrawal(key, "why", partition) for key, partition in world.withdrawn.items()}),
     )
     for name in NAMES:
-        (folders["raw"] / f"{name}.tar").write_text("pictures")
-        (folders["captions"] / f"{name}.parquet").write_text("captions")
-        with table_writer(folders["raw"] / f"{name}.parquet", RAW_SCHEMA) as add_row:
-            for row in world.raw_rows[name]:
-                add_row(row)
-        half = world.samples[NAMES.index(name) :: 2]
-        _write_latents(folders["latents"], name, half, world.dtypes)
+        for kind, folder in folders.items():
+            if kind == "raw":
+                (folder / f"{name}.tar").write_text("pictures")
+                with table_writer(folder / f"{name}.parquet", RAW_SCHEMA) as add_row:
+                    for row in world.raw_rows[name]:
+                        add_row(row)
+            elif kind == "captions":
+                (folder / f"{name}.parquet").write_text("captions")
+            else:
+                _write_latents(folder, name, world.samples[NAMES.index(name) :: 2], world.dtypes)
     for kind, folder in folders.items():
         partitions = {}
         for name in NAMES:
