@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microdiff.errors import ParamsError, SchemaError
-from microdiff.loader.column_types import VAE_FACTOR
 from microdiff.loader.shard_set import ShardSet, Wanted, check_mixable, open_shard_set
 from microdiff.remote.shard_source import ShardSource
 
@@ -21,9 +20,8 @@ STREAMING_SEED = 9176  # streaming's own default: the published loader's order c
 
 ShardSetName = str | Path | ShardSource
 
-# Of torch's DataLoader. Those of the second line concern worker processes only, and have no effect.
-_OPTIONS = {"num_workers", "prefetch_factor", "pin_memory"}
-_OPTIONS |= {
+_READING_OPTIONS = {"num_workers", "prefetch_factor", "pin_memory"}
+_IGNORED_OPTIONS = {  # accepted so that published configs run; only worker processes would need them
     "persistent_workers",
     "multiprocessing_context",
     "worker_init_fn",
@@ -61,6 +59,9 @@ def build_streaming_latents_dataloader(
 
     The loader's `state_dict()` and `load_state_dict()` resume in the middle of an epoch with the next batch.
 
+    The environment variable `MICRODIFF_BATCHED_READS=0` has each read be a system call of its own, instead of hundreds
+    at once: for systems where that is slower, or to find out whether it is to blame.
+
     Args:
         datadir: Folder of a shard set, `dvc://PATH@REVISION`, several of these, or several with the proportion each has
             in an epoch (relative weights; samples of small sets then repeat within it).
@@ -89,7 +90,7 @@ def build_streaming_latents_dataloader(
         SourceError: A remote shard set cannot be had.
     """
     names, proportions = _names(datadir)
-    unknown = sorted(dataloader_kwargs.keys() - _OPTIONS)
+    unknown = sorted(dataloader_kwargs.keys() - _READING_OPTIONS - _IGNORED_OPTIONS)
     problems = [
         problem
         for is_wrong, problem in (
@@ -100,10 +101,7 @@ def build_streaming_latents_dataloader(
                 f"proportions must be above 0, got {proportions}",
             ),
             (batch_size < 1, f"batch_size must be at least 1, got {batch_size}"),
-            (
-                image_size < 1 or image_size % VAE_FACTOR,
-                f"image_size must be a positive multiple of {VAE_FACTOR}, got {image_size}",
-            ),
+            (image_size < 1, f"image_size must be at least 1, got {image_size}"),
             (
                 cap_seq_size is not None and cap_seq_size < 1,
                 f"cap_seq_size must be at least 1, got {cap_seq_size}",

@@ -1,4 +1,4 @@
-"""What the index of a shard set says of its columns: dtypes and shapes, checked. Needs no torch."""
+"""What the index of a shard set says of its columns: dtypes and shapes, checked. Does not import torch."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from microdiff.artifacts.mds_index import Column, ShardEntry
 from microdiff.errors import SchemaError
 
 TEXT_ENCODING = "str"
-VAE_FACTOR = 8  # image pixels per latent pixel, along each side
+PUBLISHED_DOWNSAMPLING = 8  # of Stable Diffusion's VAE, the one image encoder the published shards come from
 PUBLISHED_CAPTION_SHAPE = (77, 1024)  # of OpenCLIP ViT-H/14, the one encoder the published shards come from
 
 _ITEM_BYTES = {"uint8": 1, "float16": 2, "bfloat16": 2, "int32": 4, "float32": 4, "int64": 8, "float64": 8}
@@ -59,7 +59,7 @@ def encoding_of(where: object, entries: Sequence[ShardEntry], column: str) -> st
 
 
 def image_array(
-    where: object, column: str, encoding: str, stored: str | None, image_size: int, first: int
+    where: object, column: str, encoding: str, stored: str | None, image_size: int, downsampling: int, first: int
 ) -> StoredArray:
     """Return what image latents, or the moments they are drawn from, look like.
 
@@ -69,12 +69,18 @@ def image_array(
         encoding: As in the index; `bytes` is what the published code writes.
         stored: The dtype that the manifest states, None if it does not.
         image_size: Pixels.
+        downsampling: Pixels per value of the latents, along each side.
         first: Bytes of the first sample's value.
 
     Raises:
         SchemaError: The column is no such thing.
     """
-    side = image_size // VAE_FACTOR
+    side, rest = divmod(image_size, downsampling)
+    if rest:
+        raise SchemaError(
+            f"{where}: {column} cannot come from a VAE that reduces by {downsampling}, as its manifest says: write the "
+            f"shards again"
+        )
     if encoding == "bytes":
         channels, rest = divmod(first, side * side * _ITEM_BYTES["float16"])
         if rest or not channels:
@@ -82,7 +88,10 @@ def image_array(
         return StoredArray(column, "float16", (channels, side, side))
     array = _latents(where, column, encoding, stored)
     if len(array.shape) != 3 or array.shape[1:] != (side, side):
-        raise SchemaError(f"{where}: {column} has shape {array.shape}, expected (C, {side}, {side})")
+        raise SchemaError(
+            f"{where}: {column} has shape {array.shape}, expected (C, {side}, {side}) of a VAE that reduces by "
+            f"{downsampling}"
+        )
     if column.startswith("moments_") and array.shape[0] % 2:
         raise SchemaError(f"{where}: {column} has {array.shape[0]} channels, expected as many deviations as means")
     return array

@@ -1,4 +1,4 @@
-"""What a shard set's manifest says of the models that made it. Needs no torch."""
+"""What a shard set's manifest says of the models that made it. Does not import torch."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -43,6 +43,22 @@ def stored_dtype(encoders: object, text_column: str | None) -> str | None:
         made = encoders.get("image")
     stored = made.get("stored_dtype") if isinstance(made, Mapping) else None
     return stored if isinstance(stored, str) else None
+
+
+def stated_downsampling(encoders: object, manifest: Path) -> int | None:
+    """Return by what the manifest says that the VAE reduces pictures, along each side; None if it does not.
+
+    Raises:
+        SchemaError: It says something that cannot be.
+    """
+    image = encoders.get("image") if isinstance(encoders, Mapping) else None
+    stated = image.get("downsampling") if isinstance(image, Mapping) else None
+    if stated is None or (type(stated) is int and stated > 0):
+        return stated
+    raise SchemaError(
+        f"{manifest}: expected a whole number above 0 as encoders.image.downsampling, got {stated!r}: write the "
+        f"shards again"
+    )
 
 
 def first_difference(left: object, right: object, name: str) -> tuple[str, object, object] | None:

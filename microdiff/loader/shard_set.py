@@ -1,4 +1,4 @@
-"""What a folder of latent shards holds, checked before anything streams from it, without torch or streaming.
+"""What a folder of latent shards holds, checked before anything streams from it. Imports neither torch nor streaming.
 
 Two kinds of folder are read: ours (typed columns, a `manifest.json` that names the encoders, a sub-folder per
 group of resolutions) and what the published micro_diffusion scripts write (`bytes` columns without shapes).
@@ -13,8 +13,21 @@ from microdiff.artifacts.mds_index import INDEX_NAME, ShardEntry, read_index
 from microdiff.artifacts.mds_scan import MdsFile, Values
 from microdiff.core.withdrawn import WITHDRAWN, Withdrawn, read_withdrawn
 from microdiff.errors import SchemaError
-from microdiff.loader.column_types import StoredArray, caption_array, encoding_of, further_array, image_array
-from microdiff.loader.encoder_metadata import encoders_of, first_difference, read_encoders, stored_dtype
+from microdiff.loader.column_types import (
+    PUBLISHED_DOWNSAMPLING,
+    StoredArray,
+    caption_array,
+    encoding_of,
+    further_array,
+    image_array,
+)
+from microdiff.loader.encoder_metadata import (
+    encoders_of,
+    first_difference,
+    read_encoders,
+    stated_downsampling,
+    stored_dtype,
+)
 from microdiff.loader.read.open_shards import known_hash
 from microdiff.loader.shard_cache import FolderSource, fetch_shard, open_shard_source
 from microdiff.remote.shard_source import ShardSource
@@ -113,7 +126,9 @@ def open_shard_set(given: str | Path | ShardSource, wanted: Wanted, cache: Path 
             if known_hash(entry.raw.hashes) is None:
                 raise SchemaError(f"{folder / entry.raw.name}: its index states no hash: leave the check out")
     encodings = {each: encoding_of(folder, entries, each) for each in (column, CAPTION_COLUMN, *wanted.columns)}
-    encoders = read_encoders(_beside(top) / MANIFEST_NAME)
+    manifest = _beside(top) / MANIFEST_NAME
+    encoders = read_encoders(manifest)
+    downsampling = stated_downsampling(encoders, manifest) or PUBLISHED_DOWNSAMPLING
     first = _first_sample(folder, entries, source, prefix) if "bytes" in encodings.values() else {}
     shard_set = ShardSet(
         given=name,
@@ -128,6 +143,7 @@ def open_shard_set(given: str | Path | ShardSource, wanted: Wanted, cache: Path 
             encodings[column],
             stored_dtype(encoders, None),
             wanted.image_size,
+            downsampling,
             len(first.get(column, b"")),
         ),
         caption=caption_array(

@@ -331,7 +331,7 @@ def test_columns_that_are_not_there_or_not_plain_are_refused(coco: Any, column: 
 
 def test_all_wrong_arguments_are_reported_together(coco: Any) -> None:
     with pytest.raises(ParamsError) as caught:
-        build({coco[0]: -1}, 0, 100, 0, 0, 1.5, seed=-1)
+        build({coco[0]: -1}, 0, 0, 0, 0, 1.5, seed=-1)
     for name in ("proportions", "batch_size", "image_size", "cap_seq_size", "cap_emb_dim", "cap_drop_prob", "seed"):
         assert f"{name} must be" in str(caught.value)
 
