@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -334,13 +335,12 @@ def test_source_error_is_about_the_source(workspace: Workspace, make_params: Mak
 def test_retries_are_said_also_while_listing(
     workspace: Workspace, make_params: MakeParams, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from microdiff.storage import http
+    from microdiff.storage import retry
 
-    monkeypatch.setattr(http, "ATTEMPTS", 2)
-    monkeypatch.setattr(http, "pause", lambda attempt, least_s: None)
+    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=lambda _: None))
     with socket.socket() as unused:  # bound but not listening: connections are refused
         unused.bind(("127.0.0.1", 0))
         root = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        with pytest.raises(SourceError, match="ConnectionError in 2 attempts"):
+        with pytest.raises(SourceError, match="ConnectionError, 5 times in a row"):
             download("coco", make_params({"datasets.coco.download.source": root}), workspace)
     assert "annotations/annotations_trainval2014.zip: ConnectionError, trying again" in caplog.text

@@ -7,17 +7,18 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from microdiff.core.files import locked_folder, scratch_folder
+from microdiff.core.files import locked_folder, scratch_folder, sync
 from microdiff.core.progress import LogReporter
 from microdiff.errors import SourceError
-from microdiff.storage.objects import NoSuchObject, ObjectStore
-from microdiff.storage.objects.fetching import FEW_ATTEMPTS, fetch_object
+from microdiff.remote.dvc_objects import fetch_object
+from microdiff.storage import NotFound, Storage
+from microdiff.storage.retry import FEW_ATTEMPTS
 
 SUFFIX = ".dir"
 _MD5 = re.compile("[0-9a-f]{32}")
 
 
-def fetch_dir_object(store: ObjectStore, directory: str, cache: Path, name: str) -> dict[str, str]:
+def fetch_dir_object(store: Storage, directory: str, cache: Path, name: str) -> dict[str, str]:
     """Return the MD5 of each file of a tracked folder by path, from the cache or the remote.
 
     Args:
@@ -37,10 +38,11 @@ def fetch_dir_object(store: ObjectStore, directory: str, cache: Path, name: str)
                 part = folder / "part"
                 try:
                     fetch_object(store, directory, part, LogReporter(), FEW_ATTEMPTS)
-                except NoSuchObject as error:
-                    raise SourceError(f"{name}: it is not on the remote ({error}). Push it: make push") from None
+                except NotFound as error:
+                    raise SourceError(f"{name}: it is not on the remote ({error}) Push it: make push") from None
                 path.parent.mkdir(parents=True, exist_ok=True)
                 part.rename(path)
+                sync(path.parent)
             shutil.rmtree(folder, ignore_errors=True)
     return parse_dir_object(path.read_bytes(), name)
 

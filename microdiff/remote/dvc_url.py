@@ -23,7 +23,7 @@ from microdiff.remote.git_revision import Revision, open_revision
 from microdiff.remote.release_file import Release, is_release, read_release
 from microdiff.remote.shard_source import ShardSource
 from microdiff.remote.version_cache import CachedShards, cache_folder, tidy
-from microdiff.storage.objects.opening import open_store
+from microdiff.storage.opening import open_remote
 
 log = logging.getLogger("microdiff")
 
@@ -70,7 +70,7 @@ def resolve(repository: str | None, path: str, rev: str, cache: Path) -> tuple[R
     revision = open_revision(repository, rev, cache)
     output = find_output(revision, path)
     settings = remote_settings(revision, output.remote)
-    store = open_store(settings)
+    store = open_remote(settings)
     name = f"{output.path} at {revision.commit[:12]}"
     files = fetch_dir_object(store, output.md5, cache, name)
     return revision, CachedShards(
@@ -103,7 +103,7 @@ def _of_release(name: str, cache: Path) -> CachedShards:
         name=f"{release.path} of {PurePosixPath(name).name}",
         directory=release.directory,
         files=release.files,
-        store=open_store(release.remote),
+        store=open_remote(release.remote),
         settings=release.remote,
         cache=cache,
         withdrawn=_listed(release, cache),

@@ -6,18 +6,16 @@ credentials. `microdiff.remote.release_writer` writes it.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from microdiff.core.progress import LogReporter
 from microdiff.errors import SourceError
 from microdiff.remote.dvc_dir_object import check_paths, folder_digest
-from microdiff.storage.objects import ObjectStore
-from microdiff.storage.objects.fetching import FEW_ATTEMPTS, ask
-from microdiff.storage.objects.opening import open_store
+from microdiff.storage.opening import open_remote
+from microdiff.storage.retry import read_whole
 from microdiff.storage.urls import without_secrets
 
 FORMAT = 1
@@ -91,16 +89,7 @@ def _read(place: str, name: str) -> bytes:
         return path.read_bytes()
     parts = urlsplit(place)
     folder, _, file = parts.path.rpartition("/")
-    store = open_store({"url": parts._replace(path=folder).geturl()})
-    return ask(_reader(store, file), f"{store.name}/{file}", LogReporter(), FEW_ATTEMPTS)
-
-
-def _reader(store: ObjectStore, file: str) -> Callable[[], bytes]:
-    def read() -> bytes:
-        with store.read(file) as body:
-            return b"".join(body.chunks)
-
-    return read
+    return read_whole(open_remote({"url": parts._replace(path=folder).geturl()}, "its URL"), file)
 
 
 def release_document(release: Release, sizes: Mapping[str, int], facts: Mapping[str, Any], rev: str) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from microdiff.artifacts.manifest import MANIFEST, PartitionRecord
 from microdiff.core.files import read_json, write_json
 from microdiff.core.withdrawn import WITHDRAWN
 from microdiff.errors import SourceError
+from microdiff.remote.dvc_objects import object_path
 from microdiff.remote.dvc_url import resolve
 from microdiff.remote.release_file import Release, release_document
 from microdiff.remote.version_cache import CachedShards, cache_folder
-from microdiff.storage.objects import NoSuchObject
-from microdiff.storage.objects.fetching import ask, object_path
-from microdiff.storage.objects.opening import public_settings
+from microdiff.storage import NotFound
+from microdiff.storage.opening import public_settings
 
 RELEASE = "microdiff-release.json"
 _AT_ONCE = 16
@@ -62,10 +62,10 @@ def _sizes(shards: CachedShards) -> dict[str, int]:
     """Return the bytes that each file has on the remote."""
 
     def size(path: str) -> int | None:
-        place = object_path(shards.files[path])
+        md5 = shards.files[path]
         try:
-            return ask(lambda: shards.store.size(place), f"{shards.store.name}: {place}", shards.report)
-        except NoSuchObject:
+            return shards.store.stat(object_path(md5), f"md5:{md5}").num_bytes
+        except NotFound:
             return None
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:

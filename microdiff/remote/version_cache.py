@@ -24,8 +24,9 @@ from microdiff.core.files import link_or_copy, locked_folder, sweep, sync
 from microdiff.core.progress import LogReporter, Reporter
 from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import SourceError
-from microdiff.storage.objects import NoSuchObject, ObjectStore
-from microdiff.storage.objects.fetching import ATTEMPTS, FEW_ATTEMPTS, fetch_object
+from microdiff.remote.dvc_objects import fetch_object
+from microdiff.storage import NotFound, Storage
+from microdiff.storage.retry import ATTEMPTS, FEW_ATTEMPTS
 
 INDEX = "index.json"
 _FORGOTTEN_AFTER_S = 7 * 86400
@@ -52,7 +53,7 @@ class CachedShards:
     name: str
     directory: str
     files: Mapping[str, str] = field(repr=False)
-    store: ObjectStore
+    store: Storage
     settings: Mapping[str, str] = field(repr=False)
     cache: Path
     inside: str = ""
@@ -107,9 +108,9 @@ class CachedShards:
                 if not _take(self.elsewhere.get(md5), part):
                     try:
                         fetch_object(self.store, md5, part, self.report, attempts)
-                    except NoSuchObject as error:
+                    except NotFound as error:
                         raise SourceError(
-                            f"{self.name}: {path} is not on the remote ({error}).\n"
+                            f"{self.name}: {path} is not on the remote ({error})\n"
                             "Have it pushed where it was made: make push"
                         ) from None
                 part.rename(target)

@@ -1,18 +1,60 @@
-"""Where a dataset comes from: the contract between handlers and the kinds of sources.
+"""Bytes from anywhere: the contract between those who need files and the kinds of storage that have them.
 
-A source answers three questions about what is below its root: which files there are (`list`), what one of them is
-(`stat`: size and what identifies the bytes), and its bytes as a verified local file (`fetch`). The kinds are modules
-beside this one; `microdiff.storage.opening` chooses by the root's form.
+A `Storage` is a root with files below it: it describes them (`stat`), lists them (`list`) and sends their bytes from
+any byte on (`read`). The kinds are modules beside this one: local, http, hub, links, s3, and fsspec for the rest;
+`microdiff.storage.opening` chooses by the form of the root. What they share is written once: when to try again
+(`retry`), how a file comes here whole and verified (`fetching`), and where copies are kept (`fetched_source`).
+
+A `Source` is what handlers see of it: the same files, each as a verified file on this machine.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
-from microdiff.core.progress import Reporter
+from microdiff.core.progress import NullReporter, Reporter
+from microdiff.errors import SourceError
 
 SETTING = "datasets.*.download.source"  # where a root is set, for messages; unless it is another's
+
+
+class TryAgain(SourceError):
+    """A request failed for a reason that may pass.
+
+    Attributes:
+        wait_s: For how many seconds the storage wants no further request; 0 if it does not say.
+    """
+
+    def __init__(self, problem: str, wait_s: float = 0.0) -> None:
+        super().__init__(problem)
+        self.wait_s = wait_s
+
+
+class CannotResume(TryAgain):
+    """A file cannot be read from the byte wanted: it ends before it, or another range was sent."""
+
+
+class NotFound(SourceError):
+    """A file is not in the storage."""
+
+
+class Changed(SourceError):
+    """A file is no longer the one that was described."""
+
+
+class Damaged(SourceError):
+    """The bytes that come, time and again, are not those that the checksum is of.
+
+    Attributes:
+        found: What they are.
+    """
+
+    def __init__(self, message: str, found: str) -> None:
+        super().__init__(message)
+        self.found = found
 
 
 @dataclass(frozen=True)
@@ -36,10 +78,93 @@ class SourceFile:
         """The kind of identity: what stands before the colon."""
         return self.identity.partition(":")[0]
 
+
+@dataclass(frozen=True)
+class Body:
+    """What a storage sends of a file.
+
+    Attributes:
+        start: Where in the file the first byte is: the one wanted, or 0 where the storage cannot begin elsewhere.
+        num_bytes: Size of the whole file, None if it is not stated.
+        version: What tells this version of the file from others, as in an identity `etag:...` or `version:...`; empty
+            if the storage does not say.
+        chunks: The bytes. Iterating raises `TryAgain` where they break off, `Changed` if they are of two versions.
+    """
+
+    start: int
+    num_bytes: int | None
+    version: str
+    chunks: Iterator[bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage(ABC):
+    """A root with files below it. Picklable: it travels to workers, by fork or spawn.
+
+    `stat` and `list` repeat a request that may succeed later, and give up soon (`retry.FEW_ATTEMPTS`). `read` does not:
+    `fetching.fetch_verified` goes on where it broke off.
+
+    Attributes:
+        setting: Where the root is set, for messages.
+        report: Hears of bytes received and of requests that are repeated.
+    """
+
+    setting: str = field(default=SETTING, compare=False)
+    report: Reporter = field(default_factory=NullReporter, compare=False, repr=False)
+
     @property
-    def etag(self) -> str | None:
-        """The ETag, where the file is identified by it."""
-        return self.identity.removeprefix("etag:") if self.kind == "etag" else None
+    @abstractmethod
+    def name(self) -> str:
+        """The root as lineage and messages show it: no credentials."""
+
+    @abstractmethod
+    def stat(self, path: str, checksum: str | None = None) -> SourceFile:
+        """Describe a file.
+
+        Args:
+            path: Below the root.
+            checksum: What its bytes must hash to, if known: `sha256:...` or `md5:...` with hexadecimal digits. It then
+                is the file's identity.
+
+        Raises:
+            NotFound: It is not there.
+            SourceError: It is known to differ from `checksum`, or the storage refuses or stays out of reach.
+        """
+
+    @abstractmethod
+    def list(self, folder: str) -> Sequence[str]:
+        """Return the paths of the files in a folder (not of those in folders below it), sorted; none if it is absent.
+
+        Args:
+            folder: Below the root; the root itself if empty.
+
+        Raises:
+            SourceError: This kind of storage cannot tell, refuses, or stays out of reach.
+        """
+
+    @abstractmethod
+    def read(self, path: str, start: int = 0, version: str = "") -> AbstractContextManager[Body]:
+        """Open a file, by one request.
+
+        Args:
+            path: Below the root.
+            start: First byte wanted.
+            version: Of which version the bytes before it are, if known. A storage that has another one may send it
+                from its beginning.
+
+        Raises:
+            TryAgain: The storage is busy or unreachable.
+            CannotResume: It has no such byte, or sends others.
+            NotFound: The file is not there.
+            SourceError: Asking again cannot help: wrong credentials, no such bucket.
+        """
+
+    def changed(self, path: str) -> None:  # noqa: B027 - most kinds remember nothing
+        """Forget what is remembered of a file, which has changed since."""
+
+    def with_reporter(self, report: Reporter) -> Self:
+        """Return this storage, reporting to `report`."""
+        return replace(self, report=report)
 
 
 class Source(Protocol):
@@ -53,25 +178,10 @@ class Source(Protocol):
         """Return this source, reporting bytes and retries to `report`."""
 
     def list(self, folder: str) -> Sequence[str]:
-        """Return the paths of the files in a folder (not of those in folders below it), sorted; none if it is absent.
-
-        Args:
-            folder: Below the root; the root itself if empty.
-
-        Raises:
-            SourceError: This kind of source cannot tell, or is unreachable.
-        """
+        """Return the paths of the files in a folder, sorted; see `Storage.list`."""
 
     def stat(self, path: str, checksum: str | None = None) -> SourceFile:
-        """Describe a file.
-
-        Args:
-            path: Below the root.
-            checksum: What its bytes must hash to, if known: `sha256:...` or `md5:...` with hexadecimal digits.
-
-        Raises:
-            SourceError: It is not there, or is known to differ from `checksum`.
-        """
+        """Describe a file; see `Storage.stat`."""
 
     def fetch(self, file: SourceFile) -> Path:
         """Return a local, verified copy of a file; safe to interrupt and to call from several processes.

@@ -1,4 +1,4 @@
-"""A source that is a repository of a dataset or a model on the Hugging Face hub, at one commit.
+"""A repository of a dataset or a model on the Hugging Face hub, at one commit.
 
 The hub says for every file what its bytes hash to: SHA-256 for large (LFS) files, the git blob's SHA-1 for others. So
 each file is verified, which the hub's own client does not do, and a download continues after a kill, which newer
@@ -24,8 +24,9 @@ from requests.auth import AuthBase
 from microdiff.core.files import digest_json, locked_folder, read_json, write_json
 from microdiff.core.progress import Reporter
 from microdiff.errors import SourceError
-from microdiff.storage import SETTING, SourceFile
-from microdiff.storage.http import HttpSource, NoCredentials
+from microdiff.storage import SETTING, NotFound, SourceFile
+from microdiff.storage.fetched_source import FetchedSource
+from microdiff.storage.http import HttpStorage, NoCredentials
 from microdiff.storage.urls import same_origin, without_secrets
 
 _ENDPOINT = "https://huggingface.co"
@@ -37,7 +38,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 def open_hub(
     root: str, work: Path, report: Reporter, setting: str = SETTING, kind: Literal["dataset", "model"] = "dataset"
-) -> "HubSource":
+) -> FetchedSource:
     """Return the source at `hf://datasets/ORG/REPO@REVISION`, at the commit that the revision is now.
 
     Args:
@@ -56,21 +57,22 @@ def open_hub(
     endpoint = (os.environ.get("HF_ENDPOINT") or _ENDPOINT).rstrip("/")
     if urlsplit(endpoint).scheme not in ("http", "https"):
         raise SourceError(f"HF_ENDPOINT: expected the URL of a hub, such as {_ENDPOINT}")
-    source = HubSource(
+    storage = HubStorage(
         endpoint=endpoint,
         kind=kind,
         repo=parts[1],
         revision=parts[2] or "main",
         listings=work / "listings",
-        fetched=work / "fetch",
         report=report,
         setting=setting,
     )
-    return source if _COMMIT.fullmatch(source.revision) else source.pinned()
+    if not _COMMIT.fullmatch(storage.revision):
+        storage = storage.pinned()
+    return FetchedSource(storage=storage, fetched=work / "fetch")
 
 
 @dataclass(frozen=True, kw_only=True)
-class HubSource(HttpSource):
+class HubStorage(HttpStorage):
     """A repository at one commit.
 
     Attributes:
@@ -93,7 +95,7 @@ class HubSource(HttpSource):
         return f"hf://{_FOLDERS[self.kind]}{self.repo}@{self.revision}"
 
     def url(self, path: str) -> str:
-        """Return where a file is, or where the way to it is said."""
+        """Return where a file is, or where the hub redirects from to it."""
         repo = f"{self.endpoint}/{_FOLDERS[self.kind]}{self.repo}"
         return f"{repo}/resolve/{quote(self.revision, safe='')}/{quote(path)}"
 
@@ -106,8 +108,12 @@ class HubSource(HttpSource):
         expired = answer.status_code == 403 and not same_origin(self.endpoint, answer.url)
         return expired or super().is_transient(answer)
 
-    def refusal(self, answer: requests.Response) -> str:
-        """Say what is missing: the repository, the revision, the file, or permission."""
+    def refusal(self, answer: requests.Response, where: str) -> SourceError:
+        """Return the error that an answer means: the repository, the revision, the file, or permission is missing."""
+        error = NotFound if answer.headers.get("X-Error-Code") == "EntryNotFound" else SourceError
+        return error(f"{where}: {self._what_is_missing(answer)}")
+
+    def _what_is_missing(self, answer: requests.Response) -> str:
         code, status = answer.headers.get("X-Error-Code", ""), answer.status_code
         if not same_origin(self.endpoint, answer.url):
             return f"HTTP {status} {answer.reason} from {urlsplit(answer.url).hostname}. Run again later."
@@ -138,29 +144,29 @@ class HubSource(HttpSource):
         """Describe a file as its folder's listing does; asks nothing if that is known."""
         file = self._files(path.rpartition("/")[0]).get(path)
         if file is None:
-            raise SourceError(f"{self.name}/{path}: no such file. Check {self.setting}.")
+            raise NotFound(f"{self.name}/{path}: no such file. Check {self.setting}.")
         if checksum is None or checksum == file.identity:
             return file
         if checksum.partition(":")[0] == file.kind:
             raise SourceError(f"{self.name}/{path}: expected {checksum}, but the hub has {file.identity}.")
         return SourceFile(path, file.num_bytes, checksum)
 
-    def pinned(self) -> "HubSource":
-        """Return this source at the commit that its revision is now."""
+    def pinned(self) -> "HubStorage":
+        """Return this storage at the commit that its revision is now."""
         commit = self.ask("GET", "", _read_commit, url=self._api(f"revision/{quote(self.revision, safe='')}"))
         if commit is None:
             raise SourceError(f"{self.name}: no commit in the hub's answer. Check HF_ENDPOINT.")
-        source = replace(self, revision=commit)
-        self.report.say(f"{self.name} may change; pin it as {source.name}")
-        return source
+        pinned = replace(self, revision=commit)
+        self.report.say(f"{self.name} may change; pin it as {pinned.name}")
+        return pinned
 
     def _files(self, folder: str) -> Mapping[str, SourceFile]:
         """Return a folder's files by path, asking the hub once per commit."""
         what = ["hub", self.kind, self.repo, self.revision, folder]
-        place = self.listings / digest_json(what)  # 64 digits: prune leaves it
-        listing = place / "files.json"
+        remembered = self.listings / digest_json(what)  # 64 digits: prune leaves it
+        listing = remembered / "files.json"
         if not listing.is_file():
-            with locked_folder(place):
+            with locked_folder(remembered):
                 if not listing.is_file():
                     write_json(listing, self._ask_for_files(folder))
         return _read_listing(listing)
@@ -180,7 +186,7 @@ class HubSource(HttpSource):
         if answer.status_code == 404:
             if answer.headers.get("X-Error-Code") == "EntryNotFound":
                 return {}, None
-            raise SourceError(f"{self.name}: {self.refusal(answer)}")
+            raise self.refusal(answer, self.name)
         try:
             files = {entry["path"]: _size_and_identity(entry) for entry in answer.json() if entry["type"] == "file"}
         except (LookupError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""A source that is a list of links: signed ones, which work for some days, as Meta gives them out for SA-1B.
+"""A list of links: signed ones, which work for some days, as Meta gives them out for SA-1B.
 
 The list is a text file of two columns, `file_name` and `cdn_link`, separated by a tab, with this header. A link says
 nothing that lasts: not which file it leads to, and the next list has others. So a file is identified by its name and
@@ -7,7 +7,8 @@ each request: a fresh one put in its place is used at once. Links are secrets; n
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -18,8 +19,9 @@ import requests
 from microdiff.core.files import digest_json, read_json, write_json
 from microdiff.core.progress import Reporter
 from microdiff.errors import SourceError
-from microdiff.storage import SourceFile, response_headers
-from microdiff.storage.http import HttpSource
+from microdiff.storage import SETTING, Body, NotFound, SourceFile, response_headers
+from microdiff.storage.fetched_source import FetchedSource
+from microdiff.storage.http import HttpStorage
 from microdiff.storage.local import local_name
 from microdiff.storage.urls import expires_at, without_secrets
 
@@ -29,35 +31,25 @@ _DEAD = (401, 403, 404, 410)
 _REFRESH = "Refresh the link file: get a new one from the dataset's page, put it in its place, and run again."
 
 
-def open_links(root: str, work: Path, report: Reporter) -> "LinkSource":
+def open_links(root: str, work: Path, report: Reporter, setting: str = SETTING) -> FetchedSource:
     """Return the source whose links are in a file, or at a URL, whose text is kept for when it has expired itself.
 
     Raises:
         SourceError: There is no such list, or it is something else.
     """
-    remembered, fetched = work / "listings", work / "fetch"
-    if "://" not in root:
-        source = LinkSource(label=local_name(root), table=Path(root), sizes=remembered, fetched=fetched, report=report)
-        source.links()
-        return source
-    name = without_secrets(root)
-    table = remembered / f"{digest_json(['links', name])}.json"
-    source = LinkSource(label=name, table=table, sizes=remembered, fetched=fetched, report=report)
-    try:
-        text = source.ask("GET", "", lambda answer: answer.content.decode("utf-8", "replace"), url=root)
-        _parse(text, name)
-    except SourceError as error:
-        if not source.table.is_file():
-            raise
-        report.say(f"{error}\nUsing the links of last time.")
+    is_url, sizes = "://" in root, work / "listings"
+    name = without_secrets(root) if is_url else local_name(root)
+    table = sizes / f"{digest_json(['links', name])}.json" if is_url else Path(root)
+    storage = LinkStorage(label=name, table=table, sizes=sizes, report=report, setting=setting)
+    if is_url:
+        storage.renew(root)
     else:
-        write_json(source.table, text)
-        source.table.chmod(0o600)
-    return source
+        storage.links()
+    return FetchedSource(storage=storage, fetched=work / "fetch")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinkSource(HttpSource):
+class LinkStorage(HttpStorage):
     """Files behind a list of links.
 
     Attributes:
@@ -75,6 +67,23 @@ class LinkSource(HttpSource):
         """The list's name, without its own signature."""
         return self.label
 
+    def renew(self, url: str) -> None:
+        """Get the list from a URL; where that fails, the one of last time will do.
+
+        Raises:
+            SourceError: There is none of last time.
+        """
+        try:
+            text = self.ask("GET", "", lambda answer: answer.content.decode("utf-8", "replace"), url=url)
+            _parse(text, self.label)
+        except SourceError as error:
+            if not self.table.is_file():
+                raise
+            self.report.say(f"{error}\nUsing the links of last time.")
+        else:
+            write_json(self.table, text)
+            self.table.chmod(0o600)
+
     def links(self) -> Mapping[str, str]:
         """Return the links by file name, as the list is now.
 
@@ -82,7 +91,7 @@ class LinkSource(HttpSource):
             SourceError: The list is gone, or is none.
         """
         if not self.table.is_file():
-            raise SourceError(f"{self.label}: no such list of links. Check datasets.*.download.source.")
+            raise SourceError(f"{self.label}: no such list of links. Check {self.setting}.")
         facts = self.table.stat()
         return _read(self.table, self.label, facts.st_mtime_ns, facts.st_size)
 
@@ -90,16 +99,16 @@ class LinkSource(HttpSource):
         """Return a file's link if it still works."""
         link = self.links().get(path)
         if link is None:
-            raise SourceError(f"{self.label}/{path}: not in the list of links. {_REFRESH}")
+            raise NotFound(f"{self.label}/{path}: not in the list of links. {_REFRESH}")
         if (end := expires_at(link)) is not None and end <= time.time():
             raise SourceError(f"{self.label}/{path}: the link expired on {_date(end)}. {_REFRESH}")
         return link
 
-    def refusal(self, answer: requests.Response) -> str:
-        """Say that the link is dead, if it is."""
+    def refusal(self, answer: requests.Response, where: str) -> SourceError:
+        """Return the error that an answer means: the link is dead, if it is."""
         if answer.status_code in _DEAD:
-            return f"HTTP {answer.status_code}: the link has expired. {_REFRESH}"
-        return super().refusal(answer)
+            return SourceError(f"{where}: HTTP {answer.status_code}: the link has expired. {_REFRESH}")
+        return super().refusal(answer, where)
 
     def list(self, folder: str) -> Sequence[str]:
         """Return the names in the list, sorted; say if links have expired or soon will."""
@@ -125,17 +134,18 @@ class LinkSource(HttpSource):
             write_json(record, num_bytes)
         return SourceFile(path, read_json(record), checksum or f"name:{path}")
 
-    def append(self, file: SourceFile, part: Path) -> str:
-        """Add what comes; say if the link may expire before it is all there."""
-        end = expires_at(self.url(file.path))
+    @contextmanager
+    def read(self, path: str, start: int = 0, version: str = "") -> Iterator[Body]:
+        """Open a file; say if the link may expire before it is all there."""
+        end = expires_at(self.url(path))
         if end is not None and end < time.time() + _SOON_S:
-            self.report.say(f"{self.label}/{file.path}: the link expires on {_date(end)}, in less than an hour")
-        return super().append(file, part)
+            self.report.say(f"{self.label}/{path}: the link expires on {_date(end)}, in less than an hour")
+        with super().read(path, start, version) as body:
+            yield body
 
-    def changed(self, file: SourceFile, found: str) -> SourceError:
-        """Return the error for a file that is no longer the one described, and forget its size."""
-        self._size_record(file.path).unlink(missing_ok=True)
-        return super().changed(file, found)
+    def changed(self, path: str) -> None:
+        """Forget the size of a file, which has changed since."""
+        self._size_record(path).unlink(missing_ok=True)
 
     def _size_record(self, path: str) -> Path:
         return self.sizes / f"{digest_json(['size', self.label, path])}.json"

@@ -1,14 +1,72 @@
-"""A source that is a folder on this machine."""
+"""Folders on this machine, or on a file system that it mounts: as a storage, and as a source that is used in place."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from microdiff.core.files import digest_json, read_json, write_json
 from microdiff.core.progress import NullReporter, Reporter
 from microdiff.errors import SourceError
-from microdiff.storage import SourceFile
-from microdiff.storage.fetching import checksum_of
+from microdiff.storage import Body, CannotResume, NotFound, SourceFile, Storage, TryAgain
+from microdiff.storage.checksums import checksum_of
+
+_CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalStorage(Storage):
+    """A folder.
+
+    Attributes:
+        root: Its path.
+    """
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's path."""
+        return str(self.root)
+
+    def stat(self, path: str, checksum: str | None = None) -> SourceFile:
+        """Describe a file by its time of change; reads none of its bytes."""
+        num_bytes, version = self._facts(path)
+        return SourceFile(path, num_bytes, checksum or f"version:{version}")
+
+    def list(self, folder: str) -> Sequence[str]:
+        """Return a folder's files, sorted."""
+        return _files_in(self.root, folder)
+
+    @contextmanager
+    def read(self, path: str, start: int = 0, version: str = "") -> Iterator[Body]:
+        """Open a file."""
+        num_bytes, version = self._facts(path)
+        if start and start >= num_bytes:
+            raise CannotResume("it ends before")
+        try:
+            file = (self.root / path).open("rb")
+        except OSError as error:
+            raise SourceError(f"{self.root / path}: {error.strerror}. Ask its owner for access.") from None
+        with file:
+            file.seek(start)
+            yield Body(start, num_bytes, version, _chunks(file))
+
+    def _facts(self, path: str) -> tuple[int, str]:
+        """Return a file's size, and what tells its version."""
+        file = self.root / path
+        try:
+            facts = file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            if not self.root.is_dir():
+                raise SourceError(f"{self.root}: no such folder. Mount it, or check {self.setting}.") from None
+        except PermissionError:
+            raise SourceError(f"{file}: may not be read. Ask its owner for access.") from None
+        else:
+            if not file.is_dir():
+                return facts.st_size, str(facts.st_mtime_ns)
+        raise NotFound(f"{file}: no such file. Check {self.setting}.")
 
 
 @dataclass(frozen=True)
@@ -30,9 +88,7 @@ class LocalSource:
 
     def list(self, folder: str) -> Sequence[str]:
         """Return the folder's files, sorted."""
-        place = Path(self.root) / folder
-        found = [path for path in place.iterdir() if path.is_file()] if place.is_dir() else []
-        return sorted(path.relative_to(self.root).as_posix() for path in found)
+        return _files_in(Path(self.root), folder)
 
     def stat(self, path: str, checksum: str | None = None) -> SourceFile:
         """Describe a file by its size and checksum: SHA-256, unless another kind is given."""
@@ -78,3 +134,18 @@ def local_name(root: str) -> str:
     """Return how lineage shows a local path: as given if relative, else its last part."""
     path = Path(root)
     return path.name if path.is_absolute() else path.as_posix()
+
+
+def _files_in(root: Path, folder: str) -> list[str]:
+    """Return the paths of a folder's files below the root, sorted."""
+    path = root / folder
+    found = [each for each in path.iterdir() if each.is_file()] if path.is_dir() else []
+    return sorted(each.relative_to(root).as_posix() for each in found)
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    try:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
+    except OSError as error:  # a mounted file system has its moments
+        raise TryAgain(f"reading broke off ({error.strerror})") from None

@@ -18,7 +18,8 @@ from conftest import REPO, tree_bytes
 from microdiff.errors import MicrodiffError, ParamsError, SourceError
 from microdiff.remote.dvc_url import is_shard_source, open_dvc_source
 from microdiff.remote.version_cache import CachedShards, tidy
-from microdiff.storage.objects import fetching
+from microdiff.storage import retry
+from tests.durability import DiskOrder
 from tests.shard_project import FIRST, SECOND, SHARDS, ShardProject, md5_of, object_of
 from tests.waiting import PATIENCE_S, end, wait_until
 from tests.web_server import Fault, WebServer
@@ -38,7 +39,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=lambda _: None))
 
 
 @pytest.fixture
@@ -127,6 +128,22 @@ def test_versions_share_what_they_have_in_common(web: tuple[ShardProject, WebSer
     assert len(server.requests) == before + 3  # the list, and the two files that differ
     assert (first.local / "256/shard.00000.mds").samefile(second.local / "256/shard.00000.mds")
     assert everything(first) == FIRST
+
+
+def test_what_is_fetched_is_on_disk_before_it_gets_its_name(
+    project: ShardProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = DiskOrder(monkeypatch)
+    source = opened()
+    everything(source)
+    partial = source.cache / "partial"
+    fetched = {md5: source.local / path for path, md5 in source.files.items()}
+    fetched[source.directory] = source.cache / "listings" / source.directory
+    for md5, target in fetched.items():
+        steps = order.of(partial / md5 / "part", target)
+        first = steps.index("renamed")
+        assert "file synced" in steps[:first], target
+        assert "folder synced" in steps[first:], target
 
 
 # --- revisions
@@ -312,6 +329,22 @@ def test_an_object_that_was_not_pushed_is_said(project: ShardProject) -> None:
         listing.unlink()
     with pytest.raises(SourceError, match="it is not on the remote"):
         opened(f"dvc://{SHARDS}@v2")
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_remote_that_stays_busy_is_given_up_sooner_at_first_contact(web: tuple[ShardProject, WebServer]) -> None:
+    _, server = web
+    server.always["GET"] = Fault(status=503)
+    with pytest.raises(SourceError, match="HTTP 503, 5 times in a row"):
+        opened()
+    server.on("GET", Fault())  # the list; then come the indexes
+    with pytest.raises(SourceError, match="HTTP 503, 5 times in a row"):
+        opened()
+    server.always.clear()
+    source = opened()
+    server.always["GET"] = Fault(status=503)
+    with pytest.raises(SourceError, match="HTTP 503, 10 times in a row"):
+        source.fetch(SHARD)
 
 
 # --- many at once, and kills

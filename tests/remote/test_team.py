@@ -18,7 +18,7 @@ from microdiff.errors import SourceError
 from microdiff.remote.dvc_url import open_dvc_source
 from microdiff.remote.release_writer import write_release
 from microdiff.remote.version_cache import CachedShards
-from microdiff.storage.objects import s3
+from microdiff.storage import s3
 from tests.s3_servers import KEY, SECRET, SERVERS, S3Server, missing
 from tests.shard_project import FIRST, SHARDS, md5_of, object_of
 from tests.stalling_proxy import StallingProxy

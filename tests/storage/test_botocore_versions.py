@@ -4,7 +4,7 @@ import botocore.config
 import botocore.session
 import pytest
 
-from microdiff.storage.objects import s3
+from microdiff.storage import s3
 
 NEWER = "response_checksum_validation"  # since 1.36
 

@@ -18,8 +18,9 @@ import pytest
 from conftest import REPO
 from microdiff.errors import SourceError
 from microdiff.pipeline.store import Store
-from microdiff.storage import Source, SourceFile, fetching
+from microdiff.storage import Source, SourceFile, retry
 from microdiff.storage.opening import open_source
+from tests.durability import DiskOrder
 from tests.hub_server import HubServer
 from tests.reporters import Said
 from tests.waiting import PATIENCE_S, end, wait_until
@@ -62,7 +63,7 @@ CHECKED = [kind for kind in KINDS if kind not in ("web by ETag", "links")]
 @pytest.fixture
 def setting(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setting]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(fetching, "time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=lambda _: None))
     kind, checksum = request.param, MD5 if request.param.endswith("MD5") else None
     work = tmp_path / "work"
     if kind.startswith("hub"):
@@ -161,7 +162,7 @@ def test_a_server_that_stays_busy_is_an_error_and_what_came_is_kept(setting: Set
     source, file = setting.open(), setting.stat()
     setting.server.on("GET", DROP)
     setting.server.always["GET"] = Fault(status=503)
-    with pytest.raises(SourceError, match=rf"{setting.path}: HTTP 503.* in 6 attempts. Check the network"):
+    with pytest.raises(SourceError, match=rf"{setting.path}: HTTP 503.*, 10 times in a row. Check the network"):
         source.fetch(file)
     setting.server.always.clear()
     assert source.fetch(file).read_bytes() == DATA
@@ -176,6 +177,25 @@ def test_netrc_is_not_read(setting: Setting, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("NETRC", str(netrc))
     assert setting.open().fetch(setting.stat()).read_bytes() == DATA
     assert not [request for request in setting.server.requests if "Authorization" in request.headers]
+
+
+# --- what a power cut leaves
+
+
+@pytest.mark.parametrize("setting", ["web by ETag", "web by MD5"], indirect=True)
+@pytest.mark.parametrize("had_it_all", [False, True])
+def test_bytes_are_on_disk_before_the_name_and_the_name_before_it_is_told(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, had_it_all: bool
+) -> None:
+    source, file = setting.open(), setting.stat()
+    target = source.fetch(file)
+    part = target.with_name(f"{target.name}.part")
+    target.rename(part)
+    if not had_it_all:
+        part.unlink()
+    order = DiskOrder(monkeypatch)
+    assert source.fetch(file) == target
+    assert order.of(part, target) == ["file synced", "renamed", "folder synced"]
 
 
 # --- kills

@@ -14,11 +14,14 @@ import pytest
 from huggingface_hub import HfApi, hf_hub_download
 
 from microdiff.errors import SourceError
-from microdiff.storage import SourceFile, fetching
-from microdiff.storage.hub import HubSource
+from microdiff.storage import SourceFile, retry
+from microdiff.storage.fetched_source import FetchedSource
+from microdiff.storage.hub import HubStorage
 from microdiff.storage.opening import open_source
 from tests.hub_server import GRANTED, STRANGER, HubServer
 from tests.reporters import Said
+from tests.storage_contract import FILES as CONTRACT_FILES
+from tests.storage_contract import Backend, ServedBackend, StorageContract
 from tests.web_server import Fault
 
 REPO = "ORG/Some-data.v1"
@@ -40,24 +43,36 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(fetching, "time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=lambda _: None))
     with HubServer({REPO: FILES, GATED: {"000.tgz": ARCHIVE, "README.md": README}}, gated={GATED}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/")
         yield hub
 
 
 @pytest.fixture
-def source(hub: HubServer, tmp_path: Path) -> HubSource:
+def source(hub: HubServer, tmp_path: Path) -> FetchedSource:
     source = open_source(hub.root(REPO), tmp_path)
-    assert isinstance(source, HubSource)
+    assert isinstance(source, FetchedSource)
+    assert isinstance(source.storage, HubStorage)
     return source
+
+
+class TestHubStorage(StorageContract):
+    @pytest.fixture
+    def backend(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Backend]:
+        with HubServer({REPO: CONTRACT_FILES}, page_size=1) as hub:
+            monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+            monkeypatch.setenv("HF_ENDPOINT", hub.url)
+            source = open_source(hub.root(REPO), tmp_path / "work")
+            assert isinstance(source, FetchedSource)
+            yield ServedBackend(source.storage, hub.blobs)
 
 
 # --- what there is
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 1000])
-def test_folders_are_listed_page_after_page(hub: HubServer, source: HubSource, page_size: int) -> None:
+def test_folders_are_listed_page_after_page(hub: HubServer, source: FetchedSource, page_size: int) -> None:
     hub.page_size = page_size
     assert source.list("") == ["README.md"]
     assert source.list("data/train/imgs") == [f"data/train/imgs/{number}.tgz" for number in ("000", "001", "003")]
@@ -66,7 +81,7 @@ def test_folders_are_listed_page_after_page(hub: HubServer, source: HubSource, p
     assert source.list("data/test") == []
 
 
-def test_files_are_described_by_their_checksum(source: HubSource) -> None:
+def test_files_are_described_by_their_checksum(source: FetchedSource) -> None:
     path, sha256 = "data/train/imgs/000.tgz", hashlib.sha256(ARCHIVE).hexdigest()
     assert source.stat(path) == SourceFile(path, len(ARCHIVE), f"sha256:{sha256}")
     assert source.stat(path, f"sha256:{sha256}") == source.stat(path)
@@ -74,7 +89,7 @@ def test_files_are_described_by_their_checksum(source: HubSource) -> None:
     assert source.stat("README.md") == SourceFile("README.md", len(README), f"git:{blob}")
 
 
-def test_a_given_checksum_must_fit(source: HubSource) -> None:
+def test_a_given_checksum_must_fit(source: FetchedSource) -> None:
     path, wrong = "data/train/imgs/000.tgz", "0" * 64
     with pytest.raises(SourceError, match=f"{path}: expected sha256:{wrong}, but the hub has sha256:"):
         source.stat(path, f"sha256:{wrong}")
@@ -84,7 +99,7 @@ def test_a_given_checksum_must_fit(source: HubSource) -> None:
         source.fetch(source.stat(path, f"md5:{wrong[:32]}"))
 
 
-def test_what_a_commit_holds_is_asked_once(hub: HubServer, source: HubSource, tmp_path: Path) -> None:
+def test_what_a_commit_holds_is_asked_once(hub: HubServer, source: FetchedSource, tmp_path: Path) -> None:
     source.list("data/test")
     file = source.stat("data/train/imgs/000.tgz")
     fetched = source.fetch(file)
@@ -98,7 +113,7 @@ def test_what_a_commit_holds_is_asked_once(hub: HubServer, source: HubSource, tm
     assert len(hub.requests) == num_requests
 
 
-def test_a_folder_is_listed_once_for_all_who_ask_at_once(hub: HubServer, source: HubSource) -> None:
+def test_a_folder_is_listed_once_for_all_who_ask_at_once(hub: HubServer, source: FetchedSource) -> None:
     paths = [path for path in FILES if path.startswith("data/train/imgs/")] * 3
     with ThreadPoolExecutor(8) as pool:
         files = list(pool.map(source.stat, paths))
@@ -106,16 +121,16 @@ def test_a_folder_is_listed_once_for_all_who_ask_at_once(hub: HubServer, source:
     assert len(hub.requests) == 1
 
 
-def test_a_listing_that_broke_off_is_not_kept(hub: HubServer, source: HubSource) -> None:
+def test_a_listing_that_broke_off_is_not_kept(hub: HubServer, source: FetchedSource) -> None:
     hub.page_size = 2
-    hub.on("GET", Fault(), *[Fault(status=503)] * 6)
-    with pytest.raises(SourceError, match=f"{REPO}@{hub.commit(REPO)}/data/train/imgs: HTTP 503 in 6 attempts"):
+    hub.on("GET", Fault(), *[Fault(status=503)] * 5)
+    with pytest.raises(SourceError, match=f"{REPO}@{hub.commit(REPO)}/data/train/imgs: HTTP 503, 5 times in a row"):
         source.list("data/train/imgs")
     assert len(source.list("data/train/imgs")) == 3
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_files_are_fetched_and_verified(hub: HubServer, source: HubSource, path: str) -> None:
+def test_files_are_fetched_and_verified(hub: HubServer, source: FetchedSource, path: str) -> None:
     fetched = source.fetch(source.stat(path))
     assert fetched.name == path.rpartition("/")[2]
     assert fetched.read_bytes() == FILES[path]
@@ -180,7 +195,7 @@ def test_with_a_token_an_absent_repository_is_told_from_a_private_one(
         open_source("hf://datasets/ORG/absent@main", tmp_path)
 
 
-def test_a_file_that_is_absent_is_an_error(hub: HubServer, source: HubSource) -> None:
+def test_a_file_that_is_absent_is_an_error(hub: HubServer, source: FetchedSource) -> None:
     for path in ("data/train/imgs/002.tgz", "data/nothing/000.tgz"):
         with pytest.raises(SourceError, match=f"{path}: no such file"):
             source.stat(path)
@@ -193,12 +208,14 @@ def test_a_file_that_is_absent_is_an_error(hub: HubServer, source: HubSource) ->
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"<html>Log in to this network</html>", "JSONDecodeError in 6 attempts"),
+        (b"<html>Log in to this network</html>", "JSONDecodeError, 5 times in a row"),
         (b'{"error": "?"}', "not a hub's listing"),
         (b'[{"type": "file", "path": "a"}]', "not a hub's listing"),
     ],
 )
-def test_an_answer_that_is_no_listing_is_an_error(hub: HubServer, source: HubSource, body: bytes, message: str) -> None:
+def test_an_answer_that_is_no_listing_is_an_error(
+    hub: HubServer, source: FetchedSource, body: bytes, message: str
+) -> None:
     hub.always["GET"] = Fault(body=body)
     with pytest.raises(SourceError, match=message):
         source.list("")
@@ -328,26 +345,28 @@ def test_the_token_does_not_follow_to_another_port(
 # --- links that expire
 
 
-def test_an_expired_link_is_renewed(hub: HubServer, source: HubSource) -> None:
+def test_an_expired_link_is_renewed(hub: HubServer, source: FetchedSource) -> None:
     said = Said()
     hub.stale_links = 2
     path = "data/train/imgs/000.tgz"
     assert source.with_reporter(said).fetch(source.stat(path)).read_bytes() == ARCHIVE
     assert len(hub.blobs.requests) == 3
-    assert said.messages == [f"{source.name}/{path}: HTTP 403 from 127.0.0.1, trying again"] * 2
+    assert [message.partition(" in ")[0] for message in said.messages] == [
+        f"{source.name}/{path}: HTTP 403 from 127.0.0.1, trying again"
+    ] * 2
 
 
-def test_a_link_that_expires_during_the_download_is_renewed(hub: HubServer, source: HubSource) -> None:
+def test_a_link_that_expires_during_the_download_is_renewed(hub: HubServer, source: FetchedSource) -> None:
     hub.blobs.on("GET", Fault(drop_after=50_000), Fault(status=403))
     assert source.fetch(source.stat("data/train/imgs/000.tgz")).read_bytes() == ARCHIVE
     assert [request.headers.get("Range") for request in hub.blobs.requests] == [None, *["bytes=50000-"] * 2]
 
 
-def test_links_are_not_renewed_for_ever(hub: HubServer, source: HubSource) -> None:
+def test_links_are_not_renewed_for_ever(hub: HubServer, source: FetchedSource) -> None:
     hub.stale_links = 100
-    with pytest.raises(SourceError, match=r"000\.tgz: HTTP 403 from 127.0.0.1 in 6 attempts"):
+    with pytest.raises(SourceError, match=r"000\.tgz: HTTP 403 from 127.0.0.1, 10 times in a row"):
         source.fetch(source.stat("data/train/imgs/000.tgz"))
-    assert len(hub.blobs.requests) == 6
+    assert len(hub.blobs.requests) == 10
 
 
 # --- the imitation is one

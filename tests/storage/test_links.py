@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 
 from microdiff.errors import SourceError
-from microdiff.storage import SourceFile, fetching
-from microdiff.storage.links import LinkSource
+from microdiff.storage import SourceFile, retry
+from microdiff.storage.fetched_source import FetchedSource
+from microdiff.storage.links import LinkStorage
 from microdiff.storage.opening import open_source
 from microdiff.storage.urls import expires_at
 from tests.reporters import Said
+from tests.storage_contract import FILES as CONTRACT_FILES
+from tests.storage_contract import Backend, ServedBackend, StorageContract
 from tests.web_server import Fault, Reply, Request, WebServer, etag_of
 
 DATA = {f"sa_{number:06d}.tar": bytes([number % 256]) * 60_000 + bytes(range(256)) * 500 for number in (20, 0, 949)}
@@ -41,7 +44,7 @@ class Cdn(WebServer):
 @pytest.fixture
 def cdn(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cdn]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(fetching, "time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=lambda _: None))
     with Cdn({path_of(name): data for name, data in DATA.items()}) as cdn:
         yield cdn
 
@@ -52,13 +55,14 @@ def table(cdn: Cdn, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def source(table: Path, tmp_path: Path) -> LinkSource:
+def source(table: Path, tmp_path: Path) -> FetchedSource:
     return opened(table, tmp_path)
 
 
-def opened(table: Path | str, tmp_path: Path) -> LinkSource:
+def opened(table: Path | str, tmp_path: Path) -> FetchedSource:
     source = open_source(str(table), tmp_path / "work")
-    assert isinstance(source, LinkSource)
+    assert isinstance(source, FetchedSource)
+    assert isinstance(source.storage, LinkStorage)
     return source
 
 
@@ -81,6 +85,15 @@ def write_list(path: Path, links: Mapping[str, str], newline: str = "\n") -> Pat
 def no_requests(cdn: Cdn) -> bool:
     requests, cdn.requests = cdn.requests, []
     return not requests
+
+
+class TestLinkStorage(StorageContract):
+    @pytest.fixture
+    def backend(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Backend]:
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        with Cdn({path_of(name): data for name, data in CONTRACT_FILES.items()}) as cdn:
+            table = write_list(tmp_path / "links.txt", links(cdn, names=iter(CONTRACT_FILES)))
+            yield ServedBackend(opened(table, tmp_path).storage, cdn)
 
 
 # --- the list
@@ -138,7 +151,7 @@ def test_a_file_that_is_no_list_is_an_error_that_shows_no_line(tmp_path: Path, t
     assert "SECRET" not in str(error.value)
 
 
-def test_a_file_that_is_not_listed_is_an_error(cdn: Cdn, source: LinkSource) -> None:
+def test_a_file_that_is_not_listed_is_an_error(cdn: Cdn, source: FetchedSource) -> None:
     with pytest.raises(SourceError, match=r"links\.txt/sa_000001\.tar: not in the list of links. Refresh"):
         source.stat("sa_000001.tar")
     assert no_requests(cdn)
@@ -147,7 +160,7 @@ def test_a_file_that_is_not_listed_is_an_error(cdn: Cdn, source: LinkSource) -> 
 # --- what identifies a file
 
 
-def test_a_file_is_identified_by_name_and_size(cdn: Cdn, source: LinkSource) -> None:
+def test_a_file_is_identified_by_name_and_size(cdn: Cdn, source: FetchedSource) -> None:
     assert source.stat(FIRST) == SourceFile(FIRST, len(DATA[FIRST]), f"name:{FIRST}")
     assert [request.headers["Range"] for request in cdn.requests] == ["bytes=0-0"]
 
@@ -162,7 +175,7 @@ def test_sizes_are_remembered(cdn: Cdn, table: Path, tmp_path: Path, fault: Faul
     assert no_requests(cdn)
 
 
-def test_a_checksum_is_checked(source: LinkSource) -> None:
+def test_a_checksum_is_checked(source: FetchedSource) -> None:
     right = f"md5:{hashlib.md5(DATA[FIRST], usedforsecurity=False).hexdigest()}"
     assert source.fetch(source.stat(FIRST, right)).read_bytes() == DATA[FIRST]
     wrong = f"md5:{'0' * 32}"
@@ -170,13 +183,13 @@ def test_a_checksum_is_checked(source: LinkSource) -> None:
         source.fetch(source.stat(FIRST, wrong))
 
 
-def test_a_file_of_unknown_size_is_an_error(cdn: Cdn, source: LinkSource) -> None:
+def test_a_file_of_unknown_size_is_an_error(cdn: Cdn, source: FetchedSource) -> None:
     cdn.on("GET", Fault(whole=True, headers={"Content-Length": None}))
     with pytest.raises(SourceError, match="does not state the file's size"):
         source.stat(FIRST)
 
 
-def test_another_size_than_the_remembered_one_is_an_error_and_then_learned(cdn: Cdn, source: LinkSource) -> None:
+def test_another_size_than_the_remembered_one_is_an_error_and_then_learned(cdn: Cdn, source: FetchedSource) -> None:
     file = source.stat(FIRST)
     cdn.files[path_of(FIRST)] = b"newer"
     with pytest.raises(SourceError, match=f"changed on the server: expected {file.num_bytes} bytes, it has 5"):
@@ -239,7 +252,7 @@ def test_a_link_that_soon_expires_is_said(cdn: Cdn, table: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("status", [403, 404])
 def test_a_refused_link_stops_at_once_and_a_fresh_list_continues(
-    cdn: Cdn, source: LinkSource, table: Path, status: int
+    cdn: Cdn, source: FetchedSource, table: Path, status: int
 ) -> None:
     file = source.stat(FIRST)
     cdn.on("GET", Fault(drop_after=100_000), Fault(status=status))
@@ -255,7 +268,9 @@ def test_a_refused_link_stops_at_once_and_a_fresh_list_continues(
     assert [path.name for path in source.fetched.rglob("*") if path.is_file()] == [FIRST]
 
 
-def test_a_link_that_expires_between_two_attempts_stops_the_download(cdn: Cdn, source: LinkSource, table: Path) -> None:
+def test_a_link_that_expires_between_two_attempts_stops_the_download(
+    cdn: Cdn, source: FetchedSource, table: Path
+) -> None:
     class Expires(Said):
         def say(self, message: str) -> None:
             super().say(message)
@@ -280,7 +295,7 @@ def test_a_link_that_expires_between_two_attempts_stops_the_download(cdn: Cdn, s
     ],
 )
 def test_a_new_version_of_the_same_size_is_fetched_from_its_beginning(
-    cdn: Cdn, source: LinkSource, fault: Fault, why: str
+    cdn: Cdn, source: FetchedSource, fault: Fault, why: str
 ) -> None:
     file, newer = source.stat(FIRST), DATA[FIRST][::-1]
     cdn.on("GET", Fault(drop_after=100_000))
@@ -303,7 +318,7 @@ def test_a_new_version_of_the_same_size_is_fetched_from_its_beginning(
     ],
 )
 def test_a_part_is_continued_if_the_server_tells_versions_apart(
-    cdn: Cdn, source: LinkSource, headers: dict[str, str | None], wanted: str | None, only_if: str | None, why: str
+    cdn: Cdn, source: FetchedSource, headers: dict[str, str | None], wanted: str | None, only_if: str | None, why: str
 ) -> None:
     file = source.stat(FIRST)
     cdn.on("GET", Fault(drop_after=100_000, headers=headers))
@@ -342,14 +357,16 @@ def test_a_list_at_a_url_is_kept_for_when_it_has_expired_itself(
         assert (again.list(""), again.stat(FIRST)) == (sorted(DATA), file)
     assert caplog.text.count("Using the links of last time.") == 2
     assert SIGNATURE not in caplog.text
-    assert {path.stat().st_mode & 0o777 for path in source.sizes.iterdir() if path == source.table} == {0o600}
+    storage = source.storage
+    assert isinstance(storage, LinkStorage)
+    assert {path.stat().st_mode & 0o777 for path in storage.sizes.iterdir() if path == storage.table} == {0o600}
 
 
 # --- secrets
 
 
 def test_no_link_is_ever_shown(
-    cdn: Cdn, source: LinkSource, table: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    cdn: Cdn, source: FetchedSource, table: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     caplog.set_level(logging.DEBUG)
     said = Said()

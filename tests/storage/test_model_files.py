@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import botocore.session
-import fsspec
 import pytest
 
 from microdiff.config.model_reference import parse_model_reference, public_name, reference_problems
@@ -17,7 +16,7 @@ from microdiff.config.settings import ImageEncoderSettings, TextEncoderSettings
 from microdiff.core.files import digest_bytes, digest_json
 from microdiff.errors import ParamsError, SourceError
 from microdiff.pipeline.params import Params
-from microdiff.storage import fetching
+from microdiff.storage import retry, s3
 from microdiff.storage.model_files import located, needed_files, tokenizer_folder
 from tests.hub_server import HubServer
 from tests.s3_servers import moto
@@ -78,7 +77,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 @pytest.fixture(autouse=True)
 def _quick_and_local(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(fetching, "time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=lambda _: None))
 
 
 # --- names
@@ -276,7 +275,7 @@ def bucket(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     keys = {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "opens nothing"}
     for name, value in {**keys, "AWS_ENDPOINT_URL": address, "AWS_DEFAULT_REGION": "us-east-1"}.items():
         monkeypatch.setenv(name, value)
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    s3._client.cache_clear()  # a client keeps the endpoint it was made with
     client = botocore.session.Session().create_client("s3", endpoint_url=address, region_name="us-east-1")
     client.create_bucket(Bucket="bucket")
     for name, data in FILES.items():
@@ -309,7 +308,7 @@ def test_a_tokenizer_in_an_object_store_counts_too(bucket: Any, tmp_path: Path) 
     ("url", "message"),
     [
         ("s3://bucket/none", "s3://bucket/none: no model there. Check encode.image.model"),
-        ("s3://no-bucket/none", "no such bucket. Check encode.image.model"),
+        ("s3://no-bucket/none", r"no such bucket at http://127\.0\.0\.1:\d+\. Check encode.image.model"),
         ("nosuch://x/y", "unknown kind of source"),
     ],
 )

@@ -1,41 +1,52 @@
-"""A remote in S3 or a store that speaks its protocol: MinIO, R2, Ceph, and so on.
+"""A bucket in S3 or in a store that speaks its protocol: MinIO, R2, Ceph, and so on.
 
-It is read with botocore itself: s3fs, by which DVC reads it, repeats requests without saying so, and its clients do not
-survive the fork that makes DataLoader workers.
+Credentials, endpoint and region come from a DVC remote's settings, or from where S3's own tools look for them:
+AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_ENDPOINT_URL and so on. FSSPEC_S3_ANON=true (as for fsspec, by which DVC reads S3)
+reads public buckets without any. It is read with botocore itself: s3fs repeats requests without saying so, and its
+clients do not survive the fork that makes DataLoader workers.
 """
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from microdiff.errors import SourceError
-from microdiff.storage.objects import Body, NoSuchObject, PastTheEnd, TryAgain
+from microdiff.storage import Body, CannotResume, NotFound, SourceFile, Storage, TryAgain
+from microdiff.storage.retry import retried
+from microdiff.storage.urls import without_secrets
 
 _CHUNK_BYTES = 2**20
 _TIMEOUT_S = 60.0  # without a byte
+_MD5 = re.compile(r"[0-9a-f]{32}")
 _ABSENT = ("NoSuchKey", "404", "NotFound")
 _DENIED = ("AccessDenied", "403", "Forbidden", "AllAccessDisabled", "AccountProblem", "InvalidSecurity")
 _UNKNOWN = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "RequestTimeTooSkewed")
 _BUSY = ("SlowDown", "TooManyRequests", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestTimeout")
+_HOW_TO_SIGN = (
+    "Give the credentials by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or by AWS_PROFILE (of a DVC remote also in "
+    ".dvc/config.local, by dvc remote modify --local), or set FSSPEC_S3_ANON=true for a public bucket."
+)
+_OFF = ("false", "0", "no", "off")
 
 
-@dataclass(frozen=True)
-class S3Store:
+@dataclass(frozen=True, kw_only=True)
+class S3Storage(Storage):
     """Objects in a bucket below a prefix.
 
     Attributes:
         bucket: The bucket.
         prefix: Without slashes around it; may be empty.
-        options: The remote's settings as DVC calls them: endpointurl, region, profile, access_key_id, ... What they do
-            not say is looked for where S3's own tools look.
+        options: Settings as DVC calls them: endpointurl, region, profile, access_key_id, ... What they do not say is
+            looked for where S3's own tools look.
     """
 
     bucket: str
-    prefix: str
+    prefix: str = ""
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -43,31 +54,68 @@ class S3Store:
         """The root as a URL."""
         return "/".join(filter(None, (f"s3://{self.bucket}", self.prefix)))
 
+    def stat(self, path: str, checksum: str | None = None) -> SourceFile:
+        """Describe an object by an MD5 if its ETag is one, else by its ETag.
+
+        The ETag of an object stored in one piece and not encrypted with a key of its own is the MD5 of its bytes:
+        https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
+        """
+        head = retried(self, path, partial(self._head, path))
+        etag = _etag(head)
+        is_plain = head.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in head
+        kind = "md5" if is_plain and _MD5.fullmatch(etag) else "etag"
+        return SourceFile(path, int(head["ContentLength"]), checksum or f"{kind}:{etag}")
+
+    def list(self, folder: str) -> Sequence[str]:
+        """Return a folder's files, sorted: objects whose keys go on without a further slash."""
+        folder = folder.strip("/")
+        prefix = f"{self._key(folder)}/".lstrip("/")
+        paths: list[str] = []
+        more: dict[str, str] = {}
+        while True:
+            request = partial(self._call, "list_objects_v2", folder, Prefix=prefix, Delimiter="/", **more)
+            page = retried(self, folder, request)
+            paths += [entry["Key"].removeprefix(prefix) for entry in page.get("Contents", ())]
+            if not page.get("IsTruncated"):
+                break
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+        return sorted("/".join(filter(None, (folder, path))) for path in paths if path)
+
     @contextmanager
-    def read(self, path: str, start: int = 0) -> Iterator[Body]:
+    def read(self, path: str, start: int = 0, version: str = "") -> Iterator[Body]:
         """Open an object."""
         wanted = {"Range": f"bytes={start}-"} if start else {}
-        answer = self._ask("get_object", path, **wanted)
+        answer = self._call("get_object", path, Key=self._key(path), **wanted)
         at, num_bytes = 0, int(answer["ContentLength"])
         if found := answer.get("ContentRange"):  # bytes 100-199/200
             span, _, whole = found.removeprefix("bytes ").partition("/")
             at, num_bytes = int(span.partition("-")[0]), int(whole)
         with answer["Body"] as body:
-            yield Body(at, num_bytes, _chunks(body))
+            if at not in (0, start):
+                raise CannotResume(f"the server sent another range than bytes {start}-")
+            yield Body(at, num_bytes, _etag(answer), _chunks(body))
 
-    def size(self, path: str) -> int:
-        """Return an object's size in bytes."""
-        return int(self._ask("head_object", path)["ContentLength"])
+    def _key(self, path: str) -> str:
+        return "/".join(filter(None, (self.prefix, path)))
 
-    def _ask(self, method: str, path: str, **arguments: str) -> Any:
+    def _head(self, path: str) -> Any:
+        key = self._key(path)
+        try:
+            return self._call("head_object", path, Key=key)
+        except TryAgain:
+            raise
+        except SourceError:
+            # A HEAD that is refused has no body to say why: no such bucket, an unknown key, another region.
+            self._call("list_objects_v2", path, Prefix=key, MaxKeys=1)
+            raise
+
+    def _call(self, method: str, path: str, **arguments: Any) -> Any:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        where = f"{self.name}/{path}"
-        key = "/".join(filter(None, (self.prefix, path)))
+        where = "/".join(filter(None, (self.name, path)))
         try:
-            return getattr(_client(os.getpid(), tuple(sorted(self.options.items()))), method)(
-                Bucket=self.bucket, Key=key, **arguments
-            )
+            client = _client(os.getpid(), tuple(sorted(self.options.items())))
+            return getattr(client, method)(Bucket=self.bucket, **arguments)
         except ClientError as error:
             raise self._refusal(where, error) from None
         except BotoCoreError as error:
@@ -76,9 +124,9 @@ class S3Store:
                 raise SourceError(f"{where}: {kind}. {_HOW_TO_SIGN}") from None
             if "Connection" in kind or "Timeout" in kind or "HTTPClient" in kind or "Proxy" in kind or "SSL" in kind:
                 raise TryAgain(f"{kind} at {_endpoint(self.options)}") from None
-            raise SourceError(f"{where}: {kind}. Check the remote's settings in .dvc/config.") from None
+            raise SourceError(f"{where}: {kind}. Check {self.setting}.") from None
         except ValueError as error:  # an endpoint that is no URL
-            raise SourceError(f"{where}: {error}. Check endpointurl in .dvc/config.") from None
+            raise SourceError(f"{where}: {error}. Check the endpoint (AWS_ENDPOINT_URL or endpointurl).") from None
 
     def _refusal(self, where: str, error: Any) -> SourceError:
         """Return the error that an answer with an error means."""
@@ -86,13 +134,12 @@ class S3Store:
         facts = error.response.get("ResponseMetadata", {})
         status = int(facts.get("HTTPStatusCode", 0))
         if code == "NoSuchBucket":
-            return SourceError(
-                f"s3://{self.bucket}: no such bucket at {_endpoint(self.options)}. Check the remote's URL."
-            )
+            endpoint = _endpoint(self.options)
+            return SourceError(f"s3://{self.bucket}: no such bucket at {endpoint}. Check {self.setting}.")
         if code in _ABSENT:
-            return NoSuchObject(f"{where}: no such object")
+            return NotFound(f"{where}: no such file. Check {self.setting}.")
         if code == "InvalidRange" or status == 416:
-            return PastTheEnd("it ends earlier")
+            return CannotResume("it ends before")
         if code in _BUSY or status in (408, 425, 429) or status >= 500:
             wait = str(facts.get("HTTPHeaders", {}).get("retry-after", ""))
             return TryAgain(code if code.isalpha() else f"HTTP {status}", float(wait) if wait.isdecimal() else 0.0)
@@ -101,17 +148,17 @@ class S3Store:
         if code in _DENIED or status in (401, 403):
             return SourceError(
                 f"{where}: access denied ({code}). The credentials must allow s3:GetObject and s3:ListBucket there; "
-                "without the second, an object that is absent looks the same."
+                "without the second, a file that is absent looks the same."
             )
         if status in (301, 307, 400) and "region" in str(error.response).lower():
-            return SourceError(f"{where}: the bucket is in another region ({code}). Set the remote's region.")
-        return SourceError(f"{where}: {code or f'HTTP {status}'}. Check the remote's settings in .dvc/config.")
+            return SourceError(
+                f"{where}: the bucket is in another region ({code}). Set AWS_DEFAULT_REGION, or the remote's region."
+            )
+        return SourceError(f"{where}: {code or f'HTTP {status}'}. Check {self.setting}.")
 
 
-_HOW_TO_SIGN = (
-    "Give the credentials by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, by AWS_PROFILE, "
-    "or in .dvc/config.local (dvc remote modify --local)."
-)
+def _etag(answer: Mapping[str, Any]) -> str:
+    return str(answer.get("ETag", "")).strip('"')
 
 
 def _chunks(body: Any) -> Iterator[bytes]:
@@ -126,8 +173,6 @@ def _chunks(body: Any) -> Iterator[bytes]:
 
 
 def _endpoint(options: Mapping[str, str]) -> str:
-    from microdiff.storage.urls import without_secrets
-
     return without_secrets(options.get("endpointurl") or os.environ.get("AWS_ENDPOINT_URL", "")) or "AWS"
 
 
@@ -161,7 +206,7 @@ def _client(_process: int, items: tuple[tuple[str, str], ...]) -> Any:
         aws_session_token=options.get("session_token"),
         config=Config(
             signature_version=UNSIGNED if is_public else None,
-            retries={"total_max_attempts": 1},  # see the package: repeated where it is seen
+            retries={"total_max_attempts": 1},  # repeated where it is seen: microdiff.storage.retry
             connect_timeout=_TIMEOUT_S / 3,
             read_timeout=_TIMEOUT_S,
             max_pool_connections=32,
@@ -169,9 +214,6 @@ def _client(_process: int, items: tuple[tuple[str, str], ...]) -> Any:
             **{name: value for name, value in _CHECKS.items() if name in Config.OPTION_DEFAULTS},
         ),
     )
-
-
-_OFF = ("false", "0", "no", "off")
 
 
 def _is_on(text: str | None) -> bool:

@@ -1,0 +1,87 @@
+"""A source whose files are copied to this machine: each once, verified before it gets its name."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from microdiff.core.files import digest_json, locked_folder, sync
+from microdiff.core.progress import Reporter
+from microdiff.errors import SourceError
+from microdiff.storage import Changed, Damaged, SourceFile, Storage
+from microdiff.storage.fetching import fetch_verified
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchedSource:
+    """A storage's files, each in a folder of its own that is named by what identifies it.
+
+    Attributes:
+        storage: Has the files.
+        fetched: Holds these folders.
+    """
+
+    storage: Storage
+    fetched: Path
+
+    @property
+    def name(self) -> str:
+        """The root as lineage shows it."""
+        return self.storage.name
+
+    def with_reporter(self, report: Reporter) -> "FetchedSource":
+        """Return this source, reporting bytes and retries to `report`."""
+        return replace(self, storage=self.storage.with_reporter(report))
+
+    def list(self, folder: str) -> Sequence[str]:
+        """Return a folder's files, sorted."""
+        return self.storage.list(folder)
+
+    def stat(self, path: str, checksum: str | None = None) -> SourceFile:
+        """Describe a file."""
+        return self.storage.stat(path, checksum)
+
+    def fetch(self, file: SourceFile) -> Path:
+        """Return a verified copy of a file, continuing where an earlier attempt stopped.
+
+        Raises:
+            SourceError: It cannot be had, or its bytes are not the ones described.
+        """
+        folder = self._folder(file)
+        target = folder / Path(file.path).name
+        with locked_folder(folder):
+            if not target.is_file():
+                part = target.with_name(f"{target.name}.part")
+                try:
+                    fetch_verified(self.storage, file.path, part, identity=file.identity, num_bytes=file.num_bytes)
+                except Changed:
+                    self.storage.changed(file.path)
+                    raise
+                except Damaged:
+                    self._refuse_if_changed(file)
+                    raise
+                part.rename(target)
+                sync(folder)
+        return target
+
+    def forget(self, file: SourceFile) -> None:
+        """Remove the copy of a file."""
+        folder = self._folder(file)
+        if folder.is_dir():
+            with locked_folder(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _folder(self, file: SourceFile) -> Path:
+        return self.fetched / digest_json([self.name, file.path, file.num_bytes, file.identity])[:32]
+
+    def _refuse_if_changed(self, file: SourceFile) -> None:
+        """Raise `Changed` if the storage itself says that its bytes are others now."""
+        try:
+            now = self.storage.stat(file.path)
+        except SourceError:
+            return
+        if now.kind == file.kind and now.identity != file.identity:
+            raise Changed(
+                f"{self.name}/{file.path}: changed on the server: expected {file.identity}, it has {now.identity}. "
+                "Run again, or correct the checksum."
+            ) from None
