@@ -300,6 +300,19 @@ def test_nothing_of_a_withdrawn_sample_is_left_but_its_key(
     }
 
 
+def test_a_twin_may_be_withdrawn_alone(
+    many: Shelf, workspace: Workspace, make_params: MakeParams, tmp_path: Path
+) -> None:
+    """Also from the source, where its key is another's."""
+    download("sa1b", make_params(SETTINGS), workspace)
+    for here in (workspace, Workspace(tmp_path / "fresh")):
+        withdraw(here, {"a#2": "0000"})
+        download("sa1b", make_params(SETTINGS), here)
+        found = {row["key"]: (row["status"], row["captions"]) for row in rows(here, "0000")}
+        assert found["a#2"] == ("withdrawn", [])
+        assert (found["a"][0], found["a#3"][0]) == ("kept", "duplicate_key")
+
+
 def test_withdrawing_from_partitions_that_are_here_asks_for_no_annotations(
     many: Shelf, workspace: Workspace, make_params: MakeParams
 ) -> None:
