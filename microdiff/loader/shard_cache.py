@@ -4,15 +4,16 @@ Both come whole and uncompressed into a cache folder, one shard at a time, when 
 has a copy elsewhere, so it may be removed from there again.
 """
 
+import contextlib
 import hashlib
 import os
 import tempfile
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from microdiff.core.files import whole_file
 from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import SchemaError
 from microdiff.remote.shard_source import ShardSource
@@ -62,12 +63,11 @@ class FolderSource:
         return Withdrawn()
 
     def fetch(self, name: str) -> None:
-        """Let a file be read from the cache folder, without copying it."""
+        """Let a file that is not compressed be read from the cache folder, without copying it."""
         target = self.local / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-        temporary.symlink_to((self.folder / name).resolve())
-        temporary.replace(target)
+        with contextlib.suppress(FileExistsError):  # another process has just done the same
+            target.symlink_to((self.folder / name).resolve())
 
 
 def is_fetched(folder: Path, entry: Mapping[str, Any]) -> bool:
@@ -102,13 +102,14 @@ def fetch_shard(source: ShardSource, prefix: str, entry: Mapping[str, Any]) -> N
         if not is_fetched(folder, entry):
             raise SchemaError(f"{path}: expected {raw['bytes']} bytes, got another size: remove it and start again")
         return
+    if isinstance(source, FolderSource):
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            file.write(_decompressed(source.folder / prefix / packed["basename"], entry))
+        return
     source.fetch(prefix + packed["basename"])
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.write_bytes(_decompressed(folder / packed["basename"], entry))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(_decompressed(folder / packed["basename"], entry))
     (folder / packed["basename"]).unlink(missing_ok=True)
 
 
