@@ -63,7 +63,7 @@ class LatentsLoader(StreamingDataLoader):  # type: ignore[misc]  # streaming shi
                     return
 
     def __del__(self) -> None:
-        """Nothing is left to be stopped; the original looks for worker processes."""
+        """Do nothing: StreamingDataLoader.__del__ stops worker processes; there are none."""
 
     def _read_ahead(self, stop: ExitStack) -> Iterator[dict[str, Any]]:
         pinned = self.pin_memory and torch.cuda.is_available()
@@ -73,7 +73,7 @@ class LatentsLoader(StreamingDataLoader):  # type: ignore[misc]  # streaming shi
         if any(each.source for each in self.dataset.shard_sets):
             batches = self._fetch_ahead(batches, stop)
 
-        def set_device() -> None:  # else page-locked memory would be had through the first GPU, whichever ours is
+        def set_device() -> None:  # a new thread pins memory through GPU 0, whichever this rank's is
             if device is not None:
                 torch.cuda.set_device(device)
 

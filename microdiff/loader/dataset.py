@@ -1,7 +1,7 @@
 """Samples of latent shards as tensors, on top of mosaicml-streaming's order, shuffle and resumption.
 
 Importing this module takes some ten seconds (streaming, torch): only `microdiff.loader.build` does, when it builds
-a loader. The class is at module level because spawned DataLoader workers unpickle it by name.
+a loader.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
         **options: For StreamingDataset: `batch_size`, `shuffle`, `shuffle_seed`, `cache_limit`, `predownload`.
 
     Attributes:
-        max_idle: Of how many batches to keep the memory when nobody has it; to be set before the first is read.
+        max_idle: For how many batches to keep memory that is not in use; to be set before the first batch is read.
     """
 
     def __init__(
@@ -94,11 +94,11 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
         """
         first = self.shard_sets[0]
         arrays, texts = self._reading().read(ids, self._buffers_for(len(ids) == 1, pinned), helpers)
-        names: Sequence[str | int] = texts[KEY_COLUMN] if self.has_keys and KEY_COLUMN in texts else ids.tolist()
+        keys: Sequence[str | int] = texts[KEY_COLUMN] if self.has_keys and KEY_COLUMN in texts else ids.tolist()
         image = arrays[first.image.column]
         if first.has_moments:
-            image = self._sampled(image, epoch, names, pinned)
-        mask = drop_caption_mask(self.shuffle_seed, epoch, names, self.cap_drop_prob)
+            image = self._sampled(image, epoch, keys, pinned)
+        mask = drop_caption_mask(self.shuffle_seed, epoch, keys, self.cap_drop_prob)
         batch: dict[str, Any] = {
             "image_latents": image,
             "caption_latents": arrays[first.caption.column].unsqueeze(1),
@@ -275,13 +275,13 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
         return self._buffers[single, pinned]
 
     def _sampled(
-        self, moments_B2CHW: torch.Tensor, epoch: int, names: Sequence[str | int], pinned: bool
+        self, moments_B2CHW: torch.Tensor, epoch: int, keys: Sequence[str | int], pinned: bool
     ) -> torch.Tensor:
         """Draw image latents (B,C,H,W) of the same dtype from their means and deviations."""
         mean_BCHW, deviation_BCHW = moments_B2CHW.chunk(2, dim=1)
         noise_BCHW = np.empty(mean_BCHW.shape, np.float32)
-        for name, noise_CHW in zip(names, noise_BCHW, strict=True):
-            sampling_noise(self.shuffle_seed, epoch, name, noise_CHW)
+        for key, noise_CHW in zip(keys, noise_BCHW, strict=True):
+            sampling_noise(self.shuffle_seed, epoch, key, noise_CHW)
         drawn_BCHW = torch.addcmul(mean_BCHW.float(), deviation_BCHW.float(), torch.from_numpy(noise_BCHW))
         drawn_BCHW = drawn_BCHW.to(moments_B2CHW.dtype)
         return drawn_BCHW.pin_memory() if pinned else drawn_BCHW

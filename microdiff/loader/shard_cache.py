@@ -4,14 +4,15 @@ Both come whole and uncompressed into a cache folder, one shard at a time, when 
 has a copy elsewhere, so it may be removed from there again.
 """
 
+import contextlib
 import hashlib
 import os
 import tempfile
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from microdiff.artifacts.mds_index import ShardEntry
+from microdiff.core.files import whole_file
 from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import SchemaError
 from microdiff.remote.shard_source import ShardSource
@@ -61,12 +62,11 @@ class FolderSource:
         return Withdrawn()
 
     def fetch(self, name: str) -> None:
-        """Let a file be read from the cache folder, without copying it."""
+        """Let a file that is not compressed be read from the cache folder, without copying it."""
         target = self.local / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-        temporary.symlink_to((self.folder / name).resolve())
-        temporary.replace(target)
+        with contextlib.suppress(FileExistsError):  # another process has just done the same
+            target.symlink_to((self.folder / name).resolve())
 
 
 def is_fetched(folder: Path, entry: ShardEntry) -> bool:
@@ -102,13 +102,14 @@ def fetch_shard(source: ShardSource, prefix: str, entry: ShardEntry) -> None:
                 f"{path}: expected {entry.raw.num_bytes} bytes, got another size: remove it and start again"
             )
         return
+    if isinstance(source, FolderSource):
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            file.write(_decompressed(source.folder / prefix / entry.zipped.name, entry))
+        return
     source.fetch(prefix + entry.zipped.name)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.write_bytes(_decompressed(folder / entry.zipped.name, entry))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(_decompressed(folder / entry.zipped.name, entry))
     (folder / entry.zipped.name).unlink(missing_ok=True)
 
 

@@ -1,9 +1,9 @@
 """Clear away what lost runs left of mosaicml-streaming's shared memory and lock files, and nothing of live ones.
 
 Streaming numbers its data sets on a machine and keeps for each a handful of segments `/dev/shm/000007_<name>` and two
-lock files `<temporary folder>/000007_<name>`. A killed process leaves all of them, every process leaves the lock files,
-and a number with any of them left is never used again. Streaming's own `clean_stale_shared_memory` removes the segments
-of live runs as well, and no lock files.
+lock files `<temporary folder>/000007_<name>` (older versions: in `streaming/` there). A killed process leaves all of
+them, every process leaves the lock files, and a number with any of them left is never used again. Streaming's own
+`clean_stale_shared_memory` removes the segments of live runs as well, and no lock files.
 
 So each of our processes holds a lock on `/dev/shm/microdiff_000007` for as long as it lives: where nobody does, the
 segments are stale. Segments without that file, of programs that use streaming by itself, are stale when no process has
@@ -61,7 +61,11 @@ def skip_taken_numbers() -> Iterator[None]:
     each of the segments of all data sets on the machine, for each data set that is made.
     """
     from streaming.base.shared import prefix
+    from streaming.base.world import World
 
+    if not hasattr(prefix, "SHM_TO_CLEAN") and World.detect().ranks_per_node > 1:
+        yield  # in older versions the other ranks count up to their leader's number, without a gap
+        return
     with _numbering:
         every_number, maker = prefix._each_prefix_int, threading.get_ident()
 
@@ -171,7 +175,7 @@ def _remove_unless_held(holder: Path, files: list[Path]) -> bool:
         os.close(held)
 
 
-def _ours(folder: Path, pattern: "re.Pattern[str]") -> dict[str, list[Path]]:
+def _ours(folder: Path, pattern: "re.Pattern[str]") -> defaultdict[str, list[Path]]:
     """Return this user's files by their number."""
     found = defaultdict(list)
     with os.scandir(folder) as entries:
@@ -186,7 +190,12 @@ def _ours(folder: Path, pattern: "re.Pattern[str]") -> dict[str, list[Path]]:
 
 
 def _lock_files() -> dict[str, list[Path]]:
-    return _ours(Path(tempfile.gettempdir()), _LOCK_FILE)
+    temporary = Path(tempfile.gettempdir())
+    found = _ours(temporary, _LOCK_FILE)
+    if os.access(temporary / "streaming", os.R_OK | os.X_OK):
+        for number, files in _ours(temporary / "streaming", _LOCK_FILE).items():
+            found[number] += files
+    return found
 
 
 def _mapped_numbers() -> set[str] | None:

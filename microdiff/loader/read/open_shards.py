@@ -69,8 +69,8 @@ class OpenShard:
         problem = self.layout.check(sizes)
         plan = self.layout.plan(sizes)
         guessed = 0 if plan.guessed is None else sizes[plan.guessed]
-        if not problem and plan.rest + guessed != end - begin:
-            problem = f"its columns take {plan.rest + guessed} bytes, but it has {end - begin}"
+        if not problem and plan.sample_bytes + guessed != end - begin:
+            problem = f"its columns take {plan.sample_bytes + guessed} bytes, but it has {end - begin}"
         if problem:
             raise self.damaged(sample, problem)
         return plan

@@ -1,31 +1,68 @@
-"""Where the values of a sample lie in its shard, and in what pieces they are best read. Needs nothing else.
+"""Where the values of a sample lie in its shard, and in what spans they are best read.
 
 A sample is `size of each variable-size column | values in the index's column order`. Where all but one of the variable
 sizes can be guessed (latents have one size; keys mostly have as many characters as the last one), the last follows
 from the sample's total size. So one read fetches a sample, and the sizes it brings along say whether the guess was
-right.
+right. The offsets and sizes of a plan leave out that one column; `plus_guessed` and `shifted` say where its size must
+be added.
+
+Imports neither torch nor streaming.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from struct import Struct
+from typing import NamedTuple
 
 from microdiff.artifacts.mds_index import ShardHeader
 
 GAP_BYTES = 2**14  # what nobody asked for is read along up to this size: cheaper than a second system call
 
 
-Piece = tuple[str | None, int, bool]
-"""A run of a sample's bytes with one destination: the column if it goes into a batch, None for scratch memory; its
-bytes without those of the guessed column; whether those come on top."""
+class Span(NamedTuple):
+    """Bytes of a sample that go to one destination.
 
-Read = tuple[int, bool, Sequence[Piece]]
-"""A contiguous run of pieces: its position in the sample without the guessed column's bytes; whether those come on top;
-the pieces."""
+    Attributes:
+        column: The column of the batch, None for scratch memory.
+        num_bytes: How many, without the guessed column.
+        plus_guessed: Whether the guessed column is among them.
+    """
 
-Text = tuple[str, int, bool, int, bool]
-"""Where a text is in scratch memory: its column; its begin, and whether the guessed column's bytes come on top; its
-bytes, likewise."""
+    column: str | None
+    num_bytes: int
+    plus_guessed: bool
+
+
+class ReadRun(NamedTuple):
+    """Spans that lie one after the other and are read at once.
+
+    Attributes:
+        offset: Where they begin in the sample, without the guessed column.
+        shifted: Whether they lie behind the guessed column.
+        spans: The spans.
+    """
+
+    offset: int
+    shifted: bool
+    spans: Sequence[Span]
+
+
+class TextSpan(NamedTuple):
+    """A text in scratch memory.
+
+    Attributes:
+        column: Its column.
+        offset: Where it begins in the sample's scratch memory, without the guessed column.
+        shifted: Whether it lies behind the guessed column.
+        num_bytes: Its bytes, without the guessed column.
+        plus_guessed: Whether it is the guessed column.
+    """
+
+    column: str
+    offset: int
+    shifted: bool
+    num_bytes: int
+    plus_guessed: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,20 +70,20 @@ class Plan:
     """How to read samples whose variable columns have the sizes guessed.
 
     Attributes:
-        rest: Bytes of a sample without the guessed column.
-        scratch: Scratch memory it takes, without the guessed column and the sizes at its start.
+        sample_bytes: Bytes of a sample, without the guessed column.
+        scratch_bytes: Bytes of scratch memory it takes, without the guessed column and the sizes at its start.
         sizes: Of the variable columns, 0 for the guessed one.
         guessed: Which of them follows from a sample's total size; None if there is no need to guess.
-        reads: What to read; the sizes at the sample's start are the first one's as well, before its pieces.
+        runs: What to read; the first begins with the sizes at the sample's start, before its spans.
         texts: The texts among it.
     """
 
-    rest: int
-    scratch: int
+    sample_bytes: int
+    scratch_bytes: int
     sizes: tuple[int, ...]
     guessed: int | None
-    reads: Sequence[Read]
-    texts: Sequence[Text]
+    runs: Sequence[ReadRun]
+    texts: Sequence[TextSpan]
 
 
 class Layout:
@@ -91,52 +128,57 @@ class Layout:
             plan = self._plans[fixed] = self._make(fixed)
         return plan
 
-    def _values(self, sizes: Sequence[int]) -> Iterator[Piece]:
-        """Yield name, size and whether it is the guessed one, of all columns."""
+    def _spans(self, sizes: Sequence[int]) -> Iterator[tuple[str, Span]]:
+        """Yield each column's name and its span, which goes into the batch or, where texts are read, into scratch."""
         variable = iter(enumerate(sizes))
         for name, fixed in self._columns:
-            if fixed:
-                yield name, fixed, False
-            else:
-                number, size = next(variable)
-                yield name, size, number == self._guessed
+            number, size = (None, fixed) if fixed else next(variable)
+            plus_guessed = number is not None and number == self._guessed
+            yield name, Span(name if name in self._arrays else None, size, plus_guessed)
 
     def _make(self, sizes: tuple[int, ...]) -> Plan:
-        pieces: list[Piece] = []
-        unwanted: list[Piece] = []  # read along only if something wanted follows soon
-        reads: list[Read] = []
-        texts: list[Text] = []
-        begin, shifts = 0, False
-        position, moved = self.head.size, False
-        for name, size, stretches in self._values(sizes):
+        runs: list[ReadRun] = []
+        texts: list[TextSpan] = []
+        spans: list[Span] = []  # of the run that is being put together
+        unwanted: list[Span] = []  # read along only if something wanted follows soon
+        begin, begin_shifted = 0, False
+        position, shifted = self.head.size, False
+        for name, span in self._spans(sizes):
             if name not in self._arrays and name not in self._texts:
-                unwanted.append((None, size, stretches))
+                unwanted.append(span)
             else:
-                if sum(skipped for _, skipped, _ in unwanted) > GAP_BYTES:
-                    reads.append((begin, shifts, pieces))
-                    pieces, begin, shifts = [], position, moved
+                if sum(each.num_bytes for each in unwanted) > GAP_BYTES:
+                    runs.append(ReadRun(begin, begin_shifted, spans))
+                    spans, begin, begin_shifted = [], position, shifted
                 else:
-                    pieces += unwanted
+                    spans += unwanted
                 unwanted = []
                 if name in self._texts:
-                    scratch = [each for *_, run in (*reads, (0, False, pieces)) for each in run if each[0] is None]
-                    at, later = sum(each[1] for each in scratch), any(each[2] for each in scratch)
-                    texts.append((name, at, later, size, stretches))
-                pieces.append((name if name in self._arrays else None, size, stretches))
-            position += size
-            moved |= stretches
-        reads.append((begin, shifts, pieces))
-        scratch_bytes = sum(size for *_, run in reads for column, size, _ in run if column is None)
-        merged = [(place, later, _merged(run)) for place, later, run in reads]
+                    before = _scratch_spans([*runs, ReadRun(0, False, spans)])
+                    offset, is_shifted = (
+                        sum(each.num_bytes for each in before),
+                        any(each.plus_guessed for each in before),
+                    )
+                    texts.append(TextSpan(name, offset, is_shifted, span.num_bytes, span.plus_guessed))
+                spans.append(span)
+            position += span.num_bytes
+            shifted |= span.plus_guessed
+        runs.append(ReadRun(begin, begin_shifted, spans))
+        scratch_bytes = sum(each.num_bytes for each in _scratch_spans(runs))
+        merged = [run._replace(spans=_merged(run.spans)) for run in runs]
         return Plan(position, scratch_bytes, sizes, self._guessed, merged, texts)
 
 
-def _merged(pieces: Sequence[Piece]) -> list[Piece]:
+def _scratch_spans(runs: Sequence[ReadRun]) -> list[Span]:
+    return [span for run in runs for span in run.spans if span.column is None]
+
+
+def _merged(spans: Sequence[Span]) -> list[Span]:
     """Join neighbours that go into scratch memory."""
-    merged: list[Piece] = []
-    for column, size, stretches in pieces:
-        if column is None and merged and merged[-1][0] is None:
-            _, before, stretched = merged.pop()
-            size, stretches = before + size, stretched or stretches
-        merged.append((column, size, stretches))
+    merged: list[Span] = []
+    for span in spans:
+        if span.column is None and merged and merged[-1].column is None:
+            before = merged.pop()
+            span = Span(None, before.num_bytes + span.num_bytes, before.plus_guessed or span.plus_guessed)
+        merged.append(span)
     return merged

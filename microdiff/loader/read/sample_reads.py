@@ -22,7 +22,7 @@ from microdiff.loader.read.read_plan import Plan
 Columns = Mapping[str, NDArray[np.uint8]]
 Texts = Mapping[str, list[str]]
 
-# Shapes: N samples, V variable columns, R reads of a sample, P pieces of memory.
+# Shapes: N samples, V variable columns, R runs of a sample, P pieces of memory.
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,18 @@ class SampleRefs:
         )
 
 
-def read_rows(places: SampleRefs, columns: Columns, texts: Texts) -> None:
+def read_rows(refs: SampleRefs, columns: Columns, texts: Texts) -> None:
     """Read samples.
 
     Args:
-        places: Which, best in the order in which they lie in their shards.
+        refs: Which, best in the order in which they lie in their shards.
         columns: Per column of fixed size its memory: uint8 (rows of the batch, bytes), contiguous.
         texts: Per column of text a list that receives the text of each row.
 
     Raises:
         SchemaError: A file is damaged.
     """
-    for plan, group in _by_plan(places, list(map(attrgetter("usual_plan"), places.shards))):
+    for plan, group in _by_plan(refs, list(map(attrgetter("usual_plan"), refs.shards))):
         fits_N = _read_by(plan, group, columns, texts)
         if fits_N.all():
             continue
@@ -69,23 +69,23 @@ def read_rows(places: SampleRefs, columns: Columns, texts: Texts) -> None:
                 raise shard.damaged(sample, "its sizes changed while it was read")
 
 
-def _by_plan(places: SampleRefs, plans: Sequence[Plan]) -> Iterator[tuple[Plan, SampleRefs]]:
+def _by_plan(refs: SampleRefs, plans: Sequence[Plan]) -> Iterator[tuple[Plan, SampleRefs]]:
     """Yield the samples of each plan; mostly there is one."""
     different = dict.fromkeys(plans)
     for plan in different:
-        yield plan, places if len(different) == 1 else places.where([each is plan for each in plans])
+        yield plan, refs if len(different) == 1 else refs.where([each is plan for each in plans])
 
 
-def _read_by(plan: Plan, places: SampleRefs, columns: Columns, texts: Texts) -> NDArray[np.bool_]:
+def _read_by(plan: Plan, refs: SampleRefs, columns: Columns, texts: Texts) -> NDArray[np.bool_]:
     """Read samples by one plan; tell of each whether it fits, else its row is left with nothing of use."""
-    offsets = [(shard.offsets, sample) for shard, sample in zip(places.shards, places.samples, strict=True)]
+    offsets = [(shard.offsets, sample) for shard, sample in zip(refs.shards, refs.samples, strict=True)]
     begins_N = np.array([of_shard[sample] for of_shard, sample in offsets], np.int64)
-    extra_N = np.array([of_shard[sample + 1] for of_shard, sample in offsets], np.int64) - begins_N - plan.rest
+    extra_N = np.array([of_shard[sample + 1] for of_shard, sample in offsets], np.int64) - begins_N - plan.sample_bytes
     fits_N: NDArray[np.bool_] = extra_N >= 0 if plan.guessed is not None else extra_N == 0
     if not fits_N.all():
-        places, begins_N, extra_N = places.where(fits_N), begins_N[fits_N], extra_N[fits_N]
-    if places.rows:
-        group = _Group(plan, places, begins_N, extra_N)
+        refs, begins_N, extra_N = refs.where(fits_N), begins_N[fits_N], extra_N[fits_N]
+    if refs.rows:
+        group = _Group(plan, refs, begins_N, extra_N)
         group.read(columns)
         fits_N[fits_N] = group.fits()
         group.take_texts(texts)
@@ -97,40 +97,40 @@ class _Group:
 
     Args:
         plan: The plan.
-        places: The samples.
+        refs: The samples.
         begins_N: Their positions in their files.
         extra_N: Bytes of each one's guessed column.
     """
 
-    def __init__(self, plan: Plan, places: SampleRefs, begins_N: NDArray[np.int64], extra_N: NDArray[np.int64]) -> None:
-        self._plan, self._places, self._begins_N, self._extra_N = plan, places, begins_N, extra_N
+    def __init__(self, plan: Plan, refs: SampleRefs, begins_N: NDArray[np.int64], extra_N: NDArray[np.int64]) -> None:
+        self._plan, self._refs, self._begins_N, self._extra_N = plan, refs, begins_N, extra_N
         head_bytes = 4 * len(plan.sizes)
-        ends_N = head_bytes * len(begins_N) + np.cumsum(plan.scratch + extra_N)
-        self._starts_N = ends_N - (plan.scratch + extra_N)  # in scratch memory, behind the heads of all
+        ends_N = head_bytes * len(begins_N) + np.cumsum(plan.scratch_bytes + extra_N)
+        self._starts_N = ends_N - (plan.scratch_bytes + extra_N)  # in scratch memory, behind the heads of all
         self._scratch = _scratch(int(ends_N[-1]))
         self._heads_NV = self._scratch[: head_bytes * len(begins_N)].view("<u4").reshape(len(begins_N), -1)
 
     def read(self, columns: Columns) -> None:
         """Read the samples' bytes, each sample's in one run or a few."""
-        rows_N, extra_N = np.array(self._places.rows), self._extra_N
-        num_reads, num_pieces = len(self._plan.reads), 1 + max(len(pieces) for *_, pieces in self._plan.reads)
-        positions_NR = np.empty((len(rows_N), num_reads), np.int64)
-        pieces_NRP2 = np.zeros((len(rows_N), num_reads, num_pieces, 2), np.int64)
+        rows_N, extra_N = np.array(self._refs.rows), self._extra_N
+        num_runs, num_pieces = len(self._plan.runs), 1 + max(len(run.spans) for run in self._plan.runs)
+        positions_NR = np.empty((len(rows_N), num_runs), np.int64)
+        pieces_NRP2 = np.zeros((len(rows_N), num_runs, num_pieces, 2), np.int64)
         scratch, head_bytes = _address(self._scratch), 4 * len(self._plan.sizes)
         pieces_NRP2[:, 0, 0, 0] = scratch + head_bytes * np.arange(len(rows_N))
         pieces_NRP2[:, 0, 0, 1] = head_bytes
         at_N = scratch + self._starts_N
-        for read, (offset, shifts, pieces) in enumerate(self._plan.reads):
-            positions_NR[:, read] = self._begins_N + (offset + extra_N if shifts else offset)
-            for piece, (column, size, stretches) in enumerate(pieces, start=1):
-                sizes_N = size + extra_N if stretches else size
-                if column is None:
-                    pieces_NRP2[:, read, piece, 0] = at_N
+        for number, run in enumerate(self._plan.runs):
+            positions_NR[:, number] = self._begins_N + (run.offset + extra_N if run.shifted else run.offset)
+            for piece, span in enumerate(run.spans, start=1):
+                sizes_N = span.num_bytes + extra_N if span.plus_guessed else span.num_bytes
+                if span.column is None:
+                    pieces_NRP2[:, number, piece, 0] = at_N
                     at_N = at_N + sizes_N
                 else:
-                    pieces_NRP2[:, read, piece, 0] = _addresses(columns[column], rows_N, size)
-                pieces_NRP2[:, read, piece, 1] = sizes_N
-        descriptors = [shard.descriptor for shard in self._places.shards for _ in range(num_reads)]
+                    pieces_NRP2[:, number, piece, 0] = _addresses(columns[span.column], rows_N, span.num_bytes)
+                pieces_NRP2[:, number, piece, 1] = sizes_N
+        descriptors = [shard.descriptor for shard in self._refs.shards for _ in range(num_runs)]
         memory = pieces_NRP2.reshape(-1, num_pieces, 2)
         reads = Reads(np.array(descriptors, np.uint32), positions_NR.ravel(), memory[:, :, 1].sum(axis=1), memory)
         for number in read_many(reads).tolist():
@@ -138,8 +138,8 @@ class _Group:
 
     def _read_again(self, reads: Reads, number: int) -> None:
         """Read with as many calls as it takes what one did not give, or not whole, as network file systems may do."""
-        place, position = number // len(self._plan.reads), int(reads.positions[number])
-        shard, sample = self._places.shards[place], self._places.samples[place]
+        which, position = number // len(self._plan.runs), int(reads.positions[number])
+        shard, sample = self._refs.shards[which], self._refs.samples[which]
         for address, size in reads.pieces[number].tolist():
             while size:
                 data = shard.bytes_of(sample, size, position)
@@ -162,17 +162,17 @@ class _Group:
         if not self._plan.texts:
             return
         scratch, fits = memoryview(self._scratch), self.fits().tolist()  # type: ignore[arg-type]
-        for name, at, shifts, size, stretches in self._plan.texts:
-            of_rows = texts[name]
-            begins_N = self._starts_N + (at + self._extra_N if shifts else at)
-            ends_N = begins_N + (size + self._extra_N if stretches else size)
-            spans = zip(self._places.rows, begins_N.tolist(), ends_N.tolist(), strict=True)
-            for place, (row, begin, end) in compress(enumerate(spans), fits):
+        for text in self._plan.texts:
+            of_rows = texts[text.column]
+            begins_N = self._starts_N + (text.offset + self._extra_N if text.shifted else text.offset)
+            ends_N = begins_N + (text.num_bytes + self._extra_N if text.plus_guessed else text.num_bytes)
+            spans = zip(self._refs.rows, begins_N.tolist(), ends_N.tolist(), strict=True)
+            for which, (row, begin, end) in compress(enumerate(spans), fits):
                 try:
                     of_rows[row] = str(scratch[begin:end], "utf-8")
                 except UnicodeDecodeError as error:
-                    shard, sample = self._places.shards[place], self._places.samples[place]
-                    raise shard.damaged(sample, f"{name} is no UTF-8 text") from error
+                    shard, sample = self._refs.shards[which], self._refs.samples[which]
+                    raise shard.damaged(sample, f"{text.column} is no UTF-8 text") from error
 
 
 def _addresses(column: NDArray[np.uint8], rows_N: NDArray[np.int64], size: int) -> NDArray[np.int64]:
@@ -187,12 +187,12 @@ def _address(array: NDArray[np.uint8]) -> int:
     return address
 
 
-_memory = threading.local()  # warm
+_of_thread = threading.local()  # Per-thread scratch buffer, kept so that its pages stay resident.
 
 
 def _scratch(size: int) -> NDArray[np.uint8]:
     """Return memory for what goes into no batch, this thread's until it asks again."""
-    memory: NDArray[np.uint8] | None = getattr(_memory, "scratch", None)
+    memory: NDArray[np.uint8] | None = getattr(_of_thread, "scratch", None)
     if memory is None or len(memory) < size:
-        _memory.scratch = memory = np.empty(size + size // 4, np.uint8)
+        _of_thread.scratch = memory = np.empty(size + size // 4, np.uint8)
     return memory
