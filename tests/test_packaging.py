@@ -21,7 +21,6 @@ LOADER = "microdiff.loader.build"
 RUN_BY_OTHERS = {
     "dvc": "the program that runs the stages",
     "protobuf": "transformers, for T5's tokenizer",
-    "s3fs": "fsspec, for s3:// URLs",
     "safetensors": "diffusers and transformers, for weights",
     "sentencepiece": "transformers, for T5's tokenizer",
     "torchvision": "open_clip and streaming",
