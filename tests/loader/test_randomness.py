@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microdiff.artifacts.mds import index_document, write_shard
+from microdiff.artifacts.mds_index import index_document
 from microdiff.core.files import write_json
 from microdiff.core.withdrawn import Withdrawal, Withdrawn, write_withdrawn
 from microdiff.errors import SchemaError
 from microdiff.loader.randomness import drop_caption_mask, sampling_noise
 from tests.loader.test_loader import ENCODERS, build, write_published, write_shard_set
+from tests.mds_factory import write_shard
 
 KEYS = ["coco/000000000009", "coco/000000000025", "jdb/a b", "ключ", 7, 8, "7", "", 0]
 

@@ -15,6 +15,8 @@ from bs4 import BeautifulSoup
 from bs4.exceptions import ParserRejectedMarkup
 
 RAISES = (ParserRejectedMarkup, UnicodeEncodeError, ValueError)
+# Later patch releases of Python read broken markup otherwise; ours stays with the one the golden data comes from.
+SAME_PARSER = BeautifulSoup("<!--a--!>b</script x>", "html.parser").text == "<!--a--!>b"
 
 DOMAIN = r"\.(?:com|co|ru|net|org|edu|gov|it)"
 EXTENSION = "png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4"
