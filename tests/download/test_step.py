@@ -17,7 +17,7 @@ from microdiff.core.files import digest_json, read_json
 from microdiff.core.progress import NullReporter
 from microdiff.core.withdrawn import Withdrawal, Withdrawn, write_withdrawn
 from microdiff.download.step import download
-from microdiff.errors import SchemaError
+from microdiff.errors import SchemaError, StepError
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample
 from microdiff.handlers.sa1b import Sa1b
 from microdiff.pipeline.params import Params
@@ -311,6 +311,28 @@ def test_a_twin_may_be_withdrawn_alone(
         found = {row["key"]: (row["status"], row["captions"]) for row in rows(here, "0000")}
         assert found["a#2"] == ("withdrawn", [])
         assert (found["a"][0], found["a#3"][0]) == ("kept", "duplicate_key")
+
+
+def test_a_picture_is_found_by_the_numbered_keys_that_it_has(
+    many: Shelf, workspace: Workspace, make_params: MakeParams
+) -> None:
+    many.records = {"0000": [sample("p#7"), sample("q", 2)], "0001": [sample("r", 3)]}
+    redacted(workspace, make_params, "p", "")
+    assert [(row["key"], row["status"]) for row in rows(workspace, "0000")] == [("p#7", "withdrawn"), ("q", "kept")]
+
+
+@pytest.mark.parametrize("name", ["0000.tar", "0000.parquet"])
+def test_damage_is_not_made_into_a_whole_partition(
+    many: Shelf, workspace: Workspace, make_params: MakeParams, name: str
+) -> None:
+    download("sa1b", make_params(SETTINGS), workspace)
+    (path,) = (path for path in workspace.root.glob(f".work/download/*/{name}"))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1  # where nobody who reads it notices
+    with path.open("r+b") as file:
+        file.write(data)
+    with pytest.raises(StepError, match=f"{name}: damaged, its sha256 is not the recorded one"):
+        redacted(workspace, make_params, "c")
 
 
 def test_withdrawing_from_partitions_that_are_here_asks_for_no_annotations(

@@ -1,6 +1,7 @@
 """Every check of verification, one fault each, on artifacts of a few samples made here: no two values are equal."""
 
 import json
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,7 @@ class Latents:
         ]
         self.rows[2]["status"], self.rows[3]["status"] = "too_small", "non_finite"
         self.keys: dict[str, list[str]] = {
-            "latents_16": ["a", "b"],
+            "latents_16": ["a", "b", "d"],
             "latents_32": ["b"],
             "caption_latents": ["a", "b", "c"],
             "caption_latents_b": ["a", "b", "c", "d"],
@@ -297,7 +298,7 @@ def other_shape(latents: Latents) -> None:
 
 
 def other_tensor(latents: Latents) -> None:
-    latents.values["moments_16"], latents.keys["moments_16"] = latents.values["latents_16"], ["a", "b"]
+    latents.values["moments_16"], latents.keys["moments_16"] = latents.values["latents_16"], ["a", "b", "d"]
 
 
 TEXT_B = "kept, but without caption_latents_b"
@@ -341,10 +342,33 @@ def test_one_fault_of_a_latents_partition(
     assert {each.key for each in found.problems} <= {key, *(("a",) if "distinct" in text else ())}
 
 
+@pytest.mark.parametrize("keys", [["a", "b"], ["a", "b", "c", "d"]])
+def test_every_row_has_a_key(tmp_path: Path, keys: list[str]) -> None:
+    latents = Latents()
+    latents.check(tmp_path)
+    path = tmp_path / "0000.text.safetensors"
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"]["keys"] = json.dumps({"caption_latents": keys})
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+    found = check_latents(tmp_path, "0000", {}, NOBODY, "coco", ENCODERS, 1.0, True, NullReporter())
+    one(found, "", f"caption_latents has 3 rows, {len(keys)} keys, {len(keys)} of them distinct")
+
+
 def test_of_many_bad_rows_a_few_are_named(tmp_path: Path) -> None:
     latents = Latents()
     latents.values["caption_latents_b"][:] = 0x7FC0
     assert [each.key for each in latents.check(tmp_path).problems] == ["a", "b", "c"]
+
+
+def test_values_are_looked_at_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("microdiff.verify.latents._ROWS_AT_ONCE_BYTES", 20)  # a row or two
+    for row, key in enumerate(KEYS):
+        latents = Latents()
+        latents.values["caption_latents_b"][row, 0, 1] = 0x7F80
+        one(latents.check(tmp_path), key, "caption_latents_b holds NaN or infinity")
 
 
 def test_withdrawn_latents(tmp_path: Path) -> None:
