@@ -33,8 +33,16 @@ demo: setup ## Build all sample shards from samples/, then show the ledger and t
 	@dvc repro
 	@python -m stages.report --first-batch
 
-test: setup ## Run the tests
-	pytest
+test: setup ## Run all tests: in parallel, then those that need the machine for themselves, then captions on each Python
+	pytest -n auto -m "not serial"
+	pytest -m serial
+	python tests/run_on_pythons.py
+
+quick: setup ## Run the unit tests
+	pytest -n auto -m "not slow and not serial"
+
+coverage: setup ## Run the tests that run in parallel, and say which branches none of them takes
+	pytest -n auto -m "not serial" --cov --cov-report=term-missing:skip-covered
 
 check: setup ## Run the linters, the type checker and the import contracts
 	ruff check
