@@ -34,8 +34,8 @@ _HIDDEN = tuple(
 _DOMAIN = "(?:com|org|net|edu|gov|info|biz|io|co|eu|us|uk|ca|au|de|fr|it|es|nl|ru|jp|cn)"
 # With a scheme, or www., or a path after a well-known domain; the full stop after it belongs to the sentence.
 _URL = (
-    rf"(?:\b(?:https?|ftp)://|\bwww\.(?=\w)|(?<![\w.@/-])(?:[a-zA-Z0-9-]++\.)++{_DOMAIN}/)"
-    r"(?:[^\s<>\"]*[^\s<>\".,;:!?)\]}'’”])?+"
+    rf"(?:\b(?:https?|ftp)://|\bwww\.(?=\w)|(?<![\w.@/-])[a-zA-Z0-9-]++\.(?>(?:[a-zA-Z0-9-]++\.)*){_DOMAIN}/)"
+    r"(?>(?:[^\s<>\"]*[^\s<>\".,;:!?)\]}'’”])?)"
 )
 _remove_urls = re.compile(rf"\(\s*+{_URL}[\s.,;:!?]*+\)|{_URL}", re.ASCII | re.IGNORECASE).sub
 

@@ -2,6 +2,9 @@
 
 Every step takes linear time: what a pattern repeats can be split in one way only (possessive quantifiers), and it
 starts at most once in each run of the characters it repeats.
+
+A possessive quantifier follows one character or class, never a group, which Python has wrong before 3.11.5: that is
+repeated inside an atomic group, `(?>(?:...)*)`. tests/captions/test_python_re.py has the details.
 """
 
 import re

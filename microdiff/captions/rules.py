@@ -22,6 +22,7 @@ from microdiff.captions.marks import (
 from microdiff.captions.patterns import Apply, remove_near, replace, replace_in_words, row
 
 _EXTENSION = "(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)"
+_HOST = r"a-zA-Z0-9.\-"
 _DOMAIN = r"[.](?:com|co|ru|net|org|edu|gov|it)"
 
 
@@ -41,12 +42,14 @@ def _read_person(text: str) -> str:
 def _link_pattern(scheme: str) -> str:
     """Match a scheme with what little follows it, or a host with its path; failing both, group 1 holds a whole host.
 
-    Group 1 keeps the search linear: where a host has no known domain in it, none of its tails has.
+    Group 1 keeps the search linear: where a host has no known domain in it, none of its tails has. It ends in
+    front of a scheme, which only a host with a colon behind it can hold.
     """
+    host = row(_HOST)
     return (
         rf"\b(?:{scheme}:(?:/{{1,3}}|[a-zA-Z0-9%])"
-        rf"|[a-zA-Z0-9.\-]+{_DOMAIN}[\w/-]*\b/?(?!@)"
-        rf"|((?:(?!{scheme}:)[a-zA-Z0-9.\-])++))"
+        rf"|[{_HOST}]+{_DOMAIN}[\w/-]*\b/?(?!@)"
+        rf"|(?!{scheme}:)({host}(?!:)|[{_HOST}]+?(?={scheme}:)|{host}))"
     )
 
 
@@ -210,13 +213,13 @@ PHRASES = (
         "shipping",
         "shipping goes, with free and worldwide before it",
         remove_near(
-            "shipping", r"[wfs](?:(?<=w)orldwide\s++(?:free\s++)?+shipping|(?<=f)ree\s++shipping|(?<=s)hipping)"
+            "shipping", r"[wfs](?:(?<=w)orldwide\s++(?:free\s++)?shipping|(?<=f)ree\s++shipping|(?<=s)hipping)"
         ),
     ),
     Rule(
         "download",
         "download goes, with free before or after it",
-        remove_near("download", r"[fd](?:(?<=f)ree\sdownload|(?<=d)ownload)(?:\sfree)?+"),
+        remove_near("download", r"[fd](?:(?<=f)ree\sdownload|(?<=d)ownload)(?:\sfree)?"),
     ),
     Rule("click", "click for what and click on what go", remove_near("click", r"\bclick\s(?:for|on)\s\w++")),
     Rule(
@@ -224,7 +227,7 @@ PHRASES = (
         "an extension goes where a word begins with it, and image or images after it",
         replace(
             r"[abejmpw](?<!\w.)(?:(?<=p)ng|(?<=p)df|(?<=j)pe?g|(?<=b)mp|(?<=w)ebp|(?<=e)ps|(?<=a)pk|(?<=m)p4)"
-            r"(?:\simages?+)?+"
+            r"(?:\simages?+)?"
         ),
     ),
     Rule("page", "page 12 goes", remove_near("page", r"\bpage\s++\d++\b"), (DIGIT,)),
@@ -239,7 +242,7 @@ LAYOUT = (
     Rule(
         "size",
         "3x4, 1.5×2 and the like go",
-        replace_in_words(r"\b\d++(?:\.\d*+)?+[xх×]\d++(?:\.\d++\b|\.\b|\b)", where=r"[xх×]\d"),
+        replace_in_words(r"\b\d++(?:\.\d*+)?[xх×]\d++(?:\.\d++\b|\.\b|\b)", where=r"[xх×]\d"),
         (DIGIT,),
     ),
     Rule(

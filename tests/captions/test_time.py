@@ -28,6 +28,7 @@ HOSTILE: dict[str, Callable[[int], str]] = {
     "tags with a quote left open": lambda n: "<a b='>' " * (n // 9) + 'c="',
     "tags with NUL": lambda n: "<a\x00" * (n // 3) + ">",
     "attributes": lambda n: "<a b=c/" * (n // 7),
+    "attributes with slashes": lambda n: "<a b" + "/ " * (n // 2) + "=>",
     "open elements": lambda n: "<b>" * (n // 3),
     "closed void elements": lambda n: "<br></p>" * (n // 8),
     "comments": lambda n: "<!--" * (n // 4),
