@@ -32,8 +32,9 @@ demo: setup ## Build all sample shards from samples/, then show the ledger and t
 	@dvc repro
 	@python -m stages.report --first-batch
 
-test: setup ## Run the tests
+test: setup ## Run the tests, and those of captions on the other Pythons that are here
 	pytest
+	@python tests/run_on_pythons.py
 
 check: setup ## Run the linters and the type checker
 	ruff check
