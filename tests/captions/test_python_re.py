@@ -59,8 +59,8 @@ def test_say_what_this_python_has_wrong(capsys: pytest.CaptureFixture[str]) -> N
     if wrong:
         with capsys.disabled():
             print(
-                f"\nPython {platform.python_version()} is wrong about possessive quantifiers after groups with "
-                f"{', '.join(wrong)}: {len(wrong)} of {len(FORMS)} forms, none of them used here"
+                f"\nPython {platform.python_version()} has {len(wrong)} of {len(FORMS)} forms of possessive groups "
+                f"wrong, none of them used here: {', '.join(wrong)}"
             )
 
 
