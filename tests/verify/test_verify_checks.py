@@ -526,6 +526,18 @@ def test_what_an_index_says_of_a_shard_must_be_so(
     one(shard_findings(tmp_path), "", text)
 
 
+def test_values_have_the_size_of_their_type(tmp_path: Path) -> None:
+    write_shards(tmp_path, {"16": shard_samples()[:1]})
+    for name in ("index.json", "16/shard.00000.mds"):
+        data = (tmp_path / name).read_bytes()
+        assert data.count(b"float16:2,2,2") == 1
+        (tmp_path / name).write_bytes(data.replace(b"float16:2,2,2", b"float16:2,2,1"))
+    (entry,) = read_index(tmp_path / "index.json")
+    expected = {"16/shard.00000.mds": Expected(sha256=digest_file(tmp_path / "16/shard.00000.mds"))}
+    found = check_shard(tmp_path, entry, expected, NOBODY, "coco", frozenset(), 1.0, False, NullReporter())
+    one(found, "a", "latents_16 has 16 bytes, expected 8")
+
+
 # A shard set as a whole.
 
 
