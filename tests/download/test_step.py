@@ -14,7 +14,7 @@ from conftest import tree_bytes
 from microdiff.artifacts.manifest import read_manifest
 from microdiff.artifacts.raw import read_images
 from microdiff.core.files import digest_json, read_json
-from microdiff.core.progress import NullReporter
+from microdiff.core.progress import NullReporter, Progress
 from microdiff.core.withdrawn import Withdrawal, Withdrawn, write_withdrawn
 from microdiff.download.step import download
 from microdiff.errors import SchemaError, StepError
@@ -349,6 +349,23 @@ def test_withdrawing_from_partitions_that_are_here_asks_for_no_annotations(
     many.records = {**many.records, "0002": [sample("y", 40)]}
     redacted(workspace, make_params, "c")
     assert f"fetch {CAPTIONS}" in many.log
+
+
+def test_what_is_redacted_here_is_not_announced_as_a_download(
+    many: Shelf, workspace: Workspace, make_params: MakeParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announced: list[int] = []
+
+    class Announced(Progress):
+        def __init__(self, label: str, totals: Any, total_bytes: int = 0, devices: int = 1) -> None:
+            announced.append(total_bytes)
+            super().__init__(label, totals, total_bytes, devices)
+
+    monkeypatch.setattr("microdiff.pipeline.run.Progress", Announced)
+    download("sa1b", make_params(SETTINGS), workspace)
+    redacted(workspace, make_params, "c")
+    files = {SHARED, "0000.zip", "0001.zip"}
+    assert announced == [sum(many.stat(path).num_bytes for path in files), 0]
 
 
 def test_progress_counts_every_row(many: Shelf, workspace: Workspace, make_params: MakeParams, tmp_path: Path) -> None:

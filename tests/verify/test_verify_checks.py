@@ -22,8 +22,9 @@ from microdiff.download.raw_writer import SCHEMA as RAW_SCHEMA
 from microdiff.encode.merge import SCHEMA as LATENTS_SCHEMA
 from microdiff.pipeline.workspace import Workspace
 from microdiff.verify.artifact import Artifact
-from microdiff.verify.counts import check_counts
-from microdiff.verify.digests import Multiset, digest_key, digest_rows, digest_values, is_drawn
+from microdiff.verify.compare import compare_rows, compare_values, name_duplicates
+from microdiff.verify.counts import check_counts, check_keys, total_of
+from microdiff.verify.digests import Multiset, digest_key, digest_rows, digest_values, hashes, is_drawn
 from microdiff.verify.files import Expected, check_files
 from microdiff.verify.findings import Findings
 from microdiff.verify.latents import check_latents
@@ -527,6 +528,18 @@ def test_what_an_index_says_of_a_shard_must_be_so(
     one(shard_findings(tmp_path), "", text)
 
 
+def test_values_have_the_size_of_their_type(tmp_path: Path) -> None:
+    write_shards(tmp_path, {"16": shard_samples()[:1]})
+    for name in ("index.json", "16/shard.00000.mds"):
+        data = (tmp_path / name).read_bytes()
+        assert data.count(b"float16:2,2,2") == 1
+        (tmp_path / name).write_bytes(data.replace(b"float16:2,2,2", b"float16:2,2,1"))
+    (entry,) = read_index(tmp_path / "index.json")
+    expected = {"16/shard.00000.mds": Expected(sha256=digest_file(tmp_path / "16/shard.00000.mds"))}
+    found = check_shard(tmp_path, entry, expected, NOBODY, "coco", frozenset(), 1.0, False, NullReporter())
+    one(found, "a", "latents_16 has 16 bytes, expected 8")
+
+
 # A shard set as a whole.
 
 
@@ -630,6 +643,28 @@ def test_a_manifest_whose_digest_does_not_fit_is_not_believed(tmp_path: Path) ->
     artifact = Artifact("coco", "shards", tmp_path, None)
     assert not artifact.trusted
     assert ["its own digest does not fit" in each.what for each in artifact.own.problems] == [True]
+
+
+@pytest.mark.parametrize(
+    ("said", "is_trusted", "text"),
+    [
+        ({"image": {"a": 1}, "text": {}}, True, None),
+        ({"image": {"a": 2}, "text": {}}, True, "it does not say what manifest.json says"),
+        ({"image": {"a": 2}, "text": {}}, False, None),  # what it is to say is not known
+        ({"image": {"a": 1}}, False, "it does not describe encoders"),
+        ([], False, "it cannot be read"),
+    ],
+)
+def test_encoders_are_described(tmp_path: Path, said: Any, is_trusted: bool, text: str | None) -> None:
+    write_json(tmp_path / "encoders.json", said)
+    extra = {"encoders.json": digest_file(tmp_path / "encoders.json")}
+    value = {"format": 1, "source_records": 0, "counts": {"in": 0, "kept": 0}, "partitions": {}, "extra": extra}
+    write_manifest(tmp_path, {**value, "encoders": {"image": {"a": 1}, "text": {}}})
+    if not is_trusted:
+        (tmp_path / "manifest.json").write_text("{")
+    problems = Artifact("coco", "latents", tmp_path, None).finish([]).problems
+    told = [each.what for each in problems if each.file == "encoders.json"]
+    assert [what.partition(" (")[0] for what in told] == ([text] if text else [])
 
 
 # Counts.
@@ -771,3 +806,152 @@ def test_files_are_what_is_recorded(tmp_path: Path, expected: Expected, text: st
     assert [text in each.what for each in findings.problems] == ([] if text is None else [True])
     assert findings.damaged == (set() if text is None else {"file"})
     assert (findings.num_bytes, findings.md5) == (3, {"file": md5_of(path)})
+
+
+# Between artifacts.
+
+
+def test_keys_of_two_partitions_are_named(tmp_path: Path) -> None:
+    found = []
+    for name, keys in {"0000": "abcd", "0001": "efgh", "0002": "ibjf"}.items():
+        rows = [{**row, "key": key} for row, key in zip(raw_rows(), keys, strict=True)]
+        write_table(tmp_path / f"{name}.parquet", RAW_SCHEMA, rows)
+        findings = Findings("coco", "raw", name)
+        findings.keys = hashes(digest_key(key) for key in keys)
+        found.append(findings)
+    twice = check_keys(found)
+    assert len(twice) == 2
+    told = [(each.file, each.key, each.what) for each in name_duplicates(tmp_path, found, twice)]
+    assert told == [
+        ("0002.parquet", "b", "partition 0000 has the same key"),
+        ("0002.parquet", "f", "partition 0001 has the same key"),
+    ]
+    assert check_keys(found[:2]) == check_keys([]) == set()
+
+
+def captions_of(rows: Rows, folder: Path) -> Findings:
+    write_table(folder / "0000.parquet", CAPTIONS_SCHEMA, rows)
+    return check_captions(folder, "0000", {}, NOBODY, "coco", NullReporter())
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (lambda rows: rows, None),
+        (lambda rows: changed(rows, 1, sha256="0" * 64), "b"),
+        (lambda rows: changed(rows, 2, width=1), "d"),
+        (lambda rows: changed(rows, 2, height=1), "d"),
+        (lambda rows: [rows[1], rows[0], rows[2]], "b"),
+        (lambda rows: rows[:2], "d"),
+        (lambda rows: [*rows, {**rows[0], "key": "e", "image_key": "e"}], "e"),
+        (lambda rows: [*rows[:1], {**rows[0], "key": "a2"}, *rows[1:]], None),  # another caption of the picture
+    ],
+)
+def test_rows_that_went_out_are_those_that_came_in(tmp_path: Path, change: Callable[[Rows], Rows], key: str) -> None:
+    folders = {"raw": tmp_path / "raw", "captions": tmp_path / "captions"}
+    for folder in folders.values():
+        folder.mkdir()
+    raw = raw_findings(folders["raw"], raw_rows(), pictures("a", "b", "d"), NOBODY)
+    kept = [row for row in raw_rows() if row["status"] == "kept"]
+    rows = [{**row, "image_key": row["key"], "caption": f"cat {row['key']}", "status": "nsfw"} for row in kept]
+    captions = captions_of([{**row, "captions": []} for row in change(rows)], folders["captions"])
+    problems = list(compare_rows(folders, [raw], [captions]))
+    assert [(each.kind, each.file, each.key) for each in problems] == (
+        [("captions", "0000.parquet", key)] if key else []
+    )
+    assert all("its rows are not those that raw kept" in each.what for each in problems)
+
+
+class Pair:
+    """A partition of latents, and a shard of its kept samples; tests change one of them."""
+
+    def __init__(self, root: Path) -> None:
+        self.folders = {"latents": root / "latents", "shards": root / "shards"}
+        for folder in self.folders.values():
+            folder.mkdir(parents=True)
+        self.latents = Latents()
+        without_rows("latents_32", "b")(self.latents)
+        self.samples = [
+            {
+                "key": key.encode(),
+                "caption": f"cat {key}".encode(),
+                "width": (300 + n).to_bytes(4, "little"),
+                "height": (400).to_bytes(4, "little"),
+                **{
+                    name: self.latents.values[name][keys.index(key)].tobytes()
+                    for name, keys in self.latents.keys.items()
+                    if keys
+                },
+            }
+            for n, key in enumerate(("a", "b"))
+        ]
+
+    def compare(self, change: Callable[[Findings, Findings], None] | None = None) -> list[tuple[str, str, str]]:
+        columns = {
+            **{name: COLUMNS[name] for name in ("key", "caption", "width", "height", "latents_16")},
+            "caption_latents": "ndarray:float16:3,2",
+            "caption_latents_b": "ndarray:uint16:2,2",
+            "caption_mask_b": "ndarray:uint8:2",
+        }
+        write_shards(self.folders["shards"], {"16": self.samples}, columns=columns)
+        latents, shards = self.latents.check(self.folders["latents"]), shard_findings(self.folders["shards"])
+        if change is not None:
+            change(latents, shards)
+        same = [total_of([latents], what) == total_of([shards], what) for what in ("samples", "values")]
+        problems = [(each.kind, each.key, each.what) for each in compare_values(self.folders, [latents], [shards])]
+        assert all(same) == (not problems) or change is not None
+        return problems
+
+
+def test_shards_hold_what_the_latents_say(tmp_path: Path) -> None:
+    assert Pair(tmp_path / "same").compare() == []
+    for name in ("caption", "width", "height", "latents_16", "caption_latents", "caption_latents_b", "caption_mask_b"):
+        pair = Pair(tmp_path / name)
+        data = pair.samples[1][name]
+        pair.samples[1][name] = data[:-1] + bytes([data[-1] ^ 1])
+        assert pair.compare() == [("shards", "b", "its values are not those of the latents")], name
+
+
+def test_shards_hold_all_samples_of_the_latents_and_no_others(tmp_path: Path) -> None:
+    pair = Pair(tmp_path / "fewer")
+    del pair.samples[0]
+    assert pair.compare() == [("shards", "a", "no shard has this sample")]
+    pair = Pair(tmp_path / "more")
+    pair.samples.append({**pair.samples[0], "key": b"e"})
+    assert pair.compare() == [("shards", "e", "the latents have no such sample")]
+    pair = Pair(tmp_path / "renamed")
+    pair.samples[1] = {**pair.samples[1], "key": b"z"}
+    assert sorted(pair.compare()) == [
+        ("shards", "b", "no shard has this sample"),
+        ("shards", "z", "the latents have no such sample"),
+    ]
+
+
+def test_what_could_not_be_read_is_not_missed(tmp_path: Path) -> None:
+    def latents_unread(latents: Findings, _: Findings) -> None:
+        latents.is_complete = False
+
+    def shards_unread(_: Findings, shards: Findings) -> None:
+        shards.is_complete = False
+
+    pair = Pair(tmp_path / "more")
+    pair.samples.append({**pair.samples[0], "key": b"e"})
+    assert pair.compare(latents_unread) == []
+    pair = Pair(tmp_path / "fewer")
+    del pair.samples[0]
+    assert pair.compare(shards_unread) == []
+
+
+def test_damaged_latents_are_blamed_for_values_that_differ(tmp_path: Path) -> None:
+    def latents_damaged(latents: Findings, _: Findings) -> None:
+        latents.damaged.add("0000.text.safetensors")
+
+    def shard_damaged(_: Findings, shards: Findings) -> None:
+        shards.damaged.add("16/shard.00000.mds")
+
+    for number, (change, blamed) in enumerate([(latents_damaged, "latents"), (shard_damaged, "shards")]):
+        pair = Pair(tmp_path / str(number))
+        pair.samples[1]["caption_latents"] = bytes(12)
+        ((kind, key, what),) = pair.compare(change)
+        assert (kind, key) == (blamed, "b")
+        assert what == f"its values are not those {'in the shards' if blamed == 'latents' else 'of the latents'}"
