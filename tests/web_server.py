@@ -126,6 +126,12 @@ class WebServer:
         """Return the requests of a method so far."""
         return [request for request in self.requests if request.method == method]
 
+    def forget(self) -> None:
+        """Forget requests and faults."""
+        self.requests.clear()
+        self.always.clear()
+        self._queues.clear()
+
     def take(self, request: Request) -> Fault:
         """Note a request and return the fault that its answer shall have."""
         self.requests.append(request)

@@ -4,11 +4,13 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from conftest import REPO
 from microdiff.errors import SourceError
+from microdiff.storage import retry
 from microdiff.storage.http import WebStorage
 from microdiff.storage.local import LocalStorage
 from microdiff.storage.opening import open_remote, open_source, public_settings
@@ -32,7 +34,10 @@ from tests.reporters import Said
         ("pyproject.toml", "no such folder"),
     ],
 )
-def test_a_root_that_cannot_be_read_is_an_error(root: str, message: str, tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_read_is_an_error(
+    root: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=lambda _: None))
     with pytest.raises(SourceError, match=message):
         open_source(root, tmp_path)
 

@@ -1,4 +1,4 @@
-"""S3: an imitation by moto that knows its rules, and a web server that breaks them."""
+"""Sources in S3, an imitation by moto: what identifies an object, where credentials come from, what is said."""
 
 import hashlib
 import logging
@@ -18,15 +18,14 @@ from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 
 from microdiff.errors import SourceError
-from microdiff.storage import CannotResume, Changed, SourceFile, Storage, retry
+from microdiff.storage import Changed, SourceFile, retry
 from microdiff.storage import s3 as module
 from microdiff.storage.fetched_source import FetchedSource
-from microdiff.storage.opening import open_remote, open_source
+from microdiff.storage.opening import open_source
 from microdiff.storage.s3 import S3Storage
 from tests.reporters import Said
 from tests.s3_servers import KEY, SECRET
-from tests.storage_contract import DATA, FILES, MD5, PATH, Backend, ServedBackend, StorageContract
-from tests.web_server import Fault, Reply, Request, WebServer
+from tests.storage_contract import DATA, MD5, PATH
 
 NEWER = DATA[::-1]
 ROOT = "s3://bucket/some/prefix"
@@ -194,13 +193,6 @@ def test_a_fetch_that_was_killed_is_continued(source: FetchedSource) -> None:
     assert said.num_bytes == len(DATA) - 100_000
 
 
-def test_long_listings_come_in_pages(s3: Any, source: FetchedSource) -> None:
-    names = [f"many/{number:04d}" for number in range(1003)]
-    for name in names:
-        s3.put_object(Bucket="bucket", Key=f"some/prefix/{name}", Body=b"")
-    assert source.list("many") == names
-
-
 def test_what_is_missing_is_said(s3: Any, source: FetchedSource, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="s3://bucket/some/prefix/zips/absent: no such file"):
         source.stat("zips/absent")
@@ -301,115 +293,3 @@ def test_credentials_are_never_shown(
         source.stat("absent")
     shown = [caplog.text, repr(source), repr(pickle.dumps(source)), "".join(traceback.format_exception(error.value))]
     assert not [text for text in shown if "SECRET" in text]
-
-
-# --- a web server, which is an S3 server to who only reads
-
-
-class BucketServer(WebServer):
-    """Serves and lists `bucket/prefix/...`."""
-
-    def reply(self, request: Request) -> Reply:
-        if "list-type" not in request.query:
-            return super().reply(request)
-        prefix, folders = f"bucket/{request.query.get('prefix', '')}", request.query.get("delimiter")
-        keys = [path for path in sorted(self.files) if path.startswith(prefix)]
-        keys = [path for path in keys if not folders or folders not in path.removeprefix(prefix)]
-        listed = "".join(f"<Contents><Key>{path.removeprefix('bucket/')}</Key></Contents>" for path in keys)
-        body = f"<ListBucketResult><IsTruncated>false</IsTruncated>{listed}</ListBucketResult>"
-        return Reply(headers={"Content-Type": "application/xml"}, body=body.encode())
-
-
-@pytest.fixture
-def server() -> Iterator[BucketServer]:
-    with BucketServer({f"bucket/prefix/{path}": data for path, data in FILES.items()}) as server:
-        yield server
-
-
-def remote(server: WebServer, **settings: str) -> Storage:
-    keys = {"access_key_id": KEY, "secret_access_key": SECRET}
-    return open_remote({"url": "s3://bucket/prefix", "endpointurl": server.url, **(settings or keys)})
-
-
-class TestS3Storage(StorageContract):
-    @pytest.fixture
-    def backend(self, server: BucketServer) -> Backend:
-        return ServedBackend(remote(server), server)
-
-
-def refusal(status: int, code: str) -> Fault:
-    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
-    return Fault(status=status, body=body, headers={"Content-Type": "application/xml"})
-
-
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        (refusal(403, "InvalidAccessKeyId"), "the credentials are not accepted (InvalidAccessKeyId). Give"),
-        (refusal(403, "SignatureDoesNotMatch"), "the credentials are not accepted (SignatureDoesNotMatch). Give"),
-        (refusal(400, "ExpiredToken"), "the credentials are not accepted (ExpiredToken). Give"),
-        (refusal(403, "AccessDenied"), "access denied (AccessDenied). The credentials must allow s3:GetObject"),
-        (refusal(404, "NoSuchBucket"), "s3://bucket: no such bucket at http://127.0.0.1"),
-        (refusal(400, "SomethingElse"), "SomethingElse. Check the remote's settings"),
-    ],
-)
-def test_what_cannot_pass_is_said_at_once(server: BucketServer, waits: list[float], fault: Fault, message: str) -> None:
-    server.always = {"GET": fault, "HEAD": fault}
-    storage = remote(server)
-    with pytest.raises(SourceError) as error, storage.read(PATH):
-        pass
-    assert message in str(error.value)
-    for ask in (lambda: storage.stat(PATH), lambda: storage.list("zips")):
-        with pytest.raises(SourceError) as error:
-            ask()
-        assert message in str(error.value)
-    assert not waits
-
-
-def without_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
-        monkeypatch.delenv(name)
-
-
-def test_a_remotes_credentials_come_from_the_usual_places(
-    server: BucketServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_keys(monkeypatch)
-    (tmp_path / "credentials").write_text(f"[lab]\naws_access_key_id = AKIALAB\naws_secret_access_key = {SECRET}\n")
-    remote(server, profile="lab", credentialpath=str(tmp_path / "credentials")).stat(PATH)
-    remote(server, access_key_id="AKIASET", secret_access_key=SECRET).stat(PATH)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAENV")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    remote(server, region="eu-1").stat(PATH)
-    remote(server, allow_anonymous_login="true").stat(PATH)
-    signed = [request.headers.get("Authorization", "") for request in server.requests]
-    assert [key in sent for key, sent in zip(("AKIALAB", "AKIASET", "AKIAENV"), signed, strict=False)] == [True] * 3
-    assert "/eu-1/s3/" in signed[2]
-    assert signed[3] == ""
-
-
-@pytest.mark.parametrize("settings", [{"region": "eu-1"}, {"profile": "nobody"}])
-def test_a_remotes_missing_credentials_are_said(
-    server: BucketServer, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
-) -> None:
-    without_keys(monkeypatch)
-    storage = remote(server, **settings)
-    with pytest.raises(SourceError, match=r"(NoCredentials|ProfileNotFound).*\. Give the credentials by AWS_ACCESS"):
-        storage.stat(PATH)
-    assert not server.requests
-
-
-def test_each_process_has_a_client_of_its_own(server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage = remote(server)
-    storage.stat(PATH)
-    storage.stat(PATH)
-    assert module._client.cache_info().misses == 1
-    monkeypatch.setattr(os, "getpid", lambda: -1)  # as after a fork
-    storage.stat(PATH)
-    assert module._client.cache_info().misses == 2
-
-
-def test_another_range_than_the_one_wanted_is_not_taken(server: BucketServer) -> None:
-    server.on("GET", Fault(headers={"Content-Range": f"bytes 5-/{len(DATA)}"}))
-    with pytest.raises(CannotResume, match="another range than bytes 9-"), remote(server).read(PATH, 9):
-        pass
