@@ -11,8 +11,7 @@ DATASETS := $(basename $(notdir $(filter-out %/__init__.py,$(wildcard microdiff/
 PULL = $(eval PULL := $(if $(shell dvc config core.remote 2>/dev/null),--pull))$(PULL)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick coverage check format code bench report verify preset all $(DATASETS) remote pull push \
-	clean-work
+.PHONY: help setup demo test quick coverage check format code bench report verify preset all $(DATASETS) remote pull push clean-work
 
 help: ## List the targets
 	@sed -n 's/^\([^:#\t]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | sed 's/$$(DATASETS)/$(DATASETS)/' | \

@@ -17,10 +17,11 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from microdiff.captions import rules
+from microdiff.captions.entities import unescape
 from microdiff.captions.html import read_html
 from microdiff.captions.marks import CONTROL, find_marks
 from microdiff.captions.patterns import Apply
-from microdiff.captions.unicode import repair, unescape
+from microdiff.captions.unicode import repair
 
 
 class _Plan(NamedTuple):

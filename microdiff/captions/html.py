@@ -13,9 +13,9 @@ numeric references of more than 4,300 digits, on which it raises, stand for the 
 """
 
 import re
-from html.entities import html5
 
 from microdiff.captions.elements import OpenElements
+from microdiff.captions.entities import ENTITIES, character
 
 # Elements without contents: their start tag closes them.
 _VOID = frozenset(
@@ -48,30 +48,6 @@ _SECTION_CLOSE = {
     **dict.fromkeys(["if", "else", "endif"], re.compile(r"]\s*+>")),
 }
 _RAW_CLOSE = {name: re.compile(rf"</\s*+{name}\s*+>", re.IGNORECASE) for name in _RAW}
-_ENTITIES = {name.removesuffix(";"): characters for name, characters in sorted(html5.items(), reverse=True)}
-# Numbers 128 to 159 mean what Windows-1252 puts there.
-_WINDOWS = {
-    number: bytes([number]).decode("cp1252")
-    for number in range(0x80, 0xA0)
-    if number not in (0x81, 0x8D, 0x8F, 0x90, 0x9D)
-}
-_UNKNOWN = "\ufffd"
-
-
-def character(digits: str, base: int) -> str:
-    """Return the character a numeric reference stands for, U+FFFD when there is none.
-
-    Args:
-        digits: The digits alone, of any number.
-        base: 10 or 16.
-    """
-    digits = digits.lstrip("0")
-    if not digits or len(digits) > 7:  # the largest code point has seven decimal digits
-        return _UNKNOWN
-    number = int(digits, base)
-    if number > 0x10FFFF or 0xD800 <= number <= 0xDFFF:
-        return _UNKNOWN
-    return _WINDOWS.get(number) or chr(number)
 
 
 class _Reader:
@@ -173,7 +149,7 @@ class _Reader:
         markup = self.markup
         match = _NAMED.match(markup, at)
         if match is not None:
-            self.text.pending.append(_ENTITIES.get(match[1]) or "&" + match[1])
+            self.text.pending.append(ENTITIES.get(match[1]) or "&" + match[1])
             return match.end() - (markup[match.end() - 1] != ";")
         following = markup[at + 1 : at + 2]
         if not following or (following.isascii() and following.isalpha()):

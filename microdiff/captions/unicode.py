@@ -9,7 +9,6 @@ out. That is the only difference; see docs/decisions/captions-exact-and-linear.m
 """
 
 import codecs
-import html
 import re
 import unicodedata
 
@@ -39,7 +38,6 @@ _find_suspicious = re.compile(
     rf"[\x80-\x9f{_TELLING}]"
     r"(?:[^\x00-\x7f]|(?<=[\x80-\x9f])|(?<=[^\x00-\x7f].)|(?<=[œŒ])[^a-zA-Z]|(?<=[ÃÂ])[ ])"
 ).search
-_LONG_NUMBER = re.compile(r"(?<=&#)[0-9]{1000,}")  # Python refuses to read more than 4,300 digits
 _SPECIAL_BYTES = re.compile(rb"\xc0\x80|\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]")
 
 
@@ -292,10 +290,3 @@ def mend(text: str) -> str:
         if text == before:
             break
     return text
-
-
-def unescape(text: str) -> str:
-    """Like `html.unescape`, but numbers too long for Python stand for U+FFFD instead of raising."""
-    if "&" not in text:
-        return text
-    return html.unescape(_LONG_NUMBER.sub(lambda match: match[0].lstrip("0")[:8] or "0", text))
