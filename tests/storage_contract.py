@@ -17,13 +17,13 @@ from microdiff.errors import SourceError
 from microdiff.storage import CannotResume, Damaged, NotFound, Storage, retry
 from microdiff.storage.fetching import fetch_verified
 from tests.reporters import Said
+from tests.waiting import PATIENCE_S
 from tests.web_server import Fault, WebServer
 
 PATH = "zips/a #1.zip"
 DATA = bytes(range(256)) * 1200  # 300 KiB
 MD5 = f"md5:{hashlib.md5(DATA, usedforsecurity=False).hexdigest()}"
 FILES = {"top.bin": b"top", PATH: DATA, "zips/b.zip": b"b", "zips/c/d.zip": b"d"}
-_DEADLINE_S = 60
 
 
 class Backend(ABC):
@@ -206,6 +206,6 @@ class StorageContract:
             target=_read_into, args=(backend.storage, tmp_path / "there")
         )
         worker.start()
-        worker.join(_DEADLINE_S)
+        worker.join(PATIENCE_S)
         assert worker.exitcode == 0
         assert (tmp_path / "there").read_bytes() == (tmp_path / "here").read_bytes() == DATA

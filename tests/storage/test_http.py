@@ -23,6 +23,7 @@ from microdiff.storage.http import WebStorage
 from microdiff.storage.opening import open_remote, open_source
 from tests.reporters import Said
 from tests.storage_contract import DATA, FILES, MD5, PATH, Backend, ServedBackend, StorageContract
+from tests.waiting import PATIENCE_S
 from tests.web_server import Fault, WebServer, etag_of
 
 SHA256 = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
@@ -255,7 +256,7 @@ def test_a_stalled_download_is_continued(
 ) -> None:
     file = source.stat(PATH)
     monkeypatch.setattr(http, "TIMEOUT_S", 0.5)
-    server.on("GET", Fault(pause_s=2.0))
+    server.on("GET", Fault(stall_after=100_000))
     assert source.fetch(file).read_bytes() == DATA
     assert len(server.asked("GET")) >= 2  # more where this machine itself stalls
     assert "Timeout" in said.messages[0]
@@ -324,7 +325,7 @@ def test_files_fetched_at_once_are_downloaded_once(server: WebServer, source: Fe
             assert other.poll() is None
         with ThreadPoolExecutor(3) as pool:
             paths = list(pool.map(source.fetch, [file] * 3))
-        assert other.communicate()[0].strip() == SHA256
+        assert other.communicate(timeout=PATIENCE_S)[0].strip() == SHA256
     assert len(set(paths)) == 1
     assert len(server.asked("GET")) == 1
     assert paths[0].read_bytes() == DATA
@@ -347,7 +348,7 @@ def test_a_file_forgotten_while_another_waits_for_it_is_downloaded_again(
     folder = source.fetch(file).parent
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(forget_slowly)
-        forgetting.wait()
+        assert forgetting.wait(PATIENCE_S)
         assert source.fetch(file).read_bytes() == DATA
         done.result()
     assert len(server.asked("GET")) == 2

@@ -228,7 +228,8 @@ def test_an_expired_link_is_not_asked(cdn: Cdn, table: Path, tmp_path: Path) -> 
     assert source.with_reporter(said).list("") == sorted(DATA)
     (message,) = said.messages
     assert message.startswith("links.txt: 3 of 3 links have expired. Refresh the link file")
-    (end,) = {expires_at(link) for link in source.links().values()}
+    assert isinstance(source.storage, LinkStorage)
+    (end,) = {expires_at(link) for link in source.storage.links().values()}
     day = time.strftime("%Y-%m-%d", time.gmtime(end))
     with pytest.raises(SourceError, match=rf"links\.txt/{FIRST}: the link expired on {day} .* Refresh the link file"):
         source.stat(FIRST)

@@ -15,7 +15,6 @@ from typing import Any
 import botocore.session
 import pytest
 from botocore.exceptions import ClientError
-from moto.server import ThreadedMotoServer
 
 from microdiff.errors import SourceError
 from microdiff.storage import Changed, SourceFile, retry
@@ -24,20 +23,18 @@ from microdiff.storage.fetched_source import FetchedSource
 from microdiff.storage.opening import open_source
 from microdiff.storage.s3 import S3Storage
 from tests.reporters import Said
-from tests.s3_servers import KEY, SECRET
+from tests.s3_servers import KEY, SECRET, moto
 from tests.storage_contract import DATA, MD5, PATH
+from tests.waiting import PATIENCE_S
 
 NEWER = DATA[::-1]
 ROOT = "s3://bucket/some/prefix"
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +236,7 @@ def test_a_public_bucket_is_read_without_credentials(s3: Any, tmp_path: Path) ->
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environment |= {"AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"], "FSSPEC_S3_ANON": "true"}
     command = [sys.executable, "-c", PUBLIC, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert done.stdout.strip() == "['e.txt']", done.stderr
 
 

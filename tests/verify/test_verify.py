@@ -553,7 +553,7 @@ def repository(built: Workspace, tmp_path: Path) -> Path:
     """A repository in which DVC has recorded the artifacts of COCO, its cache linked to them and to the store."""
     root = tmp_path / "repository"
     copy_of(built, root)
-    for name in ("dvc.yaml", ".dvc/config", ".dvcignore", "stages", "microdiff", "samples"):
+    for name in ("dvc.yaml", ".dvc/config", ".dvcignore", "code", "stages", "microdiff", "samples"):
         source = REPO / name
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if source.is_dir() else shutil.copy
