@@ -86,7 +86,7 @@ class _Module:
         try:
             self._tree = ast.parse(text)
         except (SyntaxError, ValueError):  # whoever imports it fails; those who do not must not
-            self._tree = ast.Module([ast.Expr(ast.Constant(hashlib.sha256(text).hexdigest()))], [])
+            self._tree = ast.Module([ast.Return(ast.Constant(hashlib.sha256(text).hexdigest()))], [])
 
     @cached_property
     def digest(self) -> str:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -120,4 +121,36 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         LatentsFile(path)
     path.write_bytes(b"\xff" * 4096)
     with pytest.raises(SchemaError, match="not a latents file"):
+        LatentsFile(path)
+
+
+def test_values_lie_where_any_reader_may_map_them(tmp_path: Path) -> None:
+    """Behind a header of a multiple of eight bytes, however long names are."""
+    for length in range(9):
+        path = tmp_path / str(length)
+        with Spool(tmp_path / "rows", "float32") as spool:
+            spool.append(np.zeros(2, np.float32))
+            write_latents(path, {"x": TensorToWrite(["k" * length or "k"], spool)}, {"model": "m" * length}, {})
+        assert LatentsFile(path).offset("x") % 8 == 0
+
+
+def test_the_order_in_which_things_were_said_changes_no_byte(tmp_path: Path) -> None:
+    for name, turn in (("a", list), ("b", lambda items: list(reversed(items)))):
+        with Spool(tmp_path / "rows") as spool:
+            spool.append(np.zeros(2, np.float16))
+            tensors = turn([("x", TensorToWrite(["k"], spool)), ("y", TensorToWrite(["l"], spool))])
+            encoder = turn([("model", "m"), ("dtype", "float16")])
+            rejected = turn([("a", "non_finite"), ("b", "undecodable")])
+            write_latents(tmp_path / name, dict(tensors), dict(encoder), dict(rejected))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("shape", [[5, 4, 32, 31], [4, 4, 32, 32], [6, 4, 32, 32]])
+def test_a_header_that_does_not_fit_its_offsets_is_damage(tmp_path: Path, shape: list[int]) -> None:
+    path = tmp_path / "0000.image.safetensors"
+    write(path)
+    data = path.read_bytes()
+    assert data.count(b"[5,4,32,32]") == 1
+    path.write_bytes(data.replace(b"[5,4,32,32]", json.dumps(shape, separators=(",", ":")).encode()))
+    with pytest.raises(SchemaError, match="shorter than its header says"):
         LatentsFile(path)

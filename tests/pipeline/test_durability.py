@@ -2,12 +2,14 @@
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from disk_spy import DiskSpy
 from microdiff.artifacts.manifest import read_manifest
+from microdiff.artifacts.mds import ZSTD, write_encoded
 from microdiff.core.ledger import Result
 from microdiff.core.progress import NullReporter, Reporter
 from microdiff.pipeline.publish import assemble
@@ -95,3 +97,23 @@ def test_partitions_are_published_in_order(tmp_path: Path) -> None:
     items = [stored(name) for name in ("0001", "0002", "0000")]
     assemble(tmp_path / "raw", items, 3, {"in": 3, "kept": 3}, {"step": "step"}, {})
     assert list(read_manifest(tmp_path / "raw").partitions) == ["0000", "0001", "0002"]
+
+
+def failing() -> Iterator[bytes]:
+    yield b"\x01\0\0\0"
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("compression", [None, ZSTD])
+def test_a_shard_has_its_name_only_when_it_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str | None
+) -> None:
+    disk = DiskSpy(monkeypatch)
+    columns = {"key": "str", "width": "int32"}
+    sample = b"\x01\0\0\0" + b"a" + b"\x07\0\0\0"
+    entry = write_encoded(tmp_path / "shard.mds", columns, [len(sample)], [sample], compression)
+    assert [path.name for path in disk.renamed] == [(entry["zip_data"] or entry["raw_data"])["basename"]]
+    assert disk.lost == []
+    with pytest.raises(ZeroDivisionError):
+        write_encoded(tmp_path / "other.mds", columns, [9, 9], failing(), compression)
+    assert [path.name for path in tmp_path.iterdir()] == [disk.renamed[0].name]

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from microdiff.artifacts import mds
 from microdiff.artifacts.latents import Spool, TensorToWrite, write_latents
+from microdiff.artifacts.mds import MAX_BYTES, ZSTD, write_encoded
 from microdiff.artifacts.tables import table_writer
 from microdiff.core.progress import NullReporter
 from microdiff.encode.merge import SCHEMA
@@ -134,3 +136,23 @@ def test_hashes_and_digests_of_samples(tmp_path: Path) -> None:
     ]
     assert samples.sizes.tolist() == [101, 86]
     assert samples.groups.tolist() == [256, 256]
+
+
+def test_offsets_of_the_largest_shard_fit_their_type() -> None:
+    assert MAX_BYTES[None] == np.iinfo(np.uint32).max
+    assert MAX_BYTES[ZSTD] == np.iinfo(np.int32).max  # what the package takes at once
+
+
+def test_the_number_of_cores_decides_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several threads would cut the data into frames of their own."""
+    asked: list[tuple[int, ...]] = []
+    compress = mds.zstd.compress
+
+    def spy(data: bytes, *how: int) -> bytes:
+        asked.append(how)
+        found: bytes = compress(data, *how)
+        return found
+
+    monkeypatch.setattr(mds.zstd, "compress", spy)
+    write_encoded(tmp_path / "a.mds", {"width": "int32"}, [4], [b"abcd"], ZSTD)
+    assert asked == [(3, 1)]  # level and threads
