@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+LONGEST_S = 900.0  # of a command, on a busy machine
 SUPPORTED = ("3.11", "3.12")  # requires-python
 PACKAGES = ("beautifulsoup4", "ftfy", "hypothesis", "pytest", "pytest-timeout", "pytest-xdist")  # the last two: options
 PYENV = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")  # on PATH it has only what is switched on
@@ -26,7 +27,7 @@ def find_pythons(release: str) -> dict[str, str]:
         python = shutil.which(f"python{release}", path=folder)
         if python is not None:
             question = [python, "-c", "import platform; print(platform.python_version())"]
-            answer = subprocess.run(question, capture_output=True, text=True, check=False)
+            answer = subprocess.run(question, capture_output=True, text=True, timeout=LONGEST_S, check=False)
             if answer.returncode == 0:
                 found.setdefault(answer.stdout.strip(), python)
     return found
@@ -41,12 +42,12 @@ def run_tests(version: str, python: str) -> bool:
         [*uv, "venv", "--quiet", "--allow-existing", "--python", python, environment],
         [*uv, "pip", "install", "--quiet", *to_environment, *PACKAGES],
     ):
-        if subprocess.run(command, check=False).returncode:
+        if subprocess.run(command, timeout=LONGEST_S, check=False).returncode:
             print(f"Python {version}: no environment could be made, see above; the caption tests did not run on it")
             return False
     # Fixtures of other tests import more than is there.
     tests = [environment / "bin" / "python", "-m", "pytest", "--noconftest", "-p", "no:cacheprovider", "tests/captions"]
-    return subprocess.run(tests, cwd=ROOT, check=False).returncode == 0
+    return subprocess.run(tests, cwd=ROOT, timeout=LONGEST_S, check=False).returncode == 0
 
 
 def main() -> None:

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import yaml
 
 from conftest import REPO, sample_preset
 from microdiff.core.files import md5_of
+from tests.waiting import run, run_python
 
 STEPS = ("download", "clean", "encode", "shard")
 DATASETS = sorted(path.stem for path in (REPO / "microdiff" / "handlers").glob("*.py") if path.stem != "__init__")
@@ -79,13 +78,8 @@ def test_the_committed_lock_is_of_this_code() -> None:
         "run make code and dvc repro; commit what they change"
     )
     recorded = {dep["path"]: dep["md5"] for dep in lock["code"]["deps"]}
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *recorded],
-        cwd=REPO,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split("\0")
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *recorded]
+    listed = run(listing, cwd=REPO).stdout.split("\0")
     for folder, md5 in recorded.items():
         names = [name for name in listed if name.startswith(f"{folder}/") and (REPO / name).is_file()]
         files = {name.removeprefix(f"{folder}/"): md5_of(REPO / name) for name in names}
@@ -119,7 +113,7 @@ def test_help_is_quick_to_come(stage: str) -> None:
         "heavy = {'torch', 'transformers', 'diffusers', 'streaming', 'img2dataset', 'pandas'} & sys.modules.keys()\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, check=False)
+    done = run_python("-c", script, cwd=REPO)
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
 
@@ -128,7 +122,7 @@ def test_importing_the_package_costs_nothing() -> None:
     script = (
         "import sys, microdiff; sys.exit(str({'torch', 'numpy', 'streaming', 'PIL'} & sys.modules.keys() or '') or 0)"
     )
-    assert subprocess.run([sys.executable, "-c", script], cwd=REPO, check=False).returncode == 0
+    assert run_python("-c", script, cwd=REPO).returncode == 0
 
 
 def test_the_lock_is_whole_and_names_no_registry() -> None:
@@ -145,7 +139,7 @@ def test_make_help_lists_every_target() -> None:
     makefile = (REPO / "Makefile").read_text(encoding="utf-8")
     phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
     assert phony is not None
-    shown = subprocess.run(["make", "help"], cwd=REPO, capture_output=True, text=True, check=True).stdout
+    shown = run(["make", "help"], cwd=REPO).stdout
     for target in phony[1].replace("$(DATASETS)", " ".join(DATASETS)).split():
         assert re.search(rf"\b{target}\b", shown), target
 

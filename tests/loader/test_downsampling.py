@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from microdiff.errors import SchemaError
-from tests.loader.test_loader import ENCODERS, build, keys_of, write_shard_set
+from tests.shard_factory import ENCODERS, build, keys_of, write_shard_set
 
 pytestmark = pytest.mark.usefixtures("own_names")
 

@@ -12,8 +12,8 @@ from microdiff.core.files import write_json
 from microdiff.core.withdrawn import Withdrawal, Withdrawn, write_withdrawn
 from microdiff.errors import SchemaError
 from microdiff.loader.randomness import drop_caption_mask, sampling_noise
-from tests.loader.test_loader import ENCODERS, build, write_published, write_shard_set
 from tests.mds_factory import write_shard
+from tests.shard_factory import ENCODERS, build, write_published, write_shard_set
 
 KEYS = ["coco/000000000009", "coco/000000000025", "jdb/a b", "ключ", 7, 8, "7", "", 0]
 

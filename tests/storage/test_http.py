@@ -350,7 +350,7 @@ def test_a_file_forgotten_while_another_waits_for_it_is_downloaded_again(
         done = pool.submit(forget_slowly)
         assert forgetting.wait(PATIENCE_S)
         assert source.fetch(file).read_bytes() == DATA
-        done.result()
+        done.result(PATIENCE_S)
     assert len(server.asked("GET")) == 2
 
 

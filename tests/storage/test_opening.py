@@ -1,8 +1,6 @@
 """Which kind of storage a root, or a DVC remote's settings, mean."""
 
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +14,7 @@ from microdiff.storage.local import LocalStorage
 from microdiff.storage.opening import open_remote, open_source, public_settings
 from microdiff.storage.s3 import S3Storage
 from tests.reporters import Said
+from tests.waiting import run_python
 
 
 @pytest.mark.parametrize(
@@ -47,7 +46,7 @@ def test_sources_are_quick_to_import() -> None:
         "import sys, microdiff.storage.opening\n"
         "sys.exit(str({'fsspec', 's3fs', 'huggingface_hub', 'torch'} & sys.modules.keys() or '') or 0)"
     )
-    assert subprocess.run([sys.executable, "-c", script], cwd=REPO, check=False).returncode == 0
+    assert run_python("-c", script, cwd=REPO).returncode == 0
 
 
 @pytest.mark.parametrize(
