@@ -67,7 +67,7 @@ def shards(tmp_path: Path) -> list[ShardHandle]:
     for shard in range(NUM_SHARDS):
         path = tmp_path / f"shard.{shard:05}.mds"
         samples = [{"latents": np.full(64, number, np.uint8)} for number in (2 * shard, 2 * shard + 1)]
-        handles.append(ShardHandle(path, write_shard(path, {"latents": "ndarray:uint8:64"}, samples, 2), Withdrawn({})))
+        handles.append(ShardHandle(path, write_shard(path, {"latents": "ndarray:uint8:64"}, samples), Withdrawn({})))
     return handles
 
 

@@ -77,7 +77,7 @@ def write_moments(folder: Path, keys: list[str]) -> dict[str, Any]:
     ]
     folder.mkdir(parents=True)
     write_json(
-        folder / "index.json", index_document([write_shard(folder / "shard.00000.mds", columns, samples, len(samples))])
+        folder / "index.json", index_document([write_shard(folder / "shard.00000.mds", columns, samples)])
     )
     (folder / "manifest.json").write_text(json.dumps({"encoders": ENCODERS}))
     return moments
@@ -167,7 +167,7 @@ def test_keys_that_one_shard_lacks_are_refused_when_asked_for(tmp_path: Path) ->
             for number in (2 * shard, 2 * shard + 1)
         ]
         samples = [{name: sample[name] for name in kept} for sample in samples]
-        entries.append(write_shard(folder / f"shard.{shard:05}.mds", kept, samples, 2))
+        entries.append(write_shard(folder / f"shard.{shard:05}.mds", kept, samples))
     write_json(folder / "index.json", index_document(entries))
     with pytest.raises(SchemaError, match=r"shard.00001.mds has no column 'key', only \['caption', 'caption_latents'"):
         build(folder, 2, 16)

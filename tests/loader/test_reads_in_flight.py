@@ -196,7 +196,7 @@ def test_what_was_taken_is_waited_for_when_an_error_comes(
 def test_nothing_is_written_into_a_later_batch(install: Any, tmp_path: Path) -> None:
     columns = {"latents": "ndarray:uint8:64"}
     samples = [{"latents": np.full(64, number, np.uint8)} for number in range(200)]
-    entry = write_shard(tmp_path / "shard.00000.mds", columns, samples, len(samples))
+    entry = write_shard(tmp_path / "shard.00000.mds", columns, samples)
     shard = ShardHandle(tmp_path / "shard.00000.mds", entry, Withdrawn({}))
     reader = BatchReader([shard], {"latents": 64}, (), None)
     buffers = {"latents": RecycledBuffers(100, StoredArray("latents", "uint8", (64,)), 1)}
