@@ -76,9 +76,7 @@ def write_moments(folder: Path, keys: list[str]) -> dict[str, Any]:
         for key in keys
     ]
     folder.mkdir(parents=True)
-    write_json(
-        folder / "index.json", index_document([write_shard(folder / "shard.00000.mds", columns, samples)])
-    )
+    write_json(folder / "index.json", index_document([write_shard(folder / "shard.00000.mds", columns, samples)]))
     (folder / "manifest.json").write_text(json.dumps({"encoders": ENCODERS}))
     return moments
 

@@ -16,7 +16,7 @@ import pytest
 
 from microdiff import handlers
 from microdiff.artifacts.latents import Spool, TensorToWrite, write_latents
-from microdiff.artifacts.manifest import write_manifest
+from microdiff.artifacts.manifest import FileRecord, write_manifest
 from microdiff.artifacts.tables import table_writer
 from microdiff.clean.step import clean
 from microdiff.config.settings import (
@@ -27,7 +27,7 @@ from microdiff.config.settings import (
     ShardSettings,
     TextEncoderSettings,
 )
-from microdiff.core import code_fingerprint
+from microdiff.core.code_fingerprint import SourceTree
 from microdiff.core.ledger import Result
 from microdiff.core.withdrawn import Withdrawal, Withdrawn, write_withdrawn
 from microdiff.download.raw_writer import SCHEMA as RAW_SCHEMA
@@ -194,9 +194,9 @@ def tasks_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TasksOf:
             patch.setattr(Store, "find", spying)
             patch.setattr(Store, "compute", computing)
             patch.setattr(Run, "publish", stop)
-            digest = code_fingerprint._module_digest
+            digest = SourceTree.module_digest
             patch.setattr(
-                code_fingerprint, "_module_digest", lambda module: digest(module) + "!" * (module == world.edited)
+                SourceTree, "module_digest", lambda tree, name: digest(tree, name) + "!" * (name == world.edited)
             )
             patch.setattr("microdiff.encode.step.located", lambda settings, *_: _located(world, settings))
             patch.setattr("microdiff.download.step.open_source", lambda root, _: Listed(world, root))
@@ -220,9 +220,7 @@ def _located(world: World, settings: Any) -> LocatedImageEncoder | LocatedTextEn
 def _latents(world: World, task: Task) -> StoredPartition:
     file = f"{task.name}.{task.step.removeprefix('encode-')}.safetensors"
     digest = world.digests.get(file, f"sha256 of {file}")
-    return StoredPartition(
-        task.step, task.name, ("",), Result({}), {file: {"bytes": 1, "sha256": digest}}, {file: Path(file)}
-    )
+    return StoredPartition(task.step, task.name, ("",), Result({}), {file: FileRecord(1, digest)}, {file: Path(file)})
 
 
 def _write(world: World, workspace: Workspace, step: str) -> None:
@@ -615,7 +613,8 @@ CODE: Mapping[str, set[str]] = {  # what an edit of a module recomputes
     "microdiff.encode.caption_latents": EVERY_TEXT,
     "microdiff.encode.device_queue": {"encode-image", *EVERY_TEXT},
     "microdiff.encode.merge": {"encode-join"},
-    "microdiff.artifacts.mds": OF_SHARDS,
+    "microdiff.artifacts.mds": {"shard"},
+    "microdiff.artifacts.mds_index": {"shard", "shard-list"},
     "microdiff.shard.sample_index": OF_SHARDS,
     "microdiff.shard.writer": {"shard"},
     "microdiff.shard.packing": set(),  # which samples a shard has is in its key
