@@ -1,6 +1,6 @@
 """Check one partition of the latents artifact: table, tensors, and that no value is NaN or infinite."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -164,7 +164,7 @@ def _non_finite(rows: NDArray[Any], dtype: str) -> Iterator[int]:
 
 
 def _check_rows(
-    name: str, rows: Iterable[Row], image: LatentsFile, texts: Mapping[str, LatentsFile], findings: Findings
+    name: str, rows: Sequence[Row], image: LatentsFile, texts: Mapping[str, LatentsFile], findings: Findings
 ) -> None:
     """Check that the table and the tensors speak of the same samples."""
     pictures = {tensor: set(image.keys(tensor)) for tensor in image.names}
@@ -183,6 +183,10 @@ def _check_rows(
             findings.add(f"{name}.parquet", what, key)
         elif status not in (KEPT, Reason.TOO_SMALL, why):
             findings.add(f"{name}.parquet", f"{status}, but its latents do not say so", key)
+    keys_of_rows = {row["key"] for row in rows}
+    for column, keys in captions.items():
+        for key in sorted(keys - keys_of_rows)[:_SHOWN]:
+            findings.add(text_file(name, column), f"{column} holds a sample that the table does not have", key)
     if findings.counts is not None:
         findings.counts |= {f"with_{tensor.partition('_')[2]}": number for tensor, number in with_px.items()}
 

@@ -321,6 +321,7 @@ TEXT_B = "kept, but without caption_latents_b"
         (as_float32, "", "latents_16 is ('float32', (2, 2, 2)) per sample, expected ('float16', (2, 2, 2))"),
         (other_shape, "", "caption_latents is ('float16', (2, 3)) per sample, expected ('float16', (3, 2))"),
         (other_tensor, "", "moments_16 is ('float16', (2, 2, 2)) per sample, expected no such tensor"),
+        (edit(keys__caption_latents=["a", "b", "z"]), "z", "caption_latents holds a sample that the table does not"),
         (without_rows("caption_latents_b", "a"), "a", TEXT_B),
         (without_rows("latents_16", "a"), "a", "kept, but without image latents"),
         (edit(rejected__image={"b": "non_finite"}), "b", "kept, but non_finite"),
