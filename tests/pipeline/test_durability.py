@@ -14,6 +14,7 @@ from microdiff.core.ledger import Result
 from microdiff.core.progress import NullReporter, Reporter
 from microdiff.pipeline.publish import assemble
 from microdiff.pipeline.store import Store, StoredPartition, Task
+from microdiff.pipeline.store_record import StoreRecord
 from microdiff.pipeline.workers import WorkerPlan
 
 
@@ -56,15 +57,15 @@ def test_a_published_artifact_is_on_disk(tmp_path: Path, monkeypatch: pytest.Mon
         assert disk.renamed[-1] == folder
         assert (disk.lost, disk.unsynced) == ([], [])
     assert (folder / "0000.tar").samefile(stored.paths["0000.tar"]) is links
-    assert read_manifest(folder).partitions["0000"]["files"] == stored.files
+    assert read_manifest(folder).partitions["0000"].files == stored.files
 
 
 def test_a_partition_taken_in_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = DiskSpy(monkeypatch)
     stored = computed(Store(tmp_path / "one"))
     other = Store(tmp_path / "other")
-    record = {"name": "0000", "counts": stored.counts, "facts": {}, "files": stored.files}
-    assert other.adopt("step", stored.fingerprints[0], record, stored.paths)
+    record = StoreRecord("0000", stored.counts, {}, stored.files)
+    assert other.add("step", stored.fingerprints[0], record, stored.paths)
     assert disk.renamed[-1].parent == other.root / "step"
     assert (disk.lost, disk.unsynced) == ([], [])
 
@@ -112,7 +113,7 @@ def test_a_shard_has_its_name_only_when_it_is_on_disk(
     columns = {"key": "str", "width": "int32"}
     sample = b"\x01\0\0\0" + b"a" + b"\x07\0\0\0"
     entry = write_encoded(tmp_path / "shard.mds", columns, [len(sample)], [sample], compression)
-    assert [path.name for path in disk.renamed] == [(entry["zip_data"] or entry["raw_data"])["basename"]]
+    assert [path.name for path in disk.renamed] == [entry.stored.name]
     assert disk.lost == []
     with pytest.raises(ZeroDivisionError):
         write_encoded(tmp_path / "other.mds", columns, [9, 9], failing(), compression)

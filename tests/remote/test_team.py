@@ -34,6 +34,12 @@ stages:
     do:
       cmd: mkdir -p data/${item}/raw && echo raw > data/${item}/raw/a.tar
       outs: ["data/${item}/raw"]
+  clean:
+    foreach: [coco]
+    do:
+      cmd: mkdir -p data/${item}/captions && echo captions > data/${item}/captions/a.parquet
+      deps: ["data/${item}/raw"]
+      outs: ["data/${item}/captions"]
   encode:
     foreach: [coco]
     do:
@@ -107,6 +113,7 @@ def team(server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(root, "git", "config", "user.email", "someone@example.org")
     run(root, "git", "config", "user.name", "Someone")
     run(root, "dvc", "init", "--quiet")
+    run(root, "python", "-m", "stages.code")
     assert "commit it" in make(root, "remote", f"URL=s3://{ROOT}", f"ENDPOINT={server.url}")
     run(root, "dvc", "repro", "--quiet")
     run(root, "git", "add", "-A")
