@@ -108,7 +108,7 @@ def test_the_report_shows_the_ledger_and_the_first_batch(clone: Clone) -> None:
     [
         ("params.yaml", "order: shuffled", "order: source", "shard@*"),
         ("params.yaml", "images_per_partition: 10", "images_per_partition: 10  # ten", ""),
-        ("microdiff/artifacts/mds.py", '"""MDS shards', '"""Shards', ""),
+        ("microdiff/artifacts/mds.py", '"""Write MDS', '"""Make MDS', ""),
         ("microdiff/handlers/coco.py", '"""MS-COCO 2014', '"""COCO 2014', ""),
         ("microdiff/handlers/coco.py", "HANDLER = Coco", "HANDLER = Coco\nEDITED = True", "download@coco"),
         ("microdiff/formats/webdataset.py", "import json\n", "import json\n\nEDITED = True\n", "download@*"),

@@ -71,11 +71,11 @@ def image_batches(
         label = image_column(settings.latents, px)
         return ImageBatch(label, of_batch, images.pop(px)[: len(of_batch)], encoder)
 
-    for key, squares in pictures:
-        for px, square in squares.items():
+    for key, crops in pictures:
+        for px, crop in crops.items():
             if px not in images:
                 images[px] = new_host_tensor((settings.batch_size, px, px, 3), torch.uint8)
-            images[px].numpy()[len(keys[px])] = square
+            images[px].numpy()[len(keys[px])] = crop
             keys[px].append(key)
             if len(keys[px]) == settings.batch_size:
                 yield filled(px)

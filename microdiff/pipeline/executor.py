@@ -2,7 +2,7 @@
 
 A worker may have several tasks in hand at once, each on a thread of its own, so that one reads its input while another
 computes. Each worker process has its own pipe, so one that is killed (out of memory, say) is charged to the task it was
-working on, and only to that one: if there were several, each of them is run again alone, which shows whose fault it
+working on, and only to that one: if there were several, each of them is run again alone, which shows which one it
 was. Workers stop by themselves when their parent dies.
 """
 

@@ -140,15 +140,15 @@ def _parse_dataset(name: str, value: object, problems: list[str]) -> Dataset | N
     if isinstance(share, float) and not 0 <= share <= 1:
         problems.append(f"{where}.max_rejected_share: expected 0 to 1, got {share}")
     download = entry.get("download", {})
-    place, handler_values = {}, download
+    common, handler_values = {}, download
     if isinstance(download, Mapping):
-        place = {key: download[key] for key in ("source", "partitions") if key in download}
-        handler_values = {key: item for key, item in download.items() if key not in place}
+        common = {key: download[key] for key in ("source", "partitions") if key in download}
+        handler_values = {key: item for key, item in download.items() if key not in common}
     for key in ("source", "partitions"):
-        if key not in place:
+        if key not in common:
             problems.append(f"{where}.download.{key}: missing")
-    source = _convert(str, place.get("source", ""), f"{where}.download.source", problems)
-    partitions = str(place.get("partitions", "all"))
+    source = _convert(str, common.get("source", ""), f"{where}.download.source", problems)
+    partitions = str(common.get("partitions", "all"))
     try:
         parse_selection(partitions)
     except ValueError as error:

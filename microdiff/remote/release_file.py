@@ -47,18 +47,18 @@ def is_release(name: str) -> bool:
     return urlsplit(name).path.endswith(".json")
 
 
-def read_release(place: str) -> Release:
+def read_release(location: str) -> Release:
     """Read a release file.
 
     Args:
-        place: Its path, or its URL: https://, http:// or s3://.
+        location: Its path, or its URL: https://, http:// or s3://.
 
     Raises:
         SourceError: It cannot be read, is no release file, or its parts do not fit each other.
     """
-    name = without_secrets(place) if "://" in place else place
+    name = without_secrets(location) if "://" in location else location
     try:
-        document = json.loads(_read(place, name))
+        document = json.loads(_read(location, name))
         if document["format"] != FORMAT:
             raise SourceError(f"{name}: format {document['format']}, this version reads format {FORMAT}")
         listed = document["withdrawn"]
@@ -81,13 +81,13 @@ def read_release(place: str) -> Release:
     return release
 
 
-def _read(place: str, name: str) -> bytes:
-    if "://" not in place:
-        path = Path(place).expanduser()
+def _read(location: str, name: str) -> bytes:
+    if "://" not in location:
+        path = Path(location).expanduser()
         if not path.is_file():
             raise SourceError(f"{name}: no such file. Write it with: python -m stages.release DATASET")
         return path.read_bytes()
-    parts = urlsplit(place)
+    parts = urlsplit(location)
     folder, _, file = parts.path.rpartition("/")
     return read_whole(open_remote({"url": parts._replace(path=folder).geturl()}, "its URL"), file)
 
