@@ -41,6 +41,7 @@ quick: setup ## Run the unit tests
 	pytest -n auto -m "not slow and not serial"
 
 coverage: setup ## Run the tests that run in parallel, and say which branches none of them takes
+	@rm -f .coverage .coverage.*
 	pytest -n auto -m "not serial" --cov --cov-report=term-missing:skip-covered
 
 check: setup ## Run the linters, the type checker and the import contracts
