@@ -143,7 +143,7 @@ def find(dataset: str, workspace: Workspace, keys: set[str]) -> dict[str, str]:
     partition_of: dict[str, str] = {}
     for kind in KINDS:
         folder = workspace.artifact(dataset, kind)
-        if len(partition_of) == len(keys) or not folder.is_dir():
+        if len(partition_of) == len(keys) or not workspace.is_here(dataset, kind):
             continue
         for partition, found in _shard_keys(folder) if kind == "shards" else _table_keys(folder):
             for key in found & keys:

@@ -91,7 +91,8 @@ def dataset_names(path: Path) -> list[str]:
     """
     problems: list[str] = []
     names = list(_entries(_mapping(_read(path), "", None, problems), problems))
-    if problems:
+    if not names:
+        problems = problems or ["datasets: missing"]
         raise ParamsError("\n".join(f"{path}: {problem}" for problem in problems))
     return names
 

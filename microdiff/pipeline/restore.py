@@ -23,8 +23,8 @@ def restore_dataset(dataset: str, workspace: Workspace) -> int:
     """
     store = workspace.store()
     with store.in_use():
-        folders = [workspace.artifact(dataset, kind) for kind in KINDS]
-        return sum(restore_to_store(read_manifest(folder), store) for folder in folders if folder.is_dir())
+        folders = [workspace.artifact(dataset, kind) for kind in KINDS if workspace.is_here(dataset, kind)]
+        return sum(restore_to_store(read_manifest(folder), store) for folder in folders)
 
 
 def restore_to_store(manifest: Manifest, store: Store, damaged: Collection[str] = ()) -> int:

@@ -29,6 +29,11 @@ class Workspace:
         """Return an artifact folder: kind is raw, captions, latents or shards."""
         return self.root / "data" / dataset / kind
 
+    def is_here(self, dataset: str, kind: str) -> bool:
+        """Tell whether an artifact is here; one of which DVC has fetched nothing but the manifest is not."""
+        folder = self.artifact(dataset, kind)
+        return folder.is_dir() and [path.name for path in folder.iterdir()] != [MANIFEST]
+
     def read_input(self, dataset: str, kind: str) -> Manifest:
         """Return the manifest of an artifact that a step reads, having fetched those of its files that are not here.
 
@@ -69,7 +74,7 @@ class Workspace:
         Raises:
             SchemaError: An artifact is damaged.
         """
-        manifests = [read_manifest(path.parent) for path in sorted(self.root.glob(f"data/*/*/{MANIFEST}"))]
+        manifests = [parse_manifest(path.parent) for path in sorted(self.root.glob(f"data/*/*/{MANIFEST}"))]
         published = [name for each in manifests for part in each.partitions.values() for name in part.fingerprints]
         listed = [name for each in manifests for names in each.facts.get("listings", {}).values() for name in names]
         return published + listed

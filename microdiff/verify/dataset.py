@@ -68,7 +68,7 @@ def verify_dataset(dataset: str, workspace: Workspace, *, deep: bool = False) ->
     artifacts = []
     for kind in KINDS:
         folder = workspace.artifact(dataset, kind)
-        if not folder.is_dir():
+        if not workspace.is_here(dataset, kind):
             result.notes.append(f"data/{dataset}/{kind}: not here, not verified")
             continue
         artifacts.append(Artifact(dataset, kind, folder, dvc_record(workspace.root, dataset, kind)))

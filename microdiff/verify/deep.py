@@ -67,7 +67,7 @@ def verify_deep(dataset: str, params: Params, workspace: Workspace) -> Deep:
     """
     raw, latents = workspace.artifact(dataset, "raw"), workspace.artifact(dataset, "latents")
     findings = Findings(dataset, "latents", "")
-    if not raw.is_dir() or not latents.is_dir():
+    if not all(workspace.is_here(dataset, kind) for kind in ("raw", "latents")):
         return Deep(findings, note=f"data/{dataset}: not decoded: that needs raw and latents here")
     from microdiff.models.image_encoder import image_encoder
 

@@ -96,4 +96,4 @@ def _lines(result: Verification, wall_s: float) -> Iterator[str]:
 
 
 def _has_artifacts(dataset: str, workspace: Workspace) -> bool:
-    return any(workspace.artifact(dataset, kind).is_dir() for kind in KINDS)
+    return any(workspace.is_here(dataset, kind) for kind in KINDS)

@@ -6,7 +6,8 @@ import pytest
 
 from conftest import REPO, changed, sample_preset
 from microdiff.errors import ParamsError
-from microdiff.pipeline.params import Params, load_params
+from microdiff.pipeline import params as params_module
+from microdiff.pipeline.params import Params, dataset_names, load_params
 from tests.waiting import run
 
 PRESETS = ("sample", "small", "full")
@@ -118,6 +119,34 @@ def test_what_is_no_mapping_is_an_error(tmp_path: Path, text: str) -> None:
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="make preset"):
         load_params(tmp_path / "none.yaml")
+
+
+def test_one_dataset_is_read_whatever_is_wrong_with_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither their settings nor their handlers, which may not even parse, are looked at."""
+    import yaml
+
+    path = tmp_path / "params.yaml"
+    document = changed(sample_preset(), {"datasets.cc12m.clean": "nonsense", "datasets.no_such": {}})
+    path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    asked = []
+    handler_class = params_module.handler_class
+    monkeypatch.setattr(params_module, "handler_class", lambda name: [asked.append(name), handler_class(name)][1])
+    assert list(load_params(path, "coco").datasets) == asked == ["coco"]
+    assert dataset_names(path) == list(document["datasets"])
+    with pytest.raises(ParamsError, match=r"2 problem[\s\S]*cc12m\.clean: [\s\S]*no_such"):
+        load_params(path)
+    with pytest.raises(ParamsError, match=r"cc12m\.clean"):
+        load_params(path, "cc12m")
+    with pytest.raises(ParamsError, match="unknown dataset 'cocoo'; did you mean 'coco'"):
+        load_params(path, "cocoo")
+
+
+@pytest.mark.parametrize("text", ["{}", "datasets: {}", "datasets: []", "- 1"])
+def test_names_need_datasets(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ParamsError, match=r"params\.yaml: "):
+        dataset_names(path)
 
 
 def test_an_unknown_dataset_names_the_nearest(make_params: Callable[..., Params]) -> None:
