@@ -29,6 +29,35 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RL
 # A shell leaves SIGINT ignored to what it starts in the background, and tests that interrupt would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Whole steps, processes, servers and models: what `make quick` leaves out, besides tests marked one by one.
+SLOW = (
+    "artifacts/test_mds.py",
+    "encode/test_step.py",
+    "formats/test_tar.py",
+    "handlers/test_cc12m_urls.py",
+    "loader/test_descriptors.py",
+    "loader/test_order.py",
+    "loader/test_sources.py",
+    "models/test_encoders.py",
+    "models/test_families.py",
+    "pipeline/test_executor.py",
+    "pipeline/test_locks.py",
+    "remote/test_team.py",
+    "shard/test_step.py",
+    "storage/test_s3.py",
+    "test_steps.py",
+    "test_takedown.py",
+    "test_train_tiny.py",
+    "verify/test_verify.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of slow modules."""
+    for item in items:
+        if item.path.relative_to(REPO / "tests").as_posix() in SLOW:
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:

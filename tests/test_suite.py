@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Iterator
 
-from conftest import REPO
+from conftest import REPO, SLOW
 
 FILES = {path.relative_to(REPO): ast.parse(path.read_text(encoding="utf-8")) for path in REPO.glob("tests/**/*.py")}
 WAITS = {"communicate", "join", "result", "wait"}
@@ -44,3 +44,7 @@ def test_every_wait_has_a_deadline() -> None:
 def test_what_waits_for_ever_is_found() -> None:
     code = "thread.join()\n', '.join(x)\nevent.wait(3)\nsubprocess.run(['a'])\nsubprocess.run(['a'], timeout=3)"
     assert list(endless(ast.parse(code))) == [1, 4]
+
+
+def test_slow_modules_are_there() -> None:
+    assert [name for name in SLOW if not (REPO / "tests" / name).is_file()] == []
