@@ -48,6 +48,7 @@ class PartRecord:
         counts: Its ledger.
         facts: What else its computation said.
         files: The names of its files, sorted.
+        computed_with: What computed it, where that decides bytes: `torch`, its version, and `device`, its kind.
     """
 
     step: str
@@ -55,6 +56,7 @@ class PartRecord:
     counts: Counts
     facts: Mapping[str, Any]
     files: tuple[str, ...]
+    computed_with: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, value: Mapping[str, Any]) -> Self:
@@ -71,7 +73,8 @@ class PartRecord:
                 "facts": dict(facts),
                 "files": [*files],
             }:
-                return cls(step, fingerprint, parse_counts(counts), facts, tuple(map(str, files)))
+                computed_with = {str(key): str(item) for key, item in dict(value.get("computed_with", {})).items()}
+                return cls(step, fingerprint, parse_counts(counts), facts, tuple(map(str, files)), computed_with)
         raise ValueError(f"expected a part of a partition, got {value!r:.80}")
 
     def to_json(self) -> dict[str, Any]:
@@ -82,6 +85,7 @@ class PartRecord:
             "counts": dict(self.counts),
             "facts": dict(self.facts),
             "files": list(self.files),
+            **({"computed_with": dict(self.computed_with)} if self.computed_with else {}),
         }
 
 
@@ -185,7 +189,7 @@ def read_manifest(folder: Path) -> Manifest:
         size = file.stat().st_size if file.is_file() else None
         if size != record.num_bytes:
             found = "it is missing" if size is None else f"it has {size}"
-            raise SchemaError(f"{file}: expected {record.num_bytes} bytes, {found}. Restore it with dvc checkout.")
+            raise SchemaError(f"{file}: expected {record.num_bytes} bytes, {found}.")
     return manifest
 
 

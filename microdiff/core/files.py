@@ -15,6 +15,7 @@ from typing import Any
 
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EACCES)
 _TEMPORARY = "tmp-"
+_COPY_BYTES = 2**22
 
 
 def canonical_json(value: object) -> str:
@@ -107,6 +108,12 @@ def link_or_copy(source: Path, target: Path) -> None:
             raise
         shutil.copyfile(source, target)
         sync(target)
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file; `target` is whole and on disk, or what it was."""
+    with source.open("rb") as data, whole_file(target) as file:
+        shutil.copyfileobj(data, file, _COPY_BYTES)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from microdiff.artifacts.checks import check_raw
 from microdiff.artifacts.tables import read_rows
 from microdiff.config.settings import DownloadSettings
 from microdiff.core.code_fingerprint import code_digest
@@ -26,7 +27,7 @@ from microdiff.pipeline.executor import TaskResult
 from microdiff.pipeline.params import Dataset, Params, as_values
 from microdiff.pipeline.run import Run
 from microdiff.pipeline.selection import select
-from microdiff.pipeline.store import StoredPartition, Task
+from microdiff.pipeline.task import StoredPartition, Task
 from microdiff.pipeline.workers import WorkerPlan
 from microdiff.pipeline.workspace import Workspace
 from microdiff.storage import Source, SourceFile
@@ -52,8 +53,8 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
         RejectionError: Too many records were rejected.
     """
     entry = params.dataset(dataset)
-    run = Run("download", dataset, workspace)
-    with run.store.in_use():
+    run = Run("download", dataset, workspace, params)
+    with run.active():
         withdrawn = read_withdrawn(workspace.withdrawn(dataset))
         with Progress(f"list {dataset}", None) as progress:
             origin = _Origin(entry, run.store.root, progress, may_be_lost=bool(withdrawn))
@@ -83,10 +84,11 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
                 ),
                 num_samples=part.num_records,
                 downloads={path: files[path].num_bytes for path in part.files},
+                check=check_raw,
             )
             for part in partitions
         ]
-        redaction = Redaction(run.store, withdrawn)
+        redaction = Redaction(run.store, run.finder, withdrawn)
         release = _Release(source, partitions, files)
 
         def compute(bases: Sequence[Task]) -> list[StoredPartition]:
@@ -209,7 +211,7 @@ class _Table:
         Raises:
             StepError: It could not be made.
         """
-        if not self.files or self._run.store.find(self._task) is not None:
+        if not self.files or self._run.finder.find(self._task) is not None:
             return
         with Progress(f"annotations {self._task.name}", None) as progress:
             for item in self._run.store.compute([self._task], WorkerPlan(1), progress):

@@ -15,13 +15,13 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from microdiff.core.progress import SAMPLES, Reporter
-from microdiff.errors import MicrodiffError, ParamsError
+from microdiff.errors import DamagedError, MicrodiffError, ParamsError
 from microdiff.pipeline.workers import WorkerPlan
 
 ATTEMPTS = 2
@@ -37,6 +37,7 @@ class TaskResult:
     result: Any = None
     error: str | None = None
     details: str = ""  # traceback, for errors that are not MicrodiffErrors
+    damaged: DamagedError | None = None  # what it read, if that is why it failed
 
 
 def run_tasks(tasks: Sequence[tuple[str, Work]], plan: WorkerPlan, report: Reporter) -> Iterator[TaskResult]:
@@ -77,6 +78,8 @@ def _attempt(name: str, work: Work, report: Reporter) -> tuple[TaskResult, bool]
     """Run `work` once. The flag says that repeating it cannot help."""
     try:
         return TaskResult(name, work(report)), True
+    except DamagedError as error:
+        return TaskResult(name, error=str(error), damaged=error), True
     except MicrodiffError as error:
         return TaskResult(name, error=str(error)), isinstance(error, ParamsError)
     except Exception as error:  # noqa: BLE001 - the boundary: whatever a task raises is reported, with its traceback
@@ -175,7 +178,7 @@ class _Pool:
         worker.tasks.discard(task)
         self._alone.discard(task)
         if final or self._attempts[task] >= ATTEMPTS:
-            yield TaskResult(self._tasks[task][0], outcome.result, outcome.error, outcome.details)
+            yield replace(outcome, name=self._tasks[task][0])
             return
         self._report.say(_retrying(outcome))
         self._pending.append(task)

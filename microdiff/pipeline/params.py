@@ -1,6 +1,7 @@
 """Read params.yaml into frozen dataclasses, reporting every mistake at once and by name.
 
 download, encode, shard          the same for all datasets
+store_salt                       another text disowns all that was computed before
 datasets.<name>                  max_rejected_share, clean, and download: source, partitions and the handler's fields
 """
 
@@ -19,6 +20,8 @@ from microdiff.config.settings import CleanSettings, DownloadSettings, EncodeSet
 from microdiff.errors import ParamsError
 from microdiff.handlers import Handler, handler_class
 from microdiff.pipeline.selection import parse_selection
+
+_SALT = "store_salt"
 
 T = TypeVar("T")
 
@@ -46,12 +49,21 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Params:
-    """All of params.yaml."""
+    """All of params.yaml.
+
+    Attributes:
+        download: For all datasets.
+        encode: For all datasets.
+        shard: For all datasets.
+        datasets: By name.
+        store_salt: Another one disowns all that was computed before, here and in shared stores.
+    """
 
     download: DownloadSettings
     encode: EncodeSettings
     shard: ShardSettings
     datasets: Mapping[str, Dataset]
+    store_salt: str = ""
 
     def dataset(self, name: str) -> Dataset:
         """Return a dataset's entry.
@@ -116,17 +128,18 @@ def _entries(document: Mapping[str, Any], problems: list[str]) -> dict[str, obje
 
 def _parse_params(document: object, dataset: str | None, problems: list[str]) -> Params | None:
     sections = {"download": DownloadSettings, "encode": EncodeSettings, "shard": ShardSettings}
-    known = [*sections, "datasets"]
-    values = _mapping(document, "", known, problems)
+    required = [*sections, "datasets"]
+    values = _mapping(document, "", required, problems, known=[*required, _SALT])
     parsed = {name: parse(cls, values[name], name, problems) for name, cls in sections.items() if name in values}
     entries = _entries(values, problems)
     if dataset is not None and dataset not in entries:
         problems.append(f"unknown dataset {dataset!r}{_instead(dataset, entries)}")
     wanted = entries if dataset is None else {name: entries[name] for name in entries if name == dataset}
     datasets = {name: _parse_dataset(name, value, problems) for name, value in wanted.items()}
+    salt = _convert(str, values.get(_SALT) or "", _SALT, problems)
     if problems:
         return None
-    return Params(datasets=cast("Mapping[str, Dataset]", datasets), **cast("Any", parsed))
+    return Params(datasets=cast("Mapping[str, Dataset]", datasets), store_salt=salt, **cast("Any", parsed))
 
 
 def _parse_dataset(name: str, value: object, problems: list[str]) -> Dataset | None:

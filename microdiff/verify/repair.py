@@ -52,7 +52,7 @@ def repair(found: Verification, params: Path, workspace: Workspace) -> None:
 def _clear(folder: Path, names: set[str], record: DvcRecord | None, workspace: Workspace) -> None:
     """Drop the damaged copies, and put the whole partitions into the store."""
     store = workspace.store()
-    store.drop_damaged(names)
+    store.drop_files(names)
     try:
         if is_whole(folder):
             restore_to_store(parse_manifest(folder), store, names)
