@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from microdiff.core.files import canonical_json, digest_json, read_json, write_json
+from microdiff.core.files import canonical_json, digest_json, write_json
 from microdiff.core.ledger import KEPT, Counts
 from microdiff.errors import SchemaError
 
@@ -202,8 +202,21 @@ def parse_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise SchemaError(f"{folder}: no {MANIFEST} there. Build it with dvc repro, or fetch it with dvc pull.")
+    return parse_manifest_text(path.read_bytes(), path)
+
+
+def parse_manifest_text(text: bytes, path: Path) -> Manifest:
+    """Return what a manifest's bytes say.
+
+    Args:
+        text: The bytes.
+        path: Of the manifest, for messages; its folder becomes that of the artifact.
+
+    Raises:
+        SchemaError: They are no manifest.
+    """
     try:
-        value = read_json(path)
+        value = json.loads(text)
         value.pop("digest", None)
         if (version := value.pop("format")) != FORMAT:
             raise SchemaError(
@@ -211,7 +224,7 @@ def parse_manifest(folder: Path) -> Manifest:
             )
         partitions = {name: PartitionRecord.parse(record) for name, record in value.pop("partitions").items()}
         return Manifest(
-            folder,
+            path.parent,
             source_records=int(value.pop("source_records")),
             counts=parse_counts(value.pop("counts")),
             partitions=partitions,

@@ -40,6 +40,8 @@ class InputArtifact:
 
     Attributes:
         manifest: Says what it holds.
+        kind: Which artifact it is, such as `raw`.
+        md5: Of the manifest, as dvc.lock records it.
 
     Raises:
         SchemaError: The manifest is missing, or damaged everywhere.
@@ -61,6 +63,8 @@ class InputArtifact:
         self._shared = shared
         self._recompute = recompute
         self.manifest = self._read_manifest()
+        self.kind = folder.name
+        self.md5 = md5_of(folder / MANIFEST)
         self._names: dict[Path, str] = {}
 
     def file(self, name: str) -> InputFile:
@@ -175,8 +179,7 @@ class InputArtifact:
         """Return the version of the artifact that DVC has recorded and that this manifest is of."""
         if self._project is None:
             return None
-        md5 = md5_of(self._folder / MANIFEST)
-        found = (each for each in self._project.versions(self._path) if each.files.get(MANIFEST) == md5)
+        found = (each for each in self._project.versions(self._path) if each.files.get(MANIFEST) == self.md5)
         return next(found, None)
 
     def _read_manifest(self) -> Manifest:

@@ -33,12 +33,14 @@ class RecordedParts:
         put: Puts a file of the artifact at a path.
         entries: Gives the shards' entries by name; called for shards only.
         place: Where the artifact is, for messages.
+        manifest_md5: Of its manifest, where DVC has recorded it.
     """
 
     manifest: Manifest
     put: Put
     entries: Callable[[], Mapping[str, ShardEntry]]
     place: str
+    manifest_md5: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def find(self, step: str, fingerprint: str) -> Offer | None:
@@ -123,7 +125,7 @@ def parts_of_version(version: TrackedVersion, work: Path) -> RecordedParts | Non
                 log.debug("%s: %s", version.path, error)
                 return {}
 
-    return RecordedParts(manifest, put, entries, version.path)
+    return RecordedParts(manifest, put, entries, version.path, version.files[MANIFEST])
 
 
 def recorded_versions(project: DvcArtifacts, path: str, work: Path) -> Iterator[RecordedParts]:

@@ -248,10 +248,14 @@ class Run:
             return counts
         parts = [part for item in stored for part in item.parts]
         with carried_over({self.store.root / part.step / part.fingerprints[0]: part.files for part in parts}):
-            assemble(folder, stored, records, counts, {**facts, "withdrawn": gone}, extra or {})
+            assemble(folder, stored, records, counts, {**facts, **self._made_from(), "withdrawn": gone}, extra or {})
         self._send_manifest(folder)
         self._write_reports(counts, measures())
         return counts
+
+    def _made_from(self) -> dict[str, Any]:
+        """Return the MD5s of the manifests of what the step reads, as dvc.lock has them."""
+        return {"made_from": {each.kind: each.md5 for each in self._inputs}} if self._inputs else {}
 
     def _send_manifest(self, folder: Path) -> None:
         if self._shared is not None and self._shared.may_write:

@@ -193,6 +193,17 @@ class Store:
                     removed += 1
         return removed, freed
 
+    def remove(self, entries: Iterable[tuple[str, str]]) -> None:
+        """Remove results, given by step and fingerprint.
+
+        Raises:
+            StepError: A step is running.
+        """
+        with self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
+            for step, fingerprint in entries:
+                if (folder := self.root / step / fingerprint).is_dir():
+                    _discard(folder)
+
     @contextmanager
     def _lock(self, mode: int) -> Iterator[None]:
         self.root.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from microdiff.errors import SourceError
 from microdiff.remote.dvc_config import cache_folder, project_settings, remotes
 from microdiff.remote.dvc_dir_object import fetch_dir_object, parse_dir_object
 from microdiff.remote.dvc_lock import LOCK, parse_lock
-from microdiff.remote.dvc_objects import fetch_object
+from microdiff.remote.dvc_objects import fetch_object, object_path
 from microdiff.remote.git_revision import earlier_versions
 from microdiff.storage import NotFound, Storage
 from microdiff.storage.opening import open_remote
@@ -35,13 +35,20 @@ class TrackedVersion:
 
     Attributes:
         path: Of the folder, relative to the project's.
+        digest: Of its dir object, `<md5>.dir`.
         files: MD5 of each file by path in the folder.
         project: Has them.
     """
 
     path: str
+    digest: str
     files: Mapping[str, str]
     project: "DvcArtifacts" = field(repr=False, compare=False)
+
+    @property
+    def objects(self) -> dict[str, str]:
+        """What it consists of, by MD5: its files' names, and its dir object."""
+        return {self.digest: "the list of its files", **{md5: name for name, md5 in self.files.items()}}
 
     def put(self, name: str, target: Path, expected: tuple[int, str] | None = None) -> None:
         """Put a file at a path, verified.
@@ -66,13 +73,16 @@ class DvcArtifacts:
     Args:
         root: The project.
         work: Folder for what is fetched.
+
+    Attributes:
+        cache: Folder in which DVC's cache has files by their MD5.
     """
 
     def __init__(self, root: Path, work: Path) -> None:
         self._root = root
         self._work = work / "dvc"
         self._lock = threading.Lock()
-        self._cache = cache_folder(root)
+        self.cache = cache_folder(root)
         self._remote: Storage | None = None
         self._has_remote = True
         self._locks: list[bytes] | None = None
@@ -87,11 +97,11 @@ class DvcArtifacts:
             seen.add(digest)
             files = self._files(digest, path)
             if files is not None:
-                yield TrackedVersion(path, files, self)
+                yield TrackedVersion(path, digest, files, self)
 
     def put(self, md5: str, target: Path, name: str, expected: tuple[int, str] | None) -> None:
         """See `TrackedVersion.put`."""
-        cached = self._cache / md5[:2] / md5[2:]
+        cached = self.cache / md5[:2] / md5[2:]
         if cached.is_file():
             if expected is None or InputFile(cached, *expected).is_whole():
                 link_or_copy(cached, target)
@@ -109,11 +119,32 @@ class DvcArtifacts:
 
     def keep(self, md5: str, path: Path) -> None:
         """Put a file into the cache, unless it is there: its copy was dropped because it was damaged."""
-        cached = self._cache / md5[:2] / md5[2:]
+        cached = self.cache / md5[:2] / md5[2:]
         if not cached.exists() and md5_of(path) == md5:
             cached.parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(path, cached)
             cached.chmod(_PROTECTED)
+
+    def is_on_remote(self, md5: str) -> bool:
+        """Tell whether the remote has an object.
+
+        Raises:
+            SourceError: There is no remote, or it cannot be reached.
+        """
+        remote = self._open_remote()
+        if remote is None:
+            raise SourceError(f"{self._root}: it has no DVC remote. Set one: make remote URL=s3://BUCKET/PREFIX")
+        try:
+            remote.stat(object_path(md5))
+        except NotFound:
+            return False
+        return True
+
+    def drop_cached(self, version: TrackedVersion) -> None:
+        """Remove a version's files from the cache; the object that lists them stays, and so does its manifest."""
+        for name, md5 in version.files.items():
+            if name != "manifest.json":
+                (self.cache / md5[:2] / md5[2:]).unlink(missing_ok=True)
 
     def drop_links(self, path: Path) -> None:
         """Remove a damaged file from the cache, if that has the same file by a hard link or a symbolic one."""
@@ -121,7 +152,7 @@ class DvcArtifacts:
             damaged = path.stat()
         except FileNotFoundError:
             return
-        for folder in self._cache.glob("[0-9a-f][0-9a-f]"):
+        for folder in self.cache.glob("[0-9a-f][0-9a-f]"):
             for entry in os.scandir(folder):
                 if entry.inode() == damaged.st_ino and os.path.samestat(entry.stat(follow_symlinks=False), damaged):
                     log.warning("%s: the same file, by a hard link, in DVC's cache. It is dropped there.", path)
@@ -130,7 +161,7 @@ class DvcArtifacts:
     def _files(self, digest: str, path: str) -> Mapping[str, str] | None:
         """Return the files of a version, None where its dir object cannot be had."""
         try:
-            cached = self._cache / digest[:2] / digest[2:]
+            cached = self.cache / digest[:2] / digest[2:]
             if cached.is_file():
                 return parse_dir_object(cached.read_bytes(), str(cached))
             remote = self._open_remote()
@@ -169,3 +200,10 @@ def _digest_of(path: str, lock: bytes) -> str | None:
     except ValueError:
         return None
     return found.get(path)
+
+
+def every_lock(root: Path) -> list[bytes]:
+    """Return a project's dvc.lock as it is here, if it is, and as all commits of all branches have it."""
+    file = root / LOCK
+    here = [file.read_bytes()] if file.is_file() else []
+    return list(dict.fromkeys([*here, *earlier_versions(root, LOCK)]))
