@@ -51,7 +51,7 @@ def slim(dataset: str, workspace: Workspace, *, force: bool = False) -> Slimmed:
     project = workspace.dvc(store.root)
     if project is None:
         raise ParamsError(f"{workspace.root}: not a DVC project, so nothing here is on a remote.")
-    kinds = [kind for kind in KINDS if kind != "shards" and workspace.is_here(dataset, kind)]
+    kinds = [kind for kind in KINDS if kind != "shards" and workspace.artifact(dataset, kind).is_dir()]
     versions = {kind: _version(project, dataset, kind) for kind in kinds}
     for kind, version in versions.items():
         if not force:
@@ -65,12 +65,8 @@ def slim(dataset: str, workspace: Workspace, *, force: bool = False) -> Slimmed:
             project.drop_cached(version)
     shutil.rmtree(store.root / INPUTS, ignore_errors=True)
     for kind in kinds:
-        parts = (
-            part
-            for each in parse_manifest(workspace.artifact(dataset, kind)).partitions.values()
-            for part in each.parts
-        )
-        store.remove((part.step, part.fingerprint) for part in parts)
+        partitions = parse_manifest(workspace.artifact(dataset, kind)).partitions.values()
+        store.remove((part.step, part.fingerprint) for each in partitions for part in each.parts)
     return Slimmed(tuple(kinds), before - _disk_bytes(workspace, project))
 
 

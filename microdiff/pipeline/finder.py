@@ -29,14 +29,14 @@ class Finder:
 
     Args:
         store: This machine's.
-        folder: The artifact's, which need not be here.
         path: The artifact's as DVC tracks it, such as `data/coco/latents`.
+        folder: The artifact's, which need not be here; None: it is not looked into.
         project: What DVC has recorded; None where DVC tracks nothing.
         shared: The shared store; None where there is none.
     """
 
     def __init__(
-        self, store: Store, folder: Path, path: str, project: DvcArtifacts | None, shared: SharedStore | None
+        self, store: Store, path: str, folder: Path | None, project: DvcArtifacts | None, shared: SharedStore | None
     ) -> None:
         self._store = store
         self._folder = folder
@@ -104,7 +104,7 @@ class Finder:
             number += 1
 
     def _recorded(self) -> Iterator[RecordedParts]:
-        if self._folder.is_dir():
+        if self._folder is not None and self._folder.is_dir():
             try:
                 yield parts_of_folder(parse_manifest(self._folder))
             except SchemaError as error:

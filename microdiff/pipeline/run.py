@@ -69,7 +69,8 @@ class Run:
         self._project = workspace.dvc(self.store.root)
         kind = next(kind for kind, name in KINDS.items() if name == step)
         folder = workspace.artifact(dataset, kind)
-        self.finder = Finder(self.store, folder, f"data/{dataset}/{kind}", self._project, self._shared)
+        places = (folder, self._project, self._shared) if workspace.finds_elsewhere else (None, None, None)
+        self.finder = Finder(self.store, f"data/{dataset}/{kind}", *places)
         self._inputs: list[InputArtifact] = []
         self._started = time.monotonic()
         self._computed = self._reused = self._samples = 0
@@ -130,9 +131,10 @@ class Run:
         done: dict[tuple[str, str], StoredPartition] = {}
         missing: list[Task] = []
 
-        def take(stored: StoredPartition) -> None:
+        def take(stored: StoredPartition, *, computed: bool = False) -> None:
             done[stored.step, stored.name] = stored
-            self._uploads.add(stored, self.finder.damaged_there)
+            anew = computed and not self.workspace.finds_elsewhere  # what others have may be wrong
+            self._uploads.add(stored, stored.fingerprints if anew else self.finder.damaged_there)
             if on_done is not None:
                 on_done(stored)
 
@@ -160,7 +162,7 @@ class Run:
         return [done[task.step, task.name] for task in tasks]
 
     def _compute(
-        self, tasks: Sequence[Task], total: int, take: Callable[[StoredPartition], None], *, on_device: bool
+        self, tasks: Sequence[Task], total: int, take: Callable[..., None], *, on_device: bool
     ) -> list[TaskResult]:
         """Compute tasks; return how those ended that failed."""
         if not tasks:
@@ -178,7 +180,7 @@ class Run:
                 if isinstance(item, TaskResult):
                     failed.append(item)
                 else:
-                    take(item)
+                    take(item, computed=True)
             self._samples += progress.done
             if on_device:
                 self.workers = plan.workers

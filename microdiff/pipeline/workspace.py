@@ -18,10 +18,12 @@ class Workspace:
     Attributes:
         root: The repository's root, unless a test says otherwise.
         publishes: Whether a step publishes its artifact; else it computes partitions into the store, and that is all.
+        finds_elsewhere: Whether results are looked for beyond the store; else what the store lacks is computed.
     """
 
     root: Path = field(default_factory=Path)
     publishes: bool = True
+    finds_elsewhere: bool = True
 
     def store(self, salt: str = "") -> Store:
         """Return the partition store; `salt` as in the settings."""

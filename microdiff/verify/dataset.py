@@ -43,9 +43,17 @@ class Verification:
     @property
     def damaged(self) -> dict[str, set[str]]:
         """Files whose bytes are at fault, by artifact."""
+        return self._files(is_damage=True)
+
+    @property
+    def wrong(self) -> dict[str, set[str]]:
+        """Files whose bytes are those recorded, and wrong: they must be made anew, not fetched; by artifact."""
+        return self._files(is_damage=False)
+
+    def _files(self, *, is_damage: bool) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
         for problem in self.problems:
-            if problem.is_damage:
+            if problem.file and problem.is_damage == is_damage:
                 found.setdefault(problem.kind, set()).add(problem.file)
         return found
 
