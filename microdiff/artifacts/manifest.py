@@ -172,6 +172,12 @@ class Manifest:
         files = self.partitions[partition].files
         return {name: file.sha256 for name, file in sorted(files.items()) if name.endswith(suffixes)}
 
+    def computed_with(self) -> list[dict[str, str]]:
+        """Return what computed the partitions, each kind of machine once, sorted."""
+        parts = (part for partition in self.partitions.values() for part in partition.parts)
+        kinds = {tuple(sorted(part.computed_with.items())) for part in parts if part.computed_with}
+        return [dict(kind) for kind in sorted(kinds)]
+
     def kept(self) -> dict[str, int]:
         """Return the number of kept samples by partition."""
         return {name: partition.counts[KEPT] for name, partition in self.partitions.items()}

@@ -1,31 +1,23 @@
-"""Which files of a store's folder are known to be as they were when they were hashed.
+"""Which files of a store's folder are known to be as they were when they were hashed; see `microdiff.core.file_facts`.
 
 Files of the store are hard links: the artifact and DVC's cache hold the same ones, and root writes through any of these
-names, whatever the permissions are. Size and time of modification are not enough, since the time can be set back. The
-time of change (ctime) cannot: the file system sets it itself at every write, and at every change of the other times. A
-file that has the inode, size, mtime and ctime it had when it was hashed has the same bytes, as far as anybody wrote to
-it; what a disk loses by itself is found by hashing what a step reads, and by `verify`.
-
-A link more or less changes ctime, too: after DVC has linked a file it is hashed once more. `carried_over` is for links
-that this process makes itself. The notes, `.hashed` in each folder, hold nothing that could not be lost.
+names, whatever the permissions are. A link more or less changes ctime, too: after DVC has linked a file it is hashed
+once more. `carried_over` is for links that this process makes itself. The notes, `.hashed` in each folder, hold nothing
+that could not be lost.
 """
 
 import contextlib
 import json
 import os
-import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from microdiff.core.file_facts import HASH_ALWAYS, Facts, file_facts, now_ns, were_stable
 from microdiff.core.verified_files import InputFile
 
 NOTE = ".hashed"
-HASH_ALWAYS = "MICRODIFF_HASH_ALWAYS"  # set to 1: take no file for known, as where a file system keeps no ctime
-
-_TICK_NS = 20_000_000  # longer than a kernel's clock tick: of two changes in one tick, ctime shows one
-Facts = list[int]
 
 
 def check_hashed(folder: Path, files: Mapping[str, InputFile]) -> None:
@@ -39,14 +31,11 @@ def check_hashed(folder: Path, files: Mapping[str, InputFile]) -> None:
         DamagedError: One is not the recorded one, or not there.
     """
     known = unchanged(folder, files)
-    if len(known) == len(files):
-        return
-    fresh = {}
+    fresh: dict[str, Facts] = {}
     for name in files.keys() - known.keys():
-        started = time.time_ns()
-        before = _facts(files[name].path)
+        started, before = now_ns(), file_facts(files[name].path)
         files[name].check()
-        if before is not None and before == _facts(files[name].path) and before[-1] + _TICK_NS <= started:
+        if before is not None and were_stable(before, files[name].path, started):
             fresh[name] = before
     if fresh:
         _write(folder, {**known, **fresh})
@@ -58,7 +47,7 @@ def unchanged(folder: Path, names: Iterable[str]) -> dict[str, Facts]:
         return {}
     try:
         noted = json.loads((folder / NOTE).read_bytes())
-        return {name: noted[name] for name in names if name in noted and noted[name] == _facts(folder / name)}
+        return {name: noted[name] for name in names if name in noted and noted[name] == file_facts(folder / name)}
     except (OSError, ValueError, TypeError):
         return {}
 
@@ -66,7 +55,7 @@ def unchanged(folder: Path, names: Iterable[str]) -> dict[str, Facts]:
 def remember_written(folder: Path, names: Iterable[str]) -> None:
     """Remember files that this process has written and hashed, those that no other name leads to."""
     alone = [name for name in names if (folder / name).stat().st_nlink == 1]
-    _write(folder, {name: facts for name in alone if (facts := _facts(folder / name))})
+    _write(folder, {name: facts for name in alone if (facts := file_facts(folder / name))})
 
 
 @contextmanager
@@ -75,16 +64,8 @@ def carried_over(folders: Mapping[Path, Iterable[str]]) -> Iterator[None]:
     before = {folder: unchanged(folder, names) for folder, names in folders.items()}
     yield
     for folder, known in ((folder, known) for folder, known in before.items() if known):
-        now = {name: _facts(folder / name) for name in known}
+        now = {name: file_facts(folder / name) for name in known}
         _write(folder, {name: facts for name, facts in now.items() if facts and facts[:-1] == known[name][:-1]})
-
-
-def _facts(path: Path) -> Facts | None:
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
-    return [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def _write(folder: Path, noted: Mapping[str, Facts]) -> None:

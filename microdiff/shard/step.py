@@ -78,6 +78,7 @@ def shard(dataset: str, params: Params, workspace: Workspace) -> Counts:
                 ),
                 "settings": as_values(settings),
                 "encoders": latents.facts["encoders"],
+                "computed_with": latents.computed_with(),
                 "columns": columns,
                 "listings": {index.name: index.fingerprints for index in sample_indexes},
                 "lineage": {"latents": latents.facts},

@@ -93,10 +93,23 @@ def verify_dataset(dataset: str, workspace: Workspace, *, deep: bool = False) ->
         result.num_files += sum(len(item.md5) for item in (own, *by_kind[artifact.kind]))
         result.problems += own.problems
         result.problems += [problem for item in by_kind[artifact.kind] for problem in item.problems]
+    result.notes += _kinds_of_machines(dataset, artifacts)
     result.problems += _compare(dataset, workspace, artifacts, by_kind, withdrawn)
     order = list(KINDS)
     result.problems = sorted(set(result.problems), key=lambda problem: (order.index(problem.kind), problem))
     return result
+
+
+def _kinds_of_machines(dataset: str, artifacts: Sequence[Artifact]) -> Iterator[str]:
+    """Say where latents were computed by machines of several kinds."""
+    for artifact in artifacts:
+        kinds = [] if artifact.manifest is None else artifact.manifest.computed_with()
+        if len(kinds) > 1:
+            named = "; ".join(f"{kind.get('device')} with torch {kind.get('torch')}" for kind in kinds)
+            yield (
+                f"data/{dataset}/{artifact.kind}: computed by machines of several kinds, which differ in the last bits: "
+                f"{named}"
+            )
 
 
 def _run(label: str, works: Sequence[Work]) -> list[Findings]:
