@@ -107,7 +107,7 @@ def _kinds_of_machines(dataset: str, artifacts: Sequence[Artifact]) -> Iterator[
         if len(kinds) > 1:
             named = "; ".join(f"{kind.get('device')} with torch {kind.get('torch')}" for kind in kinds)
             yield (
-                f"data/{dataset}/{artifact.kind}: computed by machines of several kinds, which differ in the last bits: "
+                f"data/{dataset}/{artifact.kind}: computed by machines of several kinds, which differ in last bits: "
                 f"{named}"
             )
 
