@@ -19,7 +19,7 @@ from microdiff.core.ledger import (
     rejections,
 )
 from microdiff.core.progress import Progress
-from microdiff.errors import StepError
+from microdiff.errors import StepError, WriteError
 from microdiff.pipeline.executor import TaskResult
 from microdiff.pipeline.publish import assemble
 from microdiff.pipeline.store import StoredPartition, Task
@@ -58,6 +58,7 @@ class Run:
 
         Raises:
             StepError: Some failed, after all the others have finished.
+            WriteError: A place could not be written; nothing was tried after that.
         """
         done: dict[tuple[str, str], StoredPartition] = {}
         missing: list[Task] = []
@@ -91,6 +92,8 @@ class Run:
             if on_device and missing:
                 self.workers = plan.workers
                 self._device_facts = _device_facts(progress, plan.workers)
+        if unwritable := next((item.unwritable for item in failed if item.unwritable), None):
+            raise WriteError(f"{self.step} {self.dataset}: {unwritable}")
         if failed:
             raise StepError(self._failure(failed, len(tasks)))
         return [done[task.step, task.name] for task in tasks]

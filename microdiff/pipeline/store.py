@@ -28,6 +28,7 @@ from microdiff.core.files import (
     sync_folders,
 )
 from microdiff.core.ledger import Counts, Result
+from microdiff.core.places import writing_to
 from microdiff.core.progress import SAMPLES, Reporter
 from microdiff.errors import SchemaError, StepError
 from microdiff.pipeline.executor import TaskResult, run_tasks
@@ -194,6 +195,8 @@ class Store:
         work = [(f"{task.step} {task.name}", partial(_compute, task, self.folder(task))) for task in tasks]
         for outcome in run_tasks(work, plan, report):
             yield outcome if outcome.error is not None else outcome.result
+        for step in {task.step for task in tasks}:  # after a full disk: what stopped workers left
+            sweep(self.root / step)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -269,7 +272,7 @@ def _is_damaged(folder: Path, name: str) -> bool:
 
 def _compute(task: Task, target: Path, report: Reporter) -> StoredPartition:
     """Compute one task into a scratch folder and publish it under its fingerprint. Runs in a worker."""
-    with scratch_folder(target.parent) as folder:
+    with writing_to(target.parent), scratch_folder(target.parent) as folder:
         result = task.compute(folder, report)
         files = {}
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
