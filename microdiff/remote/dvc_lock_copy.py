@@ -23,7 +23,13 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _BEING_WRITTEN_S = 1.0  # far longer than DVC takes to write it
 _POLL_S = 0.1
 _CONFLICT = b"<<<<<<< "
-_FIELDS = {"path": (str, 0), "md5": (str, 3), "hash": (str, 0), "size": (int, 0), "nfiles": (int, 0)}  # least length
+_FIELDS = {
+    "path": (str, 0),
+    "md5": (str | int, 3),
+    "hash": (str, 0),
+    "size": (int, 0),
+    "nfiles": (int, 0),
+}  # least length
 
 
 def lock_problem(data: bytes) -> str | None:
