@@ -16,6 +16,7 @@ from microdiff.core.places import check_writable, os_error_in_words
 from microdiff.errors import MicrodiffError, ParamsError
 from microdiff.pipeline.params import Params, load_params
 from microdiff.pipeline.workspace import Workspace
+from microdiff.remote.dvc_lock_copy import keep_copy
 
 log = logging.getLogger("microdiff")
 
@@ -77,4 +78,5 @@ def run_stage(step: Callable[[str, Params, Workspace], Counts], dataset: str, pa
         name = step.__name__
         settings = load_params(params, dataset)
         workspace = workspace_at(root, f"data/{dataset}", f"metrics/{name}", f"reports/runs/{name}", store=True)
+        keep_copy(root)
         step(dataset, settings, workspace)
