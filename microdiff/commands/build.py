@@ -24,11 +24,19 @@ from microdiff.core.files import try_lock, whole_file
 from microdiff.errors import SourceError, StepError
 from microdiff.remote.dvc_command import dvc_environment
 from microdiff.remote.dvc_lock_copy import OWN, in_head, keep_copy
-from microdiff.remote.dvc_presence import Origin, absent_artifacts, absent_metrics, default_remote, others_at_work
+from microdiff.remote.dvc_presence import (
+    Origin,
+    absent_artifacts,
+    absent_metrics,
+    default_remote,
+    is_alive,
+    others_at_work,
+)
 
 log = logging.getLogger("microdiff")
 
 _OTHERS_WRITE_CODE_S = 60.0
+_BETWEEN_NODES_S = 3.0
 _POLL_S = 0.2
 
 
@@ -132,19 +140,30 @@ def _repro(root: Path, dataset: str, steps: Sequence[str], *options: str) -> Non
         StepError: One failed.
     """
     nodes = [f"{step}@{dataset}" for step in steps]
+    _wait_for_others(root, dataset, 0.0)
     while (code := _dvc(root, "repro", *options, "--single-item", *nodes)) != 0:
-        if not _others_ended(root, dataset):
+        if not _wait_for_others(root, dataset, _BETWEEN_NODES_S):
             raise StepError(f"{' '.join(nodes)}: DVC ended with exit code {code}; what it said is above.")
 
 
-def _others_ended(root: Path, dataset: str) -> bool:
-    """Wait for other DVC commands at work on a dataset, whom ours gave way to; tell whether there were any."""
-    others = others_at_work(root, dataset)
-    if others:
-        log.info("%s: another DVC command (process %s) is at work on it: waiting for its end", dataset, others[0])
-    while others_at_work(root, dataset):
+def _wait_for_others(root: Path, dataset: str, appear_s: float) -> bool:
+    """Wait for the end of other DVC commands at work on a dataset, as `dvc repro` is; return whether there were any.
+
+    Args:
+        root: The repository.
+        dataset: Its name.
+        appear_s: How long to look for one, which holds nothing between two nodes.
+    """
+    look_until = time.monotonic() + appear_s
+    seen: list[int] = []
+    while True:
+        others = others_at_work(root, dataset)
+        if others and not seen:
+            log.info("%s: another DVC command (process %s) is at work on it: waiting for its end", dataset, others[0])
+        seen = seen or others
+        if not any(map(is_alive, seen)) and (seen or time.monotonic() >= look_until):
+            return bool(seen)
         time.sleep(_POLL_S)
-    return bool(others)
 
 
 def _dvc(root: Path, *arguments: str) -> int:

@@ -47,8 +47,9 @@ def keep_copy(root: Path) -> None:
     copy = root / OWN / LOCK
     with contextlib.suppress(OSError):  # it is kept for worse days, and hinders nothing today
         data = (root / LOCK).read_bytes()
-        is_kept = copy.is_file() and copy.read_bytes() == data
-        if (root / ".dvc").is_dir() and not is_kept and lock_problem(data) is None:
+        kept = copy.read_bytes() if copy.is_file() else b""
+        is_new = data != kept and not _is_cut(data, kept)
+        if (root / ".dvc").is_dir() and is_new and lock_problem(data) is None:
             copy.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(copy) as file:
                 file.write(data)
@@ -57,7 +58,8 @@ def keep_copy(root: Path) -> None:
 def restore_lock(root: Path) -> str | None:
     """Put the last good copy in the place of a dvc.lock that is damaged, or what git has where there is no copy.
 
-    A file that DVC can read is left as it is. The damaged one is kept beside it, under another name.
+    A file that DVC can read is left as it is, unless it is the copy without its end. The damaged one is kept beside it,
+    under another name.
 
     Returns:
         What was done, None if nothing had to be.
@@ -65,8 +67,11 @@ def restore_lock(root: Path) -> str | None:
     Raises:
         SchemaError: It holds conflicts of a merge, or no good copy of it is left.
     """
-    lock = root / LOCK
+    lock, copy = root / LOCK, root / OWN / LOCK
     problem, data = _settled(lock)
+    kept = copy.read_bytes() if copy.is_file() else b""
+    if problem is None and _is_cut(data, kept):
+        problem = "it ends in the middle of a line"  # DVC would take it, and all that is cut off for new
     if problem is None:
         keep_copy(root)
         return None
@@ -74,8 +79,6 @@ def restore_lock(root: Path) -> str | None:
         raise SchemaError(
             f"{lock}: holds conflicts of a merge. Take one side (git checkout --ours or --theirs {LOCK}), run it again."
         )
-    copy = root / OWN / LOCK
-    kept = copy.read_bytes() if copy.is_file() else b""
     for good, name in ((kept, "the last good copy"), (_in_git(root), "the one of git's HEAD")):
         if lock_problem(good) is None:
             with whole_file(root / BROKEN) as file:
@@ -87,6 +90,11 @@ def restore_lock(root: Path) -> str | None:
         f"{lock}: damaged ({problem}), and neither a copy of it nor git has a good one.\n"
         "Remove it and run it again: all nodes run, and find the partitions that are finished."
     )
+
+
+def _is_cut(data: bytes, whole: bytes) -> bool:
+    """Tell whether bytes are the others up to the middle of a line."""
+    return not data.endswith(b"\n") and len(data) < len(whole) and whole.startswith(data)
 
 
 def _settled(lock: Path) -> tuple[str | None, bytes]:

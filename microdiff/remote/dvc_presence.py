@@ -89,7 +89,7 @@ def others_at_work(root: Path, dataset: str) -> list[int]:
     except (OSError, ValueError):  # nobody holds anything, or it is being written
         return []
     ours = (f"{os.sep}data{os.sep}{dataset}{os.sep}", f"{os.sep}code{os.sep}", f"{os.sep}{dataset}.json")
-    return sorted({pid for path, pid in _holders(held) if any(part in path for part in ours) and _is_alive(pid)})
+    return sorted({pid for path, pid in _holders(held) if any(part in path for part in ours) and is_alive(pid)})
 
 
 def _holders(held: object) -> Iterator[tuple[str, int]]:
@@ -104,7 +104,8 @@ def _holders(held: object) -> Iterator[tuple[str, int]]:
             yield from ((path, int(holder["pid"])) for holder in holders)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -66,6 +66,18 @@ def test_the_last_good_copy_comes_back(project: Path, cut: int) -> None:
     assert restore_lock(project) is None
 
 
+def test_the_copy_without_its_end_is_a_cut_file_though_dvc_would_take_it(project: Path) -> None:
+    keep_copy(project)
+    cut = WHOLE.index(b"md5: ", 9000) + len("md5: 0123456789abcdef")
+    (project / "dvc.lock").write_bytes(WHOLE[:cut])
+    assert lock_problem(WHOLE[:cut]) is None
+    keep_copy(project)
+    said = restore_lock(project)
+    assert said is not None
+    assert "it ends in the middle of a line" in said
+    assert (project / "dvc.lock").read_bytes() == WHOLE
+
+
 def test_without_a_copy_git_has_one(project: Path) -> None:
     commit(project)
     (project / "dvc.lock").write_bytes(b"")
@@ -90,7 +102,7 @@ def test_what_somebody_edited_stays(project: Path) -> None:
     commit(project)
     keep_copy(project)
     mine = WHOLE.replace(b"caption: first", b"caption: longest")
-    for data in (mine, WHOLE[: WHOLE.index(b"  clean@cc12m")], WHOLE.rstrip(b"\n")):
+    for data in (mine, WHOLE[: WHOLE.index(b"  clean@cc12m")], mine.rstrip(b"\n")):
         (project / "dvc.lock").write_bytes(data)
         assert restore_lock(project) is None
         assert (project / "dvc.lock").read_bytes() == data
