@@ -6,7 +6,8 @@
     |-- RejectionError   more records were rejected than the dataset allows
     |-- SchemaError      an artifact is missing, damaged, or does not fit what reads it
     |   `-- DamagedError   a file's bytes are not the recorded ones
-    `-- StepError        partitions failed, or a ledger does not add up
+    |-- StepError        partitions failed, or a ledger does not add up
+    `-- WriteError       a place takes no more bytes: full, over quota, read-only, or not this user's
 
 A stage prints one of these without a traceback and exits with 1. A bad *record* is never an error: it is a
 rejection (see `microdiff.core.ledger`). Anything else that is raised is a bug and shows its traceback.
@@ -65,6 +66,10 @@ class DamagedError(SchemaError):
 
 class StepError(MicrodiffError):
     """A step could not finish: partitions failed, or its counts do not add up."""
+
+
+class WriteError(MicrodiffError):
+    """A folder cannot be written: its disk is full or read-only, permission is missing, or it is a file."""
 
 
 def _shortened(found: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from microdiff.artifacts.checks import check_raw
 from microdiff.artifacts.tables import read_rows
+from microdiff.config.roots import public_root
 from microdiff.config.settings import DownloadSettings
 from microdiff.core.code_fingerprint import code_digest
 from microdiff.core.files import scratch_folder
@@ -24,7 +25,7 @@ from microdiff.formats.annotations import Annotations, write_annotations
 from microdiff.formats.records import Inputs, Partition
 from microdiff.handlers import Handler
 from microdiff.pipeline.executor import TaskResult
-from microdiff.pipeline.params import Dataset, Params, as_values
+from microdiff.pipeline.params import Dataset, Params, as_values, deciding_values
 from microdiff.pipeline.run import Run
 from microdiff.pipeline.selection import select
 from microdiff.pipeline.task import StoredPartition, Task
@@ -62,13 +63,14 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
         table = _Table(entry, origin, run)
         code = code_digest(["microdiff.download.raw_writer", f"microdiff.handlers.{dataset}"])
         settings = {"download": as_values(params.download), "handler": as_values(entry.handler)}
+        deciding = {"download": as_values(params.download), "handler": deciding_values(entry.handler)}
         bases = [
             Task(
                 step="download",
                 name=part.name,
                 cache_key={
                     "code": code,
-                    "settings": settings,
+                    "settings": deciding,
                     "partition": asdict(part),
                     "files": [asdict(files[path]) for path in part.files],
                     "annotations": [asdict(file) for file in table.files],
@@ -125,10 +127,9 @@ class _Origin:
 
     def __init__(self, entry: Dataset, work: Path, report: Reporter, *, may_be_lost: bool) -> None:
         question = {
-            "source": entry.source,
+            "source": public_root(entry.source),
             "handler": as_values(entry.handler),
             "partitions": entry.partitions,
-            "annotations": entry.handler.annotation_root(),
         }
         kept = work / "listings" / f"{entry.name}.json"
         self.source: Source
@@ -194,7 +195,7 @@ class _Table:
             name=entry.name,
             cache_key={
                 "code": code_digest(modules),
-                "handler": as_values(entry.handler),
+                "handler": deciding_values(entry.handler),
                 "files": [asdict(file) for file in self.files],
             },
             compute=partial(_write_table, entry.handler, self._source, self.files),

@@ -7,6 +7,7 @@ datasets.<name>                  max_rejected_share, clean, and download: source
 
 import dataclasses
 import difflib
+import logging
 import types
 import typing
 from collections.abc import Mapping
@@ -16,12 +17,15 @@ from typing import Any, TypeVar, cast
 
 import yaml
 
+from microdiff.config.roots import Root, is_root, public_root, without_secrets_in
 from microdiff.config.settings import CleanSettings, DownloadSettings, EncodeSettings, ShardSettings
 from microdiff.errors import ParamsError
 from microdiff.handlers import Handler, handler_class
+from microdiff.pipeline.root_settings import is_recorded, read_root, secrets_in
 from microdiff.pipeline.selection import parse_selection
 
 _SALT = "store_salt"
+log = logging.getLogger("microdiff")
 
 T = TypeVar("T")
 
@@ -41,7 +45,7 @@ class Dataset:
 
     name: str
     max_rejected_share: float
-    source: str
+    source: Root
     partitions: str
     handler: Handler
     clean: CleanSettings
@@ -76,13 +80,14 @@ class Params:
         return self.datasets[name]
 
 
-def load_params(path: Path, dataset: str | None = None) -> Params:
+def load_params(path: Path, dataset: str | None = None, *, recorded: bool | None = None) -> Params:
     """Read and check a params file.
 
     Args:
         path: The file.
         dataset: The only entry of `datasets` that is wanted. The others are not looked at, nor are their handlers
             imported: what is wrong with one dataset does not stop the others. None for all.
+        recorded: Whether the settings will be recorded, so that a secret among them is wrong; None for finding out.
 
     Raises:
         ParamsError: The file is missing or not YAML, or settings are wrong: one line for each.
@@ -90,8 +95,18 @@ def load_params(path: Path, dataset: str | None = None) -> Params:
     document = _read(path)
     problems: list[str] = []
     params = _parse_params(document, dataset, problems)
+    secrets = [line for line in secrets_in(document) if _concerns(line, dataset)]
+    if is_recorded() if recorded is None else recorded:
+        problems += secrets
+    else:
+        for line in secrets:
+            log.warning("warning: %s: %s", path, line)
     if params is None or problems:
-        raise ParamsError("\n".join([f"{path}: {len(problems)} problem(s)", *(f"  {problem}" for problem in problems)]))
+        raise ParamsError(
+            "\n".join(
+                [f"{path}: {len(problems)} problem(s)", *(f"  {without_secrets_in(problem)}" for problem in problems)]
+            )
+        )
     return params
 
 
@@ -114,8 +129,18 @@ def _read(path: Path) -> object:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file. Copy a preset: make preset PRESET=sample") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: not YAML: {error}") from error
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read: {error.strerror}. Check --params.") from None
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from None
+    except yaml.YAMLError as error:  # its own words quote lines, which may hold secrets
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ParamsError(f"{path}: not YAML: {getattr(error, 'problem', None) or 'unreadable'}{where}") from None
+
+
+def _concerns(line: str, dataset: str | None) -> bool:
+    return dataset is None or not line.startswith("datasets.") or line.startswith(f"datasets.{dataset}.")
 
 
 def _entries(document: Mapping[str, Any], problems: list[str]) -> dict[str, object]:
@@ -161,7 +186,7 @@ def _parse_dataset(name: str, value: object, problems: list[str]) -> Dataset | N
     for key in ("source", "partitions"):
         if key not in common:
             problems.append(f"{where}.download.{key}: missing")
-    source = _convert(str, common.get("source", ""), f"{where}.download.source", problems)
+    source = _convert(Root, common.get("source", ""), f"{where}.download.source", problems)
     partitions = str(common.get("partitions", "all"))
     try:
         parse_selection(partitions)
@@ -194,7 +219,7 @@ def parse(cls: type[T], value: object, where: str, problems: list[str], also: tu
     Returns:
         The settings, or None after a mistake.
     """
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     known = [field.name for field in fields(cast("Any", cls))]
     required = [field.name for field in fields(cast("Any", cls)) if _required(field)]
     values = _mapping(value, where, required, problems, known=[*known, *also])
@@ -211,8 +236,18 @@ def parse(cls: type[T], value: object, where: str, problems: list[str], also: tu
 
 
 def as_values(settings: object) -> dict[str, Any]:
-    """Return a settings dataclass as JSON values, for fingerprints and manifests."""
-    return dataclasses.asdict(cast("Any", settings))
+    """Return a settings dataclass as JSON values, for fingerprints and manifests; roots have their public form."""
+    values: dict[str, Any] = dataclasses.asdict(cast("Any", settings))
+    return {name: public_root(value) if name in _roots(settings) else value for name, value in values.items()}
+
+
+def deciding_values(settings: object) -> dict[str, Any]:
+    """Return those values of a settings dataclass that decide bytes, for fingerprints: all but its roots."""
+    return {name: value for name, value in as_values(settings).items() if name not in _roots(settings)}
+
+
+def _roots(settings: object) -> list[str]:
+    return [name for name, hint in typing.get_type_hints(type(settings), include_extras=True).items() if is_root(hint)]
 
 
 def _required(field: "dataclasses.Field[Any]") -> bool:
@@ -242,6 +277,8 @@ def _instead(name: str, known: typing.Iterable[str]) -> str:
 def _convert(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
     """Check one value against its declared type, allowing an int where a float is asked for."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if is_root(kind):
+        return read_root(_convert(arguments[0], value, where, problems), where, problems)
     if is_dataclass(kind):
         return parse(cast("type[Any]", kind), value, where, problems)
     if origin is typing.Literal:

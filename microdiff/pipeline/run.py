@@ -25,7 +25,7 @@ from microdiff.core.ledger import (
 from microdiff.core.prefetch import num_threads, prefetch_map
 from microdiff.core.progress import Progress
 from microdiff.core.verified_files import InputFile
-from microdiff.errors import DamagedError, SourceError, StepError
+from microdiff.errors import DamagedError, SourceError, StepError, WriteError
 from microdiff.pipeline.executor import TaskResult
 from microdiff.pipeline.finder import Finder
 from microdiff.pipeline.hashed import carried_over
@@ -127,6 +127,7 @@ class Run:
 
         Raises:
             StepError: Some failed, after all the others have finished.
+            WriteError: A place could not be written; nothing was tried after that.
         """
         done: dict[tuple[str, str], StoredPartition] = {}
         missing: list[Task] = []
@@ -157,6 +158,8 @@ class Run:
                 self._mend(outcome.damaged)
         else:
             failed += damaged
+        if unwritable := next((item.unwritable for item in failed if item.unwritable), None):
+            raise WriteError(f"{self.step} {self.dataset}: {unwritable}")
         if failed:
             raise StepError(self._failure(failed, len(tasks)))
         return [done[task.step, task.name] for task in tasks]

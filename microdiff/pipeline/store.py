@@ -25,6 +25,7 @@ from microdiff.core.files import (
     sync_folders,
 )
 from microdiff.core.ledger import Result
+from microdiff.core.places import writing_to
 from microdiff.core.progress import LogReporter, Reporter
 from microdiff.errors import DamagedError, SchemaError, StepError
 from microdiff.pipeline.device_facts import device_facts
@@ -165,6 +166,8 @@ class Store:
         work = [(task.label, partial(_compute, task, self.folder(task))) for task in tasks]
         for outcome in run_tasks(work, plan, report):
             yield outcome if outcome.error is not None else outcome.result
+        for step in {task.step for task in tasks}:  # after a full disk: what stopped workers left
+            sweep(self.root / step)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -253,7 +256,7 @@ def _is_damaged(folder: Path, name: str) -> bool:
 
 def _compute(task: Task, target: Path, report: Reporter) -> StoredPartition:
     """Compute one task into a scratch folder and publish it under its fingerprint. Runs in a worker."""
-    with scratch_folder(target.parent) as folder:
+    with writing_to(target.parent), scratch_folder(target.parent) as folder:
         result = task.compute(folder, report)
         task.check(folder, task.name, result)
         files = {}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from microdiff.config.roots import public_root
 from microdiff.core.progress import Reporter
 from microdiff.errors import SourceError
 from microdiff.storage import SETTING, Body, CannotResume, Changed, NotFound, SourceFile, Storage, TryAgain
@@ -61,8 +62,8 @@ class FsspecStorage(Storage):
 
     @property
     def name(self) -> str:
-        """The root without user, password and query."""
-        return without_secrets(self.root)
+        """The root without user, password and query; of a folder of this machine, its name."""
+        return public_root(self.root)
 
     def stat(self, path: str, checksum: str | None = None) -> SourceFile:
         """Describe a file by its ETag if there is one, else by whatever the file system says of it."""

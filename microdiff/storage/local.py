@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from microdiff.config.roots import public_root
 from microdiff.core.file_facts import file_facts, is_unchanged, now_ns, were_stable
 from microdiff.core.files import digest_json, read_json, write_json
 from microdiff.core.progress import NullReporter, Reporter
@@ -126,9 +127,8 @@ class LocalSource:
 
 
 def local_name(root: str) -> str:
-    """Return how lineage shows a local path: as given if relative, else its last part."""
-    path = Path(root)
-    return path.name if path.is_absolute() else path.as_posix()
+    """Return how lineage shows a local path: as given if it is in the project's folder, else its last part."""
+    return public_root(root)
 
 
 def _files_in(root: Path, folder: str) -> list[str]:
