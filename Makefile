@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 DATASETS := $(basename $(notdir $(filter-out %/__init__.py,$(wildcard microdiff/handlers/*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick coverage check format code bench report verify preset all $(DATASETS) remote pull push clean-work
+.PHONY: help setup demo test quick coverage check format code bench report verify preset all $(DATASETS) remote pull push clean-work restore slim gc
 
 help: ## List the targets
 	@sed -n 's/^\([^:#\t]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | sed 's/$$(DATASETS)/$(DATASETS)/' | \
@@ -96,3 +96,14 @@ push: setup ## Send all artifacts to the DVC remote
 
 clean-work: setup ## Remove finished partitions that no artifact refers to
 	@python -m stages.clean_work
+
+restore: setup ## Put the manifests that dvc.lock records in place, from the store that MICRODIFF_STORE names
+	@python -m stages.restore
+
+slim: setup ## Leave only the shards of NAME=coco on this disk, once the rest is on the remote
+	@test -n "$(NAME)" || { echo "make slim NAME=coco [FORCE=1: also what is not on the remote]"; exit 1; }
+	@python -m stages.slim $(NAME) $(if $(FORCE),--force)
+
+gc: setup ## Say what DVC's cache (REMOTE=1: and the remote) keeps that no branch or tag refers to; APPLY=1 removes it
+	@python -m stages.check --lock-only
+	@dvc gc --workspace --all-branches --all-tags $(if $(REMOTE),--cloud) $(if $(APPLY),--force,--dry)

@@ -3,7 +3,8 @@
 Where there is a DVC remote, what it has is pulled instead of computed, and what is current is left alone even if what
 it was made from is not here (`--allow-missing`). That hides whatever is missing, so it is asked for where all that is
 missing can be had from the remote or DVC's cache; a node whose output is nowhere runs. Without a remote it is never
-asked for: DVC then runs the nodes whose outputs are gone, and they find their partitions in the store.
+asked for: DVC then runs the nodes whose outputs are gone, and they find their partitions in the store. With a shared
+store the manifests of what is not here are put in place first, and stand for it.
 """
 
 import fcntl
@@ -18,10 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from microdiff.artifacts.kinds import KINDS
+from microdiff.artifacts.manifest import MANIFEST
 from microdiff.commands.check import check_lock, check_params
 from microdiff.commands.code_digests import FOLDER, stale_code_files
+from microdiff.commands.shared_store import restore_manifests
 from microdiff.core.files import try_lock, whole_file
 from microdiff.errors import SourceError, StepError
+from microdiff.pipeline.shared_store import VARIABLE
+from microdiff.pipeline.workspace import Workspace
 from microdiff.remote.dvc_command import dvc_environment
 from microdiff.remote.dvc_lock_copy import OWN, in_head, keep_copy
 from microdiff.remote.dvc_presence import (
@@ -81,8 +86,12 @@ def _build(dataset: str, root: Path) -> None:
     absent = absent_artifacts(root, dataset)
     metrics = _without_restored(absent_metrics(root, dataset), dataset, root)
     if remote is None:
+        stated = _stated(dataset, root)
+        absent = [kind for kind in absent if kind not in stated]
         _say(absent, metrics, dataset, "bringing it back from finished partitions")
-        _repro(root, dataset, list(KINDS.values()))
+        to_run = {KINDS[kind] for kind in absent} | set(metrics)
+        for steps in _runs(to_run) if stated else [list(KINDS.values())]:
+            _repro(root, dataset, steps, *(("--allow-missing",) if stated and not to_run & set(steps) else ()))
         return
     origin = Origin(root, remote)
     lost = [kind for kind in absent if not origin.has(dataset, kind)]
@@ -93,6 +102,22 @@ def _build(dataset: str, root: Path) -> None:
     if "shards" in absent_artifacts(root, dataset) and _dvc(root, "pull", f"shard@{dataset}") != 0:
         log.warning("data/%s/shards cannot be pulled: making it again", dataset)
         _repro(root, dataset, ["shard"], "--pull")
+
+
+def _stated(dataset: str, root: Path) -> list[str]:
+    """Return the artifacts that the shared store has and whose manifest is here, put there if need be.
+
+    By its manifest DVC tells that a step need not run, and one that has to run fetches of it what it reads.
+    """
+    try:
+        if not os.environ.get(VARIABLE) or dataset not in restore_manifests(
+            [dataset], Workspace(root), known_only=True
+        ):
+            return []
+    except SourceError as error:
+        log.warning("%s\nWhat the shared store has of %s is not known.", error, dataset)
+        return []
+    return [kind for kind in KINDS if kind != "shards" and (root / "data" / dataset / kind / MANIFEST).is_file()]
 
 
 def _runs(apart: set[str]) -> Iterator[list[str]]:

@@ -39,7 +39,7 @@ class Restored:
     absent: tuple[str, ...]
 
 
-def restore_manifests(datasets: list[str], workspace: Workspace) -> dict[str, Restored]:
+def restore_manifests(datasets: list[str], workspace: Workspace, *, known_only: bool = False) -> dict[str, Restored]:
     """Put the manifests that dvc.lock records where they belong, of artifacts that are not here.
 
     By them DVC tells that nothing has to run, and a step that has to run knows what to fetch from the store.
@@ -47,6 +47,7 @@ def restore_manifests(datasets: list[str], workspace: Workspace) -> dict[str, Re
     Args:
         datasets: Names; none means all that dvc.lock names.
         workspace: Where to.
+        known_only: Whether to leave out those that dvc.lock does not name.
 
     Raises:
         ParamsError: There is no shared store, or dvc.lock names no such dataset.
@@ -56,10 +57,11 @@ def restore_manifests(datasets: list[str], workspace: Workspace) -> dict[str, Re
     lock = workspace.root / "dvc.lock"
     recorded = _manifests_in(lock.read_bytes()) if lock.is_file() else {}
     known = sorted({dataset for dataset, _ in recorded})
-    if unknown := [name for name in datasets if name not in known]:
+    unknown = [name for name in datasets if name not in known]
+    if unknown and not known_only:
         raise ParamsError(f"{lock}: nothing is recorded of {', '.join(unknown)}; it knows {', '.join(known) or 'none'}")
     found = {}
-    for dataset in datasets or known:
+    for dataset in [name for name in datasets or known if name in known]:
         placed, absent = [], []
         for kind in KINDS:
             folder, md5 = workspace.artifact(dataset, kind), recorded.get((dataset, kind))
