@@ -10,7 +10,7 @@ from pathlib import Path
 from microdiff.artifacts.kinds import KINDS
 from microdiff.artifacts.manifest import MANIFEST, parse_manifest
 from microdiff.errors import ParamsError, StepError
-from microdiff.pipeline.inputs import INPUTS
+from microdiff.pipeline.store import INPUTS
 from microdiff.pipeline.workspace import Workspace
 from microdiff.remote.dvc_artifacts import DvcArtifacts, TrackedVersion
 

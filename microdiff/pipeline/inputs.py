@@ -19,12 +19,10 @@ from microdiff.core.prefetch import num_threads, prefetch_map
 from microdiff.core.verified_files import InputFile
 from microdiff.errors import DamagedError, MicrodiffError, SchemaError, StepError
 from microdiff.pipeline.shared_store import SharedStore
-from microdiff.pipeline.store import Store
+from microdiff.pipeline.store import INPUTS, Store
 from microdiff.remote.dvc_artifacts import DvcArtifacts, TrackedVersion
 
 log = logging.getLogger("microdiff")
-
-INPUTS = "inputs"
 
 
 class InputArtifact:

@@ -37,6 +37,7 @@ from microdiff.pipeline.task import Check, StoredPartition, Task, no_check
 from microdiff.pipeline.workers import WorkerPlan
 
 _FINGERPRINT_DIGITS = 32
+INPUTS = "inputs"  # files of earlier artifacts that are not in the artifact's folder
 LOG = LogReporter()
 _ALREADY_THERE = (errno.ENOTEMPTY, errno.EEXIST)
 
@@ -179,7 +180,7 @@ class Store:
         """Remove partitions whose fingerprint is not referenced, fetched files, and what dead runs left.
 
         Returns:
-            Number of folders removed, and the bytes of files that no hard link elsewhere keeps alive.
+            Number of folders and files removed, and the bytes of files that no hard link elsewhere keeps alive.
 
         Raises:
             StepError: A step is running.
@@ -187,6 +188,11 @@ class Store:
         keep = set(referenced)
         removed = freed = 0
         with self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
+            for file in (path for path in (self.root / INPUTS).glob("*") if path.is_file()):
+                stat = file.stat()
+                freed += stat.st_size if stat.st_nlink == 1 else 0
+                file.unlink()
+                removed += 1
             for step in sorted(path for path in self.root.glob("*") if path.is_dir()):
                 removed += sweep(step)
                 for folder in sorted(path for path in step.iterdir() if _is_entry(path) and path.name not in keep):

@@ -104,9 +104,12 @@ class WritableFolder(LocalStorage, WritableStorage):
         target = self.root / path
         target.unlink(missing_ok=True)
         for folder in target.parents:
-            if folder == self.root or any(folder.iterdir()):
+            if folder == self.root:
                 return
-            folder.rmdir()
+            try:
+                folder.rmdir()
+            except OSError:  # not empty
+                return
 
     def walk(self, folder: str) -> Iterator[StoredFile]:
         """Yield all files in a folder."""
