@@ -12,13 +12,15 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from microdiff.artifacts.manifest import FileRecord
+from microdiff.core.progress import NullReporter
 from microdiff.errors import DamagedError, ParamsError, SchemaError, SourceError
 from microdiff.pipeline.offer import Offer
 from microdiff.pipeline.store_record import RECORD, StoreRecord
@@ -50,7 +52,7 @@ def open_shared_store() -> "SharedStore | None":
     if not root:
         return None
     try:
-        store = SharedStore(open_writable(root, VARIABLE))
+        store = SharedStore(open_writable(root, VARIABLE, NullReporter()))
     except SourceError as error:
         raise ParamsError(str(error)) from None
     store.prove_access()
@@ -143,12 +145,13 @@ class SharedStore:
         """Tell whether the store has a finished partition."""
         return self.find(step, fingerprint) is not None
 
-    def send(self, stored: StoredPartition, *, replace: bool = False) -> bool:
+    def send(self, stored: StoredPartition, *, replace: bool = False, insist: bool = False) -> bool:
         """Put a finished partition into the store; return whether it was not there yet.
 
         Args:
             stored: One result, not one that others are merged into. Its files are verified first.
             replace: Whether to write it even if it is there, since it is damaged there.
+            insist: Whether to ask a store that could not be reached a moment ago.
 
         Raises:
             Unreachable: The store cannot be reached.
@@ -156,17 +159,30 @@ class SharedStore:
             DamagedError: A file here is not the recorded one.
         """
         folder = f"{stored.step}/{stored.fingerprints[0]}"
-        if not replace and self.has(stored.step, stored.fingerprints[0]):
-            return False
-        for name, file in stored.inputs.items():
-            self.storage.write(f"{folder}/{name}", file.check())
-        record = stored.record.to_bytes()
-        self._write_bytes(f"{folder}/{RECORD}", record)
+        with self._reached(insist=insist):
+            if not replace and self.has(stored.step, stored.fingerprints[0]):
+                return False
+            for name, file in stored.inputs.items():
+                self.storage.write(f"{folder}/{name}", file.check())
+            self._write_bytes(f"{folder}/{RECORD}", stored.record.to_bytes())
         return True
 
     def send_manifest(self, md5: str, data: bytes) -> None:
         """Put a manifest into the store; errors as for `send`."""
-        self._write_bytes(f"{MANIFESTS}/{md5}.json", data)
+        with self._reached(insist=False):
+            self._write_bytes(f"{MANIFESTS}/{md5}.json", data)
+
+    @contextmanager
+    def _reached(self, *, insist: bool) -> Iterator[None]:
+        """Refuse while the store is known to be out of reach, and note when it turns out to be."""
+        with self._lock:
+            if not insist and time.monotonic() < self._resume_at:
+                raise Unreachable(f"{self.name}: out of reach")
+        try:
+            yield
+        except Unreachable as error:
+            self._pause(error)
+            raise
 
     def manifest(self, md5: str) -> bytes | None:
         """Return the manifest of an MD5, None where the store has none.

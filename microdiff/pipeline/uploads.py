@@ -78,7 +78,7 @@ class Uploads:
                 lost.append(lost[0])
                 continue
             try:
-                self.num_sent += self._shared.send(part, replace=replace)
+                self.num_sent += self._shared.send(part, replace=replace, insist=True)
             except (MicrodiffError, OSError) as error:
                 lost.append(error)
         if lost:

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from microdiff.core.files import copy_whole
-from microdiff.core.progress import LogReporter
+from microdiff.core.progress import Reporter
 from microdiff.errors import SourceError
 from microdiff.storage import NotFound, Storage
 from microdiff.storage.fsspec import FsspecStorage, open_fsspec
@@ -64,17 +64,18 @@ class WritableStorage(Storage):
         """
 
 
-def open_writable(root: str, setting: str) -> WritableStorage:
+def open_writable(root: str, setting: str, report: Reporter) -> WritableStorage:
     """Return the storage at a root.
 
     Args:
         root: A local folder, `s3://BUCKET/PREFIX`, or another URL that fsspec knows.
         setting: Where the root is set, for messages.
+        report: Hears of requests that are repeated.
 
     Raises:
         SourceError: It is of an unknown kind.
     """
-    report, parts = LogReporter(), urlsplit(root)
+    parts = urlsplit(root)
     if "://" not in root or parts.scheme == "file":
         folder = Path(parts.path if parts.scheme == "file" else root).expanduser().absolute()
         return WritableFolder(root=folder, report=report, setting=setting)
