@@ -78,7 +78,7 @@ def no_fetching(monkeypatch: pytest.MonkeyPatch) -> None:
 def everything(workspace: Workspace) -> Iterator[str]:
     """Yield every key that any artifact still holds something of."""
     for part in read_manifest(workspace.artifact("coco", "raw")).partitions:
-        yield from (image.key for image in read_images(workspace.artifact("coco", "raw"), part))
+        yield from (image.key for image in read_images(workspace.artifact("coco", "raw") / f"{part}.tar"))
         for kind in ("raw", "captions", "latents"):
             yield from kept(workspace, part, kind)
     shards = workspace.artifact("coco", "shards")

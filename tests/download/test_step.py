@@ -235,7 +235,7 @@ def test_a_partition_is_redacted_from_the_nearest_that_lacks_no_other_sample(
     assert computed(workspace) == 1
     gone = {row["key"] for row in rows(workspace, "0000") if row["status"] == "withdrawn"}
     assert gone == {*keys, *({"a#2", "a#3"} if "a" in keys else ())}
-    kept = [image.key for image in read_images(workspace.artifact("sa1b", "raw"), "0000")]
+    kept = [image.key for image in read_images(workspace.artifact("sa1b", "raw") / "0000.tar")]
     assert kept == [letter for letter in LETTERS if letter not in keys]
 
 
