@@ -59,7 +59,7 @@ def test_nodes_depend_on_exactly_what_matters(
 ) -> None:
     node = graph[step]["do"]
     assert node["deps"] == [f"code/{step}.json", *deps]
-    assert set(node["params"]) == params | {"datasets.${key}.max_rejected_share"}
+    assert set(node["params"]) == params | {"datasets.${key}.max_rejected_share", "store_salt"}
     assert node["cmd"] == f"python -m stages.{step} ${{key}}"  # speed is no argument: DVC hashes the command
     assert node["metrics"] == [{f"metrics/{step}/${{key}}.json": {"cache": False}}]
 

@@ -111,7 +111,7 @@ def text_row(column: str, encoder: Mapping[str, Any], tensor: str) -> RowType | 
 
 
 def _text_row(latents: LatentsFile, tensor: str) -> RowType | None:
-    masks = {mask_column(name): name for name in latents.names}
+    masks = {mask_column(name): name for name in latents.names if mask_column(name) != name}
     return text_row(masks.get(tensor, tensor), latents.encoder, tensor)
 
 

@@ -140,7 +140,8 @@ class _Partition:
             SchemaError: They do not fill the memory, or it lacks a column.
         """
         data = bytearray(self._record_type.itemsize)
-        self._records.read(row * len(data), memoryview(data))
+        if not self._records.read(row * len(data), memoryview(data)):
+            raise self._damaged(f"it has no record {row}")
         record = np.frombuffer(data, self._record_type)[0]
         rows = record["rows"].tolist()
         plain = self._plain_values(record)
@@ -160,7 +161,8 @@ class _Partition:
                 number, file, offset, row_bytes = self._columns[column.name]
                 if rows[number] < 0:
                     raise self._damaged(f"record {row}: it has no {column.name}")
-                file.read(offset + rows[number] * row_bytes, into[at : at + row_bytes])
+                if not file.read(offset + rows[number] * row_bytes, into[at : at + row_bytes]):
+                    self._blame(plain["key"].decode(errors="replace"))
                 values.append(into[at : at + row_bytes])
                 at += row_bytes
         key, caption = plain["key"].decode(errors="replace"), plain["caption"].decode(errors="replace")
@@ -185,23 +187,22 @@ class _Partition:
     def _plain_values(self, record: Any) -> dict[str, bytes]:
         key_bytes = int(record["key_bytes"])
         texts = bytearray(key_bytes + int(record["caption_bytes"]))
-        self._texts.read(int(record["text_offset"]), memoryview(texts))
+        if not self._texts.read(int(record["text_offset"]), memoryview(texts)):
+            raise self._damaged("its texts end early")
         values = bytes(texts[:key_bytes]), bytes(texts[key_bytes:])
         return dict(zip(PLAIN_COLUMNS, (*values, record["width"].tobytes(), record["height"].tobytes()), strict=True))
 
 
 class _OpenFile:
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._descriptor = os.open(path, os.O_RDONLY)
 
     def __del__(self) -> None:
         os.close(self._descriptor)
 
-    def read(self, offset: int, into: memoryview) -> None:
-        """Fill memory from the file."""
-        if os.preadv(self._descriptor, [into], offset) != len(into):
-            raise SchemaError(f"{self._path}: shorter than when it was indexed")
+    def read(self, offset: int, into: memoryview) -> bool:
+        """Fill memory from the file; return whether it goes so far."""
+        return os.preadv(self._descriptor, [into], offset) == len(into)
 
 
 @cache

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 from microdiff.errors import SourceError
@@ -106,15 +105,8 @@ class S3Storage(Storage):
 
     def call(self, method: str, path: str, **arguments: Any) -> Any:
         """Call a method of the client for a path, its errors in words."""
-        with self._errors_in_words(path) as client:
+        with self.errors_in_words(path) as client:
             return getattr(client, method)(Bucket=self.bucket, **arguments)
-
-    def upload(self, path: str, file: Path) -> None:
-        """Put a file's bytes under a path, a large one in parts, by one attempt."""
-        from s3transfer.manager import TransferManager
-
-        with self._errors_in_words(path) as client, TransferManager(client) as transfers:
-            transfers.upload(str(file), self.bucket, self.key(path)).result()
 
     def pages(self, field: str, path: str, **arguments: Any) -> Iterator[Any]:
         """Yield the entries of a listing, page by page."""
@@ -127,7 +119,8 @@ class S3Storage(Storage):
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
     @contextmanager
-    def _errors_in_words(self, path: str) -> Iterator[Any]:
+    def errors_in_words(self, path: str) -> Iterator[Any]:
+        """Give the client, and raise what its errors mean in place of them."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         where = "/".join(filter(None, (self.name, path)))

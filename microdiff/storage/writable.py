@@ -130,7 +130,13 @@ class WritableS3(S3Storage, WritableStorage):
 
     def write(self, path: str, file: Path) -> None:
         """Put an object, a large one in parts; S3 shows it whole or not at all."""
-        retried(self, path, lambda: self.upload(path, file))
+        retried(self, path, partial(self._upload, path, file))
+
+    def _upload(self, path: str, file: Path) -> None:
+        from s3transfer.manager import TransferManager
+
+        with self.errors_in_words(path) as client, TransferManager(client) as transfers:
+            transfers.upload(str(file), self.bucket, self.key(path)).result()
 
     def remove(self, path: str) -> None:
         """Remove an object."""
