@@ -5,7 +5,8 @@ from functools import partial
 from microdiff.clean.duplicates import find_duplicates, share_unique
 from microdiff.clean.policy import write_captions
 from microdiff.clean.stats import summarise
-from microdiff.core.code_fingerprint import code_digest
+from microdiff.core.code_identity import code_identity
+from microdiff.core.deciding_code import deciding_modules
 from microdiff.core.ledger import Counts
 from microdiff.pipeline.params import Params, as_values
 from microdiff.pipeline.run import Run
@@ -33,7 +34,7 @@ def clean(dataset: str, params: Params, workspace: Workspace) -> Counts:
     run = Run("clean", dataset, workspace)
     with run.store.in_use():
         raw = workspace.read_input(dataset, "raw")
-        code = code_digest(["microdiff.clean.policy"])
+        code = code_identity(deciding_modules("clean"))
         settings = as_values(entry.clean)
         duplicates = find_duplicates(raw.folder, raw.partitions, entry.clean) if entry.clean.drop_duplicates else {}
         tasks = [
