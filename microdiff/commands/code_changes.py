@@ -140,8 +140,11 @@ class _Scope:
                 self._compare_items(*pair)
             for item in after:
                 self._changed(item)
+            for item in before:
+                for each in (item, *items_in(item)):
+                    self._rebound(each)
             if before and not after:
-                self._deleted(before, name, owner)
+                self._deleted(name, owner)
 
     def _without_definitions(self, old: Sequence[Item], new: Sequence[Item]) -> tuple[list[Item], list[Item]]:
         """Compare functions, classes and equal imports wherever they are; return what is left, whose order counts."""
@@ -193,7 +196,7 @@ class _Scope:
         for nested in (each for block in blocks(item).values() for each in block):
             self._changed(nested, definition)
 
-    def _deleted(self, items: Sequence[Item], name: str, owner: ast.AST) -> None:
+    def _deleted(self, name: str, owner: ast.AST) -> None:
         """Note that statements are gone from a block: what is left of it must have run."""
         if name in _CLAUSES:
             self._refuse(owner, "a clause is gone: no line tells whether it was needed")
@@ -211,7 +214,10 @@ class _Scope:
             self._changes.must_run.append(Changed(item, known=self._known, definition=definition))
 
     def _rebound(self, item: Item) -> None:
-        """Note what a statement binds; of a function, whose own lines show whether it ran, only a name that is new."""
+        """Note what a statement binds or, if it is gone, has bound.
+
+        Of a function, whose own lines show whether it ran, only a name that is new.
+        """
         attributes = {node.attr for node in own_nodes(item) if isinstance(node, ast.Attribute) and _is_stored(node)}
         self._changes.rebound += [Binding(name, first_line(item), in_class=True) for name in sorted(attributes)]
         names = names_bound_by(item)

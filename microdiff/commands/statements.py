@@ -170,13 +170,14 @@ def was_evaluated(item: ast.AST, lazy: LazyPart, ran: Collection[int]) -> bool:
 
 
 def names_bound(node: ast.AST, *, nested: bool) -> set[str]:
-    """Return the names that statements below a node bind.
+    """Return the names that statements below a node bind; a function binds its parameters.
 
     Args:
         node: A module, class or function.
         nested: Whether to go into functions and classes.
     """
-    found: set[str] = set()
+    is_function = isinstance(node, FUNCTIONS)
+    found = {each.arg for each in own_nodes(node) if isinstance(each, ast.arg)} if is_function else set()
     pending: list[ast.AST] = [node]
     while pending:
         for item in (item for block in blocks(pending.pop()).values() for item in block):

@@ -388,6 +388,22 @@ def test_a_deletion_asks_for_what_is_left_of_its_block(tmp_path: Path) -> None:
     assert unseen(tmp_path, base, base.replace("        print(1)\n", "")) == ["a.py:3: did not run"]
 
 
+@pytest.mark.parametrize(
+    ("old", "expected"),
+    [
+        ("    size = 4\n", ["a.py:4: refers to size, which changed, and did not run"]),
+        ("    A.width = 4\n", ["a.py:6: refers to width, which changed, and did not run"]),
+    ],
+)
+def test_a_value_that_is_gone_was_perhaps_used(tmp_path: Path, old: str, expected: list[str]) -> None:
+    base = (
+        "class A:\n    width = 2\n\ndef f(size=8, gpu=False):\n    size = 4\n    A.width = 4\n    if gpu:\n"
+        "        return size\n    elif gpu is None:\n        return A.width\n"
+    )
+    found = unseen(tmp_path, base, base.replace(old, ""))
+    assert [each.partition(": ")[2] for each in found] == [each.partition(": ")[2] for each in expected]
+
+
 def test_an_emptied_function_must_not_be_called(tmp_path: Path) -> None:
     base = 'def f():\n    return 1\n\ndef g():\n    """Doc."""\n    print(1)\n'
     new = base.replace("    print(1)\n", "")
