@@ -87,12 +87,12 @@ class TinyProject:
     """The repository.
 
     Args:
-        root: A new folder.
+        root: A folder; what is in it becomes the repository. If it is not there, it is made, with the pipeline in it.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for name, text in _FILES.items():
+        for name, text in ({} if root.is_dir() else _FILES).items():
             path = root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")

@@ -141,8 +141,7 @@ class _Scope:
             for item in after:
                 self._changed(item)
             for item in before:
-                for each in (item, *items_in(item)):
-                    self._rebound(each)
+                self._gone(item)
             if before and not after:
                 self._deleted(name, owner)
 
@@ -181,6 +180,9 @@ class _Scope:
                     self._refuse(new, f"the default of {name} has changed: no line tells whether a call used it")
         else:
             self._rebound(new)
+            if not isinstance(new, ast.ClassDef):  # a condition that chooses otherwise where no sample goes
+                first = [block[0] for name, block in blocks(new).items() if block and name not in _CLAUSES]
+                self._changes.must_run += [Changed(item, is_new=False) for item in first]
 
     def _changed(self, item: Item, definition: str | None = None) -> None:
         """Note a statement that is new, with all that is in its blocks."""
@@ -195,6 +197,13 @@ class _Scope:
             return
         for nested in (each for block in blocks(item).values() for each in block):
             self._changed(nested, definition)
+
+    def _gone(self, item: Item) -> None:
+        """Note what a statement bound that is gone, with all that was in its blocks."""
+        self._rebound(item)
+        if not isinstance(item, (*FUNCTIONS, ast.ClassDef)):
+            for nested in (each for block in blocks(item).values() for each in block):
+                self._gone(nested)
 
     def _deleted(self, name: str, owner: ast.AST) -> None:
         """Note that statements are gone from a block: what is left of it must have run."""
@@ -218,6 +227,8 @@ class _Scope:
 
         Of a function, whose own lines show whether it ran, only a name that is new.
         """
+        if isinstance(item, ast.Global | ast.Nonlocal):
+            self._refuse(self._scope, f"whose {', '.join(item.names)} this means has changed, which no line tells")
         attributes = {node.attr for node in own_nodes(item) if isinstance(node, ast.Attribute) and _is_stored(node)}
         self._changes.rebound += [Binding(name, first_line(item), in_class=True) for name in sorted(attributes)]
         names = names_bound_by(item)

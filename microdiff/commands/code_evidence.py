@@ -53,9 +53,14 @@ class _Source:
         return not self._ran.isdisjoint(header_lines(item)) and not self.shares_its_line(item)
 
     def unseen_parts(self, item: Item, of: ast.AST | None = None) -> Iterator[tuple[int, str, str]]:
-        """Yield the line, the kind and the digest of lazy parts that were not surely evaluated, those around `of`."""
+        """Yield the line, the kind and the digest of lazy parts that were not surely evaluated.
+
+        Args:
+            item: The statement that they are in.
+            of: Only those around this node; but comprehensions count as evaluated.
+        """
         for part in lazy_parts(item):
-            if of is not None and of not in set(ast.walk(part.node)):
+            if of is not None and (not part.has_lines or of not in set(ast.walk(part.node))):
                 continue
             if not was_evaluated(item, part, self._ran):
                 yield part.node.lineno, part.what, tree_digest(part.node)

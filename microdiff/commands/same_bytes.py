@@ -44,12 +44,18 @@ class Candidate:
         modules_before: The modules that decided it.
         digest: Of its code now.
         identity: Of its code before.
+        declared: Why the code before stands for that, if that was not shown.
     """
 
     unit: Unit
     modules_before: tuple[str, ...]
     digest: str
     identity: str
+    declared: str | None
+
+    def listing(self, reason: str) -> Listing:
+        """Return what to list; what was declared of the code before remains so."""
+        return Listing(self.identity, reason if self.declared is None else f"{self.declared}; then {reason}")
 
 
 def list_same_bytes(root: Path, since: str, declared: str | None, say: Say) -> bool:
@@ -112,9 +118,13 @@ def _candidates(old: CodeIdentities, new: CodeIdentities) -> list[Candidate]:
     for unit in units(handled_datasets(new.tree.root)):
         if (earlier := before.get(unit.name)) is None:
             continue
-        digest, identity = new.digest(unit.modules), new.same_bytes.identity(old.identity(earlier.modules))
+        digest, digest_before = new.digest(unit.modules), old.digest(earlier.modules)
+        listings = {**old.same_bytes.listings, **new.same_bytes.listings}
+        before_that = listings.get(digest_before)
+        identity = new.same_bytes.identity(old.same_bytes.identity(digest_before))
         if digest not in new.same_bytes.listings and digest != identity:
-            found.append(Candidate(unit, earlier.modules, digest, identity))
+            declared = before_that.reason if before_that is not None and before_that.is_declared else None
+            found.append(Candidate(unit, earlier.modules, digest, identity, declared))
     return found
 
 
@@ -230,10 +240,10 @@ def _judge(
         elif unseen:
             say(f"{each.unit.name}: listed, since it was declared: {declared}")
             _say_unseen(unseen, say)
-            shown[each.digest] = Listing(each.identity, f"{DECLARED}{declared}")
+            shown[each.digest] = each.listing(f"{DECLARED}{declared}")
         else:
             say(f"{each.unit.name}: gives the same bytes")
-            shown.setdefault(each.digest, Listing(each.identity, reason))
+            shown.setdefault(each.digest, each.listing(reason))
     if refused and declared is None:
         say("What was not shown is computed again, unless you know better: --declare 'why the bytes are the same'")
     return {digest: listing for digest, listing in shown.items() if digest not in refused}, not refused

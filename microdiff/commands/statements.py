@@ -199,9 +199,12 @@ def names_bound_by(item: ast.AST) -> set[str]:
             return {alias.asname or alias.name for alias in item.names}
         case ast.ExceptHandler(name=str(name)):
             found.add(name)
-    for node in own_nodes(item):
+    nodes = list(own_nodes(item))
+    loops = [each.target for each in nodes if isinstance(each, ast.comprehension)]
+    inner = {id(name) for target in loops for name in ast.walk(target)}  # names of a comprehension are its own
+    for node in nodes:
         match node:
-            case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
+            case ast.Name(id=name, ctx=ast.Store() | ast.Del()) if id(node) not in inner:
                 found.add(name)
             case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
                 found.add(name)

@@ -89,7 +89,7 @@ HARMLESS = {
     "an import nothing refers to": BASE.replace("import os\n", ""),
     "a constant nothing refers to": BASE + "\nUNUSED = 5\n",
     "a function nothing refers to": BASE + "\ndef unused():\n    return LIMIT\n",
-    "a header": BASE.replace("if gpu:", "if gpu is True:"),
+    "a helper inlined": BASE.replace("return g(total)", "return total + 1").split("\ndef g")[0],
     "a new parameter": BASE.replace("text=None", "text=None, more=1"),
     "a loop over a local": BASE.replace("    return v", "    for _ in (1,):\n        pass\n    return v"),
     "layout, comments and docstrings": '"""Doc."""\n' + BASE.replace("total = 1", "total = (\n        1  # one\n    )"),
@@ -115,6 +115,11 @@ NOT_SHOWN = {
     "the branch gone": (
         BASE.replace("        total = total * LIMIT\n", "        pass\n"),
         ["a.py:8: changed, and did not run"],
+    ),
+    "its condition": (BASE.replace("if gpu:", "if gpu is True:"), ["a.py:8: did not run"]),
+    "a name that is global": (
+        BASE.replace("    total = 1", "    global LIMIT\n    total = 1"),
+        ["a.py:5: whose LIMIT this means has changed, which no line tells"],
     ),
     "a branch more": (
         BASE.replace(
@@ -263,9 +268,14 @@ def f(text="1"):
         ('text = ""', 'text = "x"', []),
         ("number = 7", "number = 7 + 0", []),
         ("while True:\n", "while True:\n        number += 0\n", []),
-        ("except ValueError", "except (ValueError, TypeError)", ["a.py:4: changed, and did not run"]),
+        (
+            "except ValueError",
+            "except (ValueError, TypeError)",
+            ["a.py:4: changed, and did not run", "a.py:5: did not run"],
+        ),
         ("return 0", "return 1", ["a.py:5: changed, and did not run"]),
-        ("case 0", "case 1", []),  # the pattern was tried
+        ("case 0", "case 1", ["a.py:12: did not run"]),
+        ("if number > 9", "if number > 8", []),
         ("number = 5", "number = 6", ["a.py:12: changed, and did not run"]),
         ("    else:\n        number += 1\n", "", ["a.py:2: a branch is gone: no line tells whether it was needed"]),
         (
@@ -402,6 +412,16 @@ def test_a_value_that_is_gone_was_perhaps_used(tmp_path: Path, old: str, expecte
     )
     found = unseen(tmp_path, base, base.replace(old, ""))
     assert [each.partition(": ")[2] for each in found] == [each.partition(": ")[2] for each in expected]
+
+
+def test_a_comprehension_has_names_of_its_own(tmp_path: Path) -> None:
+    old = "def f(values=(1,), gpu=False):\n    if gpu:\n        return each\n    return [each for each in values], 1\n"
+    new = old.replace(
+        "    return [each for each in values], 1", "    more = [each for each in values]\n    return more, 1"
+    )
+    assert unseen(tmp_path, old, new) == []
+    changed = unseen(tmp_path / "used in one", new, new.replace("each in values]", "each in (2, *values)]"))
+    assert changed == []
 
 
 def test_an_emptied_function_must_not_be_called(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 """`python -m stages.code --same-bytes` on a pipeline of a few lines: what it lists, what it refuses, and why."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from conftest import REPO
+from conftest import REPO, sample_preset
 from microdiff.commands.same_bytes import list_same_bytes
-from microdiff.core.code_identity import SAME_BYTES
+from microdiff.core.code_identity import SAME_BYTES, CodeIdentities
+from microdiff.core.deciding_code import deciding_modules
 from microdiff.errors import ParamsError, SourceError, StepError
 from tests.tiny_project import TinyProject
 from tests.waiting import run
@@ -131,6 +134,11 @@ def test_what_was_declared_is_listed_as_such(project: TinyProject) -> None:
     assert "clean: listed, since it was declared: 0 is where slices begin" in said
     assert "policy.py:6: changed, and did not run" in said
     assert project.listed() == [(project.digest("clean"), before, "declared: 0 is where slices begin")]
+    project.commit()
+    project.edit(POLICY, "    words = text.strip()\n    return words\n", "    return text.strip()\n")
+    assert same_bytes(project)[0]
+    reasons = {digest: reason for digest, _, reason in project.listed()}
+    assert reasons[project.digest("clean")] == f"declared: 0 is where slices begin; then {RECOMPUTED}"
 
 
 def test_an_earlier_commit_may_be_compared_with(project: TinyProject) -> None:
@@ -185,6 +193,32 @@ def test_code_that_changes_meanwhile_is_not_listed(project: TinyProject) -> None
     with pytest.raises(StepError, match="the code of clean has changed while it ran"):
         same_bytes(project)
     assert project.listed() == []
+
+
+def test_real_code_is_seen_to_run(tmp_path: Path) -> None:
+    """Also what runs on threads; of all datasets the one with the fewest samples."""
+    root = tmp_path / "project"
+    for name in ("microdiff", "stages", "code", "presets", "samples/textcaps", "samples/models"):
+        shutil.copytree(REPO / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    preset = sample_preset()
+    preset["datasets"] = {"textcaps": preset["datasets"]["textcaps"]}
+    (root / "presets" / "sample.yaml").write_text(yaml.safe_dump(preset), encoding="utf-8")
+    (root / SAME_BYTES).write_text("digest\tidentity\treason\n", encoding="utf-8")
+    project = TinyProject(root)
+    project.edit(
+        "microdiff/encode/merge.py", "    ledger = Ledger()\n", "    entered = Ledger()\n    ledger = entered\n"
+    )
+    project.edit(
+        "microdiff/encode/image_batches.py",
+        "        encoder = self.encoder.result()\n",
+        "        future = self.encoder\n        encoder = future.result()\n",
+    )
+    is_all, said = same_bytes(project)
+    assert is_all, said
+    found = {digest for digest, *_ in project.listed()}
+    assert found == {
+        CodeIdentities(root).digest(deciding_modules(kind)) for kind in ("encode-image", "encode-join", "latents")
+    }
 
 
 def test_the_command_says_all_that_and_ends_with_1(project: TinyProject) -> None:
