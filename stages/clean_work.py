@@ -4,8 +4,7 @@ from pathlib import Path
 
 import typer
 
-from microdiff.commands.cli import RootOption, errors_in_words
-from microdiff.pipeline.workspace import Workspace
+from microdiff.commands.cli import RootOption, errors_in_words, workspace_at
 
 app = typer.Typer(add_completion=False)
 
@@ -14,7 +13,7 @@ app = typer.Typer(add_completion=False)
 def main(root: RootOption = Path()) -> None:
     """Prune the partition store."""
     with errors_in_words():
-        workspace = Workspace(root)
+        workspace = workspace_at(root, store=True)
         removed, freed = workspace.store().prune(workspace.fingerprints())
         typer.echo(f"removed {removed} folders, freed {freed / 1e6:.1f} MB")
 

@@ -1,11 +1,13 @@
 """Read params.yaml into frozen dataclasses, reporting every mistake at once and by name.
 
 download, encode, shard          the same for all datasets
+store_salt                       another text disowns all that was computed before
 datasets.<name>                  max_rejected_share, clean, and download: source, partitions and the handler's fields
 """
 
 import dataclasses
 import difflib
+import logging
 import types
 import typing
 from collections.abc import Mapping
@@ -15,10 +17,15 @@ from typing import Any, TypeVar, cast
 
 import yaml
 
+from microdiff.config.roots import Root, is_root, public_root, without_secrets_in
 from microdiff.config.settings import CleanSettings, DownloadSettings, EncodeSettings, ShardSettings
 from microdiff.errors import ParamsError
 from microdiff.handlers import Handler, handler_class
+from microdiff.pipeline.root_settings import is_recorded, read_root, secrets_in
 from microdiff.pipeline.selection import parse_selection
+
+_SALT = "store_salt"
+log = logging.getLogger("microdiff")
 
 T = TypeVar("T")
 
@@ -38,7 +45,7 @@ class Dataset:
 
     name: str
     max_rejected_share: float
-    source: str
+    source: Root
     partitions: str
     handler: Handler
     clean: CleanSettings
@@ -46,12 +53,21 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Params:
-    """All of params.yaml."""
+    """All of params.yaml.
+
+    Attributes:
+        download: For all datasets.
+        encode: For all datasets.
+        shard: For all datasets.
+        datasets: By name.
+        store_salt: Another one disowns all that was computed before, here and in shared stores.
+    """
 
     download: DownloadSettings
     encode: EncodeSettings
     shard: ShardSettings
     datasets: Mapping[str, Dataset]
+    store_salt: str = ""
 
     def dataset(self, name: str) -> Dataset:
         """Return a dataset's entry.
@@ -64,13 +80,14 @@ class Params:
         return self.datasets[name]
 
 
-def load_params(path: Path, dataset: str | None = None) -> Params:
+def load_params(path: Path, dataset: str | None = None, *, recorded: bool | None = None) -> Params:
     """Read and check a params file.
 
     Args:
         path: The file.
         dataset: The only entry of `datasets` that is wanted. The others are not looked at, nor are their handlers
             imported: what is wrong with one dataset does not stop the others. None for all.
+        recorded: Whether the settings will be recorded, so that a secret among them is wrong; None for finding out.
 
     Raises:
         ParamsError: The file is missing or not YAML, or settings are wrong: one line for each.
@@ -78,8 +95,18 @@ def load_params(path: Path, dataset: str | None = None) -> Params:
     document = _read(path)
     problems: list[str] = []
     params = _parse_params(document, dataset, problems)
+    secrets = [line for line in secrets_in(document) if _concerns(line, dataset)]
+    if is_recorded() if recorded is None else recorded:
+        problems += secrets
+    else:
+        for line in secrets:
+            log.warning("warning: %s: %s", path, line)
     if params is None or problems:
-        raise ParamsError("\n".join([f"{path}: {len(problems)} problem(s)", *(f"  {problem}" for problem in problems)]))
+        raise ParamsError(
+            "\n".join(
+                [f"{path}: {len(problems)} problem(s)", *(f"  {without_secrets_in(problem)}" for problem in problems)]
+            )
+        )
     return params
 
 
@@ -102,8 +129,18 @@ def _read(path: Path) -> object:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file. Copy a preset: make preset PRESET=sample") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: not YAML: {error}") from error
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read: {error.strerror}. Check --params.") from None
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from None
+    except yaml.YAMLError as error:  # its own words quote lines, which may hold secrets
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ParamsError(f"{path}: not YAML: {getattr(error, 'problem', None) or 'unreadable'}{where}") from None
+
+
+def _concerns(line: str, dataset: str | None) -> bool:
+    return dataset is None or not line.startswith("datasets.") or line.startswith(f"datasets.{dataset}.")
 
 
 def _entries(document: Mapping[str, Any], problems: list[str]) -> dict[str, object]:
@@ -116,17 +153,18 @@ def _entries(document: Mapping[str, Any], problems: list[str]) -> dict[str, obje
 
 def _parse_params(document: object, dataset: str | None, problems: list[str]) -> Params | None:
     sections = {"download": DownloadSettings, "encode": EncodeSettings, "shard": ShardSettings}
-    known = [*sections, "datasets"]
-    values = _mapping(document, "", known, problems)
+    required = [*sections, "datasets"]
+    values = _mapping(document, "", required, problems, known=[*required, _SALT])
     parsed = {name: parse(cls, values[name], name, problems) for name, cls in sections.items() if name in values}
     entries = _entries(values, problems)
     if dataset is not None and dataset not in entries:
         problems.append(f"unknown dataset {dataset!r}{_instead(dataset, entries)}")
     wanted = entries if dataset is None else {name: entries[name] for name in entries if name == dataset}
     datasets = {name: _parse_dataset(name, value, problems) for name, value in wanted.items()}
+    salt = _convert(str, values.get(_SALT) or "", _SALT, problems)
     if problems:
         return None
-    return Params(datasets=cast("Mapping[str, Dataset]", datasets), **cast("Any", parsed))
+    return Params(datasets=cast("Mapping[str, Dataset]", datasets), store_salt=salt, **cast("Any", parsed))
 
 
 def _parse_dataset(name: str, value: object, problems: list[str]) -> Dataset | None:
@@ -148,7 +186,7 @@ def _parse_dataset(name: str, value: object, problems: list[str]) -> Dataset | N
     for key in ("source", "partitions"):
         if key not in common:
             problems.append(f"{where}.download.{key}: missing")
-    source = _convert(str, common.get("source", ""), f"{where}.download.source", problems)
+    source = _convert(Root, common.get("source", ""), f"{where}.download.source", problems)
     partitions = str(common.get("partitions", "all"))
     try:
         parse_selection(partitions)
@@ -181,7 +219,7 @@ def parse(cls: type[T], value: object, where: str, problems: list[str], also: tu
     Returns:
         The settings, or None after a mistake.
     """
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     known = [field.name for field in fields(cast("Any", cls))]
     required = [field.name for field in fields(cast("Any", cls)) if _required(field)]
     values = _mapping(value, where, required, problems, known=[*known, *also])
@@ -198,8 +236,18 @@ def parse(cls: type[T], value: object, where: str, problems: list[str], also: tu
 
 
 def as_values(settings: object) -> dict[str, Any]:
-    """Return a settings dataclass as JSON values, for fingerprints and manifests."""
-    return dataclasses.asdict(cast("Any", settings))
+    """Return a settings dataclass as JSON values, for fingerprints and manifests; roots have their public form."""
+    values: dict[str, Any] = dataclasses.asdict(cast("Any", settings))
+    return {name: public_root(value) if name in _roots(settings) else value for name, value in values.items()}
+
+
+def deciding_values(settings: object) -> dict[str, Any]:
+    """Return those values of a settings dataclass that decide bytes, for fingerprints: all but its roots."""
+    return {name: value for name, value in as_values(settings).items() if name not in _roots(settings)}
+
+
+def _roots(settings: object) -> list[str]:
+    return [name for name, hint in typing.get_type_hints(type(settings), include_extras=True).items() if is_root(hint)]
 
 
 def _required(field: "dataclasses.Field[Any]") -> bool:
@@ -229,6 +277,8 @@ def _instead(name: str, known: typing.Iterable[str]) -> str:
 def _convert(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
     """Check one value against its declared type, allowing an int where a float is asked for."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if is_root(kind):
+        return read_root(_convert(arguments[0], value, where, problems), where, problems)
     if is_dataclass(kind):
         return parse(cast("type[Any]", kind), value, where, problems)
     if origin is typing.Literal:

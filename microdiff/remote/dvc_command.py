@@ -14,12 +14,16 @@ def run_dvc(root: Path, *arguments: str) -> str | None:
     Returns:
         None if it succeeded, else the end of what it said.
     """
-    search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
     done = subprocess.run(  # noqa: S603 - our own program, and names of our own datasets
-        command, cwd=root, env={**os.environ, "PATH": search_path}, capture_output=True, text=True, check=False
+        command, cwd=root, env=dvc_environment(), capture_output=True, text=True, check=False
     )
     return None if done.returncode == 0 else (done.stderr.strip() or done.stdout.strip())[-_SAID:]
+
+
+def dvc_environment() -> dict[str, str]:
+    """Return the environment for DVC: the `python` of its nodes is this one."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
 
 
 def is_dvc_repository(root: Path) -> bool:

@@ -81,6 +81,24 @@ def find_project(start: Path) -> Path:
     )
 
 
+def earlier_versions(folder: Path, path: str, most: int | None = None) -> list[bytes]:
+    """Return a file as the last commits that changed it have it, the newest first; none where git knows nothing of it.
+
+    Args:
+        folder: In a checkout.
+        path: Of the file, relative to the folder.
+        most: How many commits to look at, from the current one back; None for all commits of all branches and tags.
+    """
+    which = "--all" if most is None else f"--max-count={most}"
+    try:
+        listed = _run(["log", which, "--format=%H", "--", path], folder)
+    except SourceError:  # no git here
+        return []
+    commits = listed.stdout.decode().split() if listed.returncode == 0 else []
+    found = [_run(["cat-file", "blob", f"{commit}:./{path}"], folder) for commit in commits]
+    return [done.stdout for done in found if done.returncode == 0]
+
+
 def open_revision(repository: str | None, rev: str, cache: Path) -> Revision:
     """Resolve a revision to a commit, once, and make that commit's files readable.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from microdiff.artifacts.manifest import Manifest
+from microdiff.artifacts.checks import check_shard
 from microdiff.artifacts.mds import ZSTD, empty_bytes
 from microdiff.artifacts.mds_index import INDEX_NAME, ShardEntry, index_document
 from microdiff.config.settings import ShardSettings
@@ -21,13 +21,14 @@ from microdiff.core.deciding_code import deciding_modules
 from microdiff.core.files import digest_bytes
 from microdiff.core.ledger import KEPT, Counts
 from microdiff.errors import StepError
+from microdiff.pipeline.inputs import InputArtifact
 from microdiff.pipeline.params import Params, as_values
 from microdiff.pipeline.run import Run
-from microdiff.pipeline.store import StoredPartition, Task
+from microdiff.pipeline.task import StoredPartition, Task
 from microdiff.pipeline.workspace import Workspace
 from microdiff.shard.packing import Indices, hash_positions, pack_in_order, pack_shuffled
 from microdiff.shard.sample_index import Samples, load_samples, write_sample_index
-from microdiff.shard.writer import ShardPlan, write_shard
+from microdiff.shard.writer import LatentsFiles, ShardPlan, write_shard
 
 _COMPRESSION = {"none": None, "zstd": ZSTD}
 Columns = Mapping[str, str]
@@ -49,10 +50,11 @@ def shard(dataset: str, params: Params, workspace: Workspace) -> Counts:
         StepError: Shards failed, or the latents do not add up.
     """
     entry, settings = params.dataset(dataset), params.shard
-    run = Run("shard", dataset, workspace)
-    with run.store.in_use():
-        latents = workspace.read_input(dataset, "latents")
-        sample_indexes = run.compute(_index_tasks(latents))
+    run = Run("shard", dataset, workspace, params)
+    with run.active():
+        artifact = run.input("latents")
+        latents = artifact.manifest
+        sample_indexes = run.compute(_index_tasks(artifact))
         samples = load_samples([_folder(index) for index in sample_indexes])
         if len(samples.sizes) != latents.counts[KEPT]:
             raise StepError(
@@ -60,7 +62,7 @@ def shard(dataset: str, params: Params, workspace: Workspace) -> Counts:
                 f"{latents.counts[KEPT]}. Rebuild them: dvc repro -f encode@{dataset}"
             )
         columns = _columns_of_groups(dataset, sample_indexes)
-        tasks = list(_shard_tasks(latents.folder, sample_indexes, samples, columns, settings))
+        tasks = list(_shard_tasks(artifact, sample_indexes, samples, columns, settings))
         stored = run.compute(tasks)
         return run.publish(
             workspace.artifact(dataset, "shards"),
@@ -75,6 +77,7 @@ def shard(dataset: str, params: Params, workspace: Workspace) -> Counts:
                 "code": code_identity(deciding_modules("shards")),
                 "settings": as_values(settings),
                 "encoders": latents.facts["encoders"],
+                "computed_with": latents.computed_with(),
                 "columns": columns,
                 "listings": {index.name: index.fingerprints for index in sample_indexes},
                 "lineage": {"latents": latents.facts},
@@ -88,22 +91,30 @@ def _folder(sample_index: StoredPartition) -> Path:
     return next(iter(sample_index.paths.values())).parent
 
 
-def _index_tasks(latents: Manifest) -> list[Task]:
+def _index_tasks(artifact: InputArtifact) -> list[Task]:
+    latents = artifact.manifest
     code = code_identity(deciding_modules("shard-list"))
     tasks = []
     for name, num_samples in latents.kept().items():
         digests = latents.digests(name, "")
-        files = [file for file in digests if file.endswith(".safetensors")]
+        table, files = artifact.file(f"{name}.parquet"), _latents_files(artifact, name)
         tasks.append(
             Task(
                 step="shard-list",
                 name=name,
                 cache_key={"code": code, "latents": digests},
-                compute=partial(write_sample_index, latents.folder, name, files),
+                compute=partial(write_sample_index, table, name, dict(files)),
                 num_samples=num_samples,
+                inputs=(table, *(file for _, file in files)),
             )
         )
     return tasks
+
+
+def _latents_files(artifact: InputArtifact, partition: str) -> LatentsFiles:
+    """Return a partition's files of latents, with their names."""
+    names = artifact.manifest.digests(partition, ".safetensors")
+    return tuple((name, artifact.file(name)) for name in names)
 
 
 def _columns_of_groups(dataset: str, sample_indexes: Sequence[StoredPartition]) -> dict[str, Columns]:
@@ -120,7 +131,7 @@ def _columns_of_groups(dataset: str, sample_indexes: Sequence[StoredPartition]) 
 
 
 def _shard_tasks(
-    latents: Path,
+    artifact: InputArtifact,
     sample_indexes: Sequence[StoredPartition],
     samples: Samples,
     columns: Mapping[str, Columns],
@@ -133,7 +144,8 @@ def _shard_tasks(
     one sample's sake writes again only the shards whose bytes change.
     """
     code = code_identity(deciding_modules("shard"))
-    folders = [_folder(index) for index in sample_indexes]
+    indexes = [_folder(index) for index in sample_indexes]
+    latents = [_latents_files(artifact, index.name) for index in sample_indexes]
     compression = _COMPRESSION[settings.compression]
     pack = pack_shuffled if settings.order == "shuffled" else pack_in_order
     for group, group_columns in columns.items():
@@ -143,6 +155,7 @@ def _shard_tasks(
         for packed in pack(positions, samples.sizes[members], limit):
             chosen = members[packed]
             name = f"{group}/shard.{int(positions[packed[0]]):016x}.mds"
+            plan = _plan(indexes, latents, samples, chosen, group_columns, compression)
             yield Task(
                 step="shard",
                 name=name,
@@ -152,16 +165,16 @@ def _shard_tasks(
                     "compression": compression,
                     "contents": digest_bytes(samples.digests[chosen].tobytes()),
                 },
-                compute=partial(
-                    write_shard, _plan(latents, folders, samples, chosen, group_columns, compression), name
-                ),
+                compute=partial(write_shard, plan, name),
                 num_samples=len(chosen),
+                inputs=tuple(file for files in plan.latents for _, file in files),
+                check=check_shard,
             )
 
 
 def _plan(
-    latents: Path,
     sample_indexes: Sequence[Path],
+    latents: Sequence[LatentsFiles],
     samples: Samples,
     chosen: Indices,
     columns: Columns,
@@ -170,8 +183,8 @@ def _plan(
     """Return a shard's plan. It is sent to a worker, so it names only the partitions that its samples come from."""
     used, partitions = np.unique(samples.partitions[chosen], return_inverse=True)
     return ShardPlan(
-        latents=latents,
         sample_indexes=[sample_indexes[number] for number in used],
+        latents=[latents[number] for number in used],
         partitions=partitions.astype(np.uint32),
         rows=samples.rows[chosen],
         sizes=samples.sizes[chosen],
