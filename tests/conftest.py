@@ -32,6 +32,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Whole steps, processes, servers and models: what `make quick` leaves out, besides tests marked one by one.
 SLOW = (
     "artifacts/test_mds.py",
+    "commands/test_same_bytes.py",
     "encode/test_step.py",
     "formats/test_tar.py",
     "handlers/test_cc12m_urls.py",

@@ -6,7 +6,8 @@ from microdiff.artifacts.checks import check_table
 from microdiff.clean.duplicates import find_duplicates, share_unique
 from microdiff.clean.policy import write_captions
 from microdiff.clean.stats import summarise
-from microdiff.core.code_fingerprint import code_digest
+from microdiff.core.code_identity import code_identity
+from microdiff.core.deciding_code import deciding_modules
 from microdiff.core.ledger import Counts
 from microdiff.pipeline.params import Params, as_values
 from microdiff.pipeline.run import Run
@@ -36,7 +37,7 @@ def clean(dataset: str, params: Params, workspace: Workspace) -> Counts:
         artifact = run.input("raw")
         raw = artifact.manifest
         tables = {name: artifact.file(f"{name}.parquet") for name in raw.partitions}
-        code = code_digest(["microdiff.clean.policy"])
+        code = code_identity(deciding_modules("clean"))
         settings = as_values(entry.clean)
         duplicates = {}
         if entry.clean.drop_duplicates:

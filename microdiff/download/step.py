@@ -12,7 +12,8 @@ from microdiff.artifacts.checks import check_raw
 from microdiff.artifacts.tables import read_rows
 from microdiff.config.roots import public_root
 from microdiff.config.settings import DownloadSettings
-from microdiff.core.code_fingerprint import code_digest
+from microdiff.core.code_identity import code_identity
+from microdiff.core.deciding_code import deciding_modules
 from microdiff.core.files import scratch_folder
 from microdiff.core.ledger import Counts, Result
 from microdiff.core.progress import Progress, Reporter
@@ -61,7 +62,7 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
             origin = _Origin(entry, run.store.root, progress, may_be_lost=bool(withdrawn))
         source, partitions, files = origin.source, origin.inventory.partitions, origin.inventory.files
         table = _Table(entry, origin, run)
-        code = code_digest(["microdiff.download.raw_writer", f"microdiff.handlers.{dataset}"])
+        code = code_identity(deciding_modules("download", dataset))
         settings = {"download": as_values(params.download), "handler": as_values(entry.handler)}
         deciding = {"download": as_values(params.download), "handler": deciding_values(entry.handler)}
         bases = [
@@ -189,12 +190,11 @@ class _Table:
         self._run = run
         self._source = origin.annotations
         self.files = origin.inventory.annotations
-        modules = ["microdiff.formats.annotations", f"microdiff.handlers.{entry.name}"]
         self._task = Task(
             step="download-annotations",
             name=entry.name,
             cache_key={
-                "code": code_digest(modules),
+                "code": code_identity(deciding_modules("download-annotations", entry.name)),
                 "handler": deciding_values(entry.handler),
                 "files": [asdict(file) for file in self.files],
             },

@@ -15,7 +15,8 @@ from microdiff.artifacts.checks import check_latents, check_table
 from microdiff.artifacts.column_names import image_column, text_file, text_kind
 from microdiff.config.model_reference import public_name
 from microdiff.config.settings import EncodeSettings, ImageEncoderSettings, TextEncoderSettings
-from microdiff.core.code_fingerprint import code_digest
+from microdiff.core.code_identity import code_identity
+from microdiff.core.deciding_code import deciding_modules
 from microdiff.core.ledger import Counts
 from microdiff.encode.caption_latents import write_caption_latents
 from microdiff.encode.image_latents import write_image_latents
@@ -72,9 +73,7 @@ def encode(dataset: str, params: Params, workspace: Workspace) -> Counts:
             facts={
                 "step": "encode",
                 "dataset": dataset,
-                "code": code_digest(
-                    ["microdiff.encode.image_latents", "microdiff.encode.caption_latents", "microdiff.encode.merge"]
-                ),
+                "code": code_identity(deciding_modules("latents")),
                 "settings": {
                     "image": _values(settings.image),
                     "text": {column: _values(each) for column, each in settings.text.items()},
@@ -95,7 +94,7 @@ def _located(settings: EncodeSettings, work: Path) -> EncodeSettings:
 def _image_tasks(pictures: InputArtifact, settings: ImageEncoderSettings) -> list[Task]:
     raw = pictures.manifest
     made_by = {
-        "code": code_digest(["microdiff.encode.image_latents"]),
+        "code": code_identity(deciding_modules("encode-image")),
         "settings": _values(settings),
     }
     tars = {name: pictures.file(f"{name}.tar") for name in raw.partitions}
@@ -118,7 +117,7 @@ def _image_tasks(pictures: InputArtifact, settings: ImageEncoderSettings) -> lis
 def _text_tasks(texts: InputArtifact, column: str, settings: TextEncoderSettings) -> list[Task]:
     captions = texts.manifest
     made_by = {
-        "code": code_digest(["microdiff.encode.caption_latents"]),
+        "code": code_identity(deciding_modules("encode-text")),
         "settings": _values(settings),
     }
     tables = {name: texts.file(f"{name}.parquet") for name in captions.partitions}
@@ -152,7 +151,7 @@ def _join_task(
         step="encode-join",
         name=name,
         cache_key={
-            "code": code_digest(["microdiff.encode.merge"]),
+            "code": code_identity(deciding_modules("encode-join")),
             "image_columns": list(image_columns.values()),
             "image": image.files[image_name].sha256,
             "text": {column: part.files[file].sha256 for (column, file), part in text_parts.items()},

@@ -1,10 +1,12 @@
 """One commit of a git repository, this one or another, read without a checkout. Needs the program git, nothing else."""
 
 import hashlib
+import io
 import logging
 import os
 import re
 import subprocess
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -44,6 +46,18 @@ class Revision:
         """Return the names of the files in a folder, none if there is no such folder."""
         listed = _run(["ls-tree", "-z", "--name-only", f"{self.commit}:{self._inside(folder)}"], self.git)
         return [name for name in listed.stdout.decode().split("\0") if name] if listed.returncode == 0 else []
+
+    def extract(self, folder: Path) -> None:
+        """Write all files into a folder.
+
+        Raises:
+            SourceError: Git cannot give them.
+        """
+        done = _run(["archive", "--format=zip", "-1", self.commit, "."], self.git)
+        if done.returncode:
+            raise SourceError(f"{self.repository}: git cannot write commit {self.commit} into a folder")
+        with zipfile.ZipFile(io.BytesIO(done.stdout)) as archive:
+            archive.extractall(folder)
 
     def _inside(self, path: str) -> str:
         path = str(PurePosixPath(path))

@@ -16,7 +16,8 @@ from microdiff.artifacts.checks import check_shard
 from microdiff.artifacts.mds import ZSTD, empty_bytes
 from microdiff.artifacts.mds_index import INDEX_NAME, ShardEntry, index_document
 from microdiff.config.settings import ShardSettings
-from microdiff.core.code_fingerprint import code_digest
+from microdiff.core.code_identity import code_identity
+from microdiff.core.deciding_code import deciding_modules
 from microdiff.core.files import digest_bytes
 from microdiff.core.ledger import KEPT, Counts
 from microdiff.errors import StepError
@@ -73,9 +74,7 @@ def shard(dataset: str, params: Params, workspace: Workspace) -> Counts:
             facts={
                 "step": "shard",
                 "dataset": dataset,
-                "code": code_digest(
-                    ["microdiff.shard.sample_index", "microdiff.shard.packing", "microdiff.shard.writer"]
-                ),
+                "code": code_identity(deciding_modules("shards")),
                 "settings": as_values(settings),
                 "encoders": latents.facts["encoders"],
                 "computed_with": latents.computed_with(),
@@ -94,7 +93,7 @@ def _folder(sample_index: StoredPartition) -> Path:
 
 def _index_tasks(artifact: InputArtifact) -> list[Task]:
     latents = artifact.manifest
-    code = code_digest(["microdiff.shard.sample_index"])
+    code = code_identity(deciding_modules("shard-list"))
     tasks = []
     for name, num_samples in latents.kept().items():
         digests = latents.digests(name, "")
@@ -144,7 +143,7 @@ def _shard_tasks(
     What it is determined by is what its samples hold, not which partitions they come from: rebuilding a partition for
     one sample's sake writes again only the shards whose bytes change.
     """
-    code = code_digest(["microdiff.shard.writer"])
+    code = code_identity(deciding_modules("shard"))
     indexes = [_folder(index) for index in sample_indexes]
     latents = [_latents_files(artifact, index.name) for index in sample_indexes]
     compression = _COMPRESSION[settings.compression]
