@@ -23,6 +23,7 @@ from microdiff.errors import StepError, WriteError
 from microdiff.pipeline.executor import TaskResult
 from microdiff.pipeline.publish import assemble
 from microdiff.pipeline.store import StoredPartition, Task
+from microdiff.pipeline.store_users import register
 from microdiff.pipeline.workers import num_workers, plan_workers
 from microdiff.pipeline.workspace import Workspace
 
@@ -37,6 +38,7 @@ class Run:
         self.dataset = dataset
         self.workspace = workspace
         self.store = workspace.store()
+        register(workspace)
         self.workers = num_workers()
         self._started = time.monotonic()
         self._computed = self._reused = self._samples = 0
