@@ -14,7 +14,7 @@ app = typer.Typer(add_completion=False)
 def main(root: RootOption = Path()) -> None:
     """Prune the partition store."""
     with errors_in_words():
-        workspace = workspace_at(root, store=True)
+        workspace = workspace_at(root, "data", store=True)
         needed = [*workspace.fingerprints(), *needed_by_others(workspace)]
         removed, freed = workspace.store().prune(needed)
         typer.echo(f"removed {removed} folders, freed {freed / 1e6:.1f} MB")

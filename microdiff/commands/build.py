@@ -21,6 +21,7 @@ from microdiff.artifacts.kinds import KINDS
 from microdiff.commands.check import check_lock, check_params
 from microdiff.commands.code_digests import FOLDER, stale_code_files
 from microdiff.core.files import try_lock, whole_file
+from microdiff.core.places import check_writable
 from microdiff.errors import SourceError, StepError
 from microdiff.remote.dvc_command import dvc_environment
 from microdiff.remote.dvc_lock_copy import OWN, in_head, keep_copy
@@ -67,9 +68,11 @@ def refresh_code(root: Path = Path()) -> None:
 
     Raises:
         StepError: It could not be written.
+        WriteError: Its folder cannot be.
     """
     with _turn(root, FOLDER):
         check_lock(root)
+        check_writable(root / FOLDER)
         if not stale_code_files(root) or _dvc(root, "repro", "--quiet", "--single-item", "code") == 0:
             return
         if stale := stale_code_files(root, _OTHERS_WRITE_CODE_S):  # a bare `dvc repro` may be writing them
