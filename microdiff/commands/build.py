@@ -24,6 +24,7 @@ from microdiff.commands.check import check_lock, check_params
 from microdiff.commands.code_digests import FOLDER, stale_code_files
 from microdiff.commands.shared_store import restore_manifests
 from microdiff.core.files import try_lock, whole_file
+from microdiff.core.places import check_writable
 from microdiff.errors import SourceError, StepError
 from microdiff.pipeline.shared_store import VARIABLE
 from microdiff.pipeline.workspace import Workspace
@@ -72,9 +73,11 @@ def refresh_code(root: Path = Path()) -> None:
 
     Raises:
         StepError: It could not be written.
+        WriteError: Its folder cannot be.
     """
     with _turn(root, FOLDER):
         check_lock(root)
+        check_writable(root / FOLDER)
         if not stale_code_files(root) or _dvc(root, "repro", "--quiet", "--single-item", "code") == 0:
             return
         if stale := stale_code_files(root, _OTHERS_WRITE_CODE_S):  # a bare `dvc repro` may be writing them

@@ -62,12 +62,12 @@ def _leading_nowhere(
     """
     entry = params.datasets[name]
     where = f"datasets.{name}.download"
-    if recorded.get(f"download@{name}", {}).get(where) != document["datasets"][name]["download"]:
+    if _changed(recorded.get(f"download@{name}"), where, document["datasets"][name]["download"]):
         for field, root in (("source", entry.source), ("captions_source", entry.handler.annotation_root())):
             if root and "://" not in root and not Path(root).exists():
                 what = "list of links" if root.endswith(_LINK_LISTS) else "folder"
                 yield f"{where}.{field}: {root}: no such {what}"
-    if recorded.get(f"encode@{name}", {}).get("encode") != document["encode"]:
+    if _changed(recorded.get(f"encode@{name}"), "encode", document["encode"]):
         encoders: dict[str, ImageEncoderSettings | TextEncoderSettings] = {"encode.image": params.encode.image}
         encoders |= {f"encode.text.{column}": each for column, each in params.encode.text.items()}
         for section, settings in encoders.items():
@@ -75,6 +75,11 @@ def _leading_nowhere(
             folder = Path(reference.root, reference.folder)
             if reference.kind == "folder" and not folder.is_dir():
                 yield f"{section}: {folder}: no model there. Check model and subfolder"
+
+
+def _changed(recorded: Mapping[str, Any] | None, section: str, value: object) -> bool:
+    """Tell whether a section is another than when a node last ran, or it never did."""
+    return recorded is None or (section in recorded and recorded[section] != value)
 
 
 def _recorded_params(root: Path) -> dict[str, Mapping[str, Any]]:

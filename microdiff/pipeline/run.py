@@ -34,6 +34,7 @@ from microdiff.pipeline.params import Params
 from microdiff.pipeline.publish import assemble
 from microdiff.pipeline.run_facts import feeding_facts, total_samples
 from microdiff.pipeline.shared_store import open_shared_store
+from microdiff.pipeline.store_users import register
 from microdiff.pipeline.task import StoredPartition, Task
 from microdiff.pipeline.uploads import Uploads
 from microdiff.pipeline.upstream import recompute
@@ -63,6 +64,7 @@ class Run:
         self.dataset = dataset
         self.workspace = workspace
         self.store = workspace.store(params.store_salt)
+        register(workspace)
         self.workers = num_workers()
         self._params = params
         self._shared = open_shared_store()
