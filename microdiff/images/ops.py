@@ -37,6 +37,8 @@ def flatten(image: Image.Image) -> Image.Image:
         scale = 255.0 / 65535.0 if image.mode.startswith("I;16") or levels.max() > 255 else 1.0
         return Image.fromarray(np.clip(levels * scale, 0, 255).round().astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or has_transparency(image):
+        if image.mode == "La":  # grey, already multiplied by its alpha, from which Pillow converts to nothing else
+            image = image.convert("LA")
         image = image.convert("RGBA")
         canvas = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(canvas, image).convert("RGB")

@@ -102,11 +102,8 @@ def load_params(path: Path, dataset: str | None = None, *, recorded: bool | None
         for line in secrets:
             log.warning("warning: %s: %s", path, line)
     if params is None or problems:
-        raise ParamsError(
-            "\n".join(
-                [f"{path}: {len(problems)} problem(s)", *(f"  {without_secrets_in(problem)}" for problem in problems)]
-            )
-        )
+        lines = (f"  {without_secrets_in(problem)}" for problem in problems)
+        raise ParamsError("\n".join([f"{path}: {len(problems)} problem(s)", *lines]))
     return params
 
 

@@ -125,6 +125,16 @@ def test_a_sample_whose_values_do_not_fill_it_is_named(tmp_path: Path) -> None:
         list(damaged)
 
 
+def test_samples_that_do_not_end_with_the_file_are_refused(tmp_path: Path) -> None:
+    entry = write(tmp_path / "shard.mds", make_samples())
+    path, data = tmp_path / "shard.mds", (tmp_path / "shard.mds").read_bytes()
+    back = data[12:16] + data[8:12]  # where the second and the third sample begin, the other way round
+    for damaged in (data + b"!", data[:-1], data[:8] + back + data[16:]):
+        path.write_bytes(damaged)
+        with pytest.raises(SchemaError, match=r"shard\.mds: damaged: its samples do not end where the file does"):
+            MdsFile(tmp_path, entry)
+
+
 def test_one_buffer_carries_all_samples(tmp_path: Path) -> None:
     write_shard(tmp_path / "whole.mds", {"a": "int32"}, [{"a": 1}, {"a": 2}, {"a": 3}])
     buffer = bytearray(4)
@@ -136,9 +146,16 @@ def test_one_buffer_carries_all_samples(tmp_path: Path) -> None:
 
     write_encoded(tmp_path / "pieces.mds", {"a": "int32"}, [4, 4, 4], pieces())
     assert (tmp_path / "pieces.mds").read_bytes() == (tmp_path / "whole.mds").read_bytes()
-    with pytest.raises(SchemaError, match="bytes of samples and header, got"):
-        write_encoded(tmp_path / "short.mds", {"a": "int32"}, [4, 4, 5], pieces())
-    assert not (tmp_path / "short.mds").exists()
+    for sizes in ([4, 4, 5], [4, 4, 3]):
+        with pytest.raises(SchemaError, match="bytes of samples and header, got"):
+            write_encoded(tmp_path / "other.mds", {"a": "int32"}, sizes, pieces())
+        assert not (tmp_path / "other.mds").exists()
+
+
+def test_bytes_are_counted_whatever_the_items_of_a_buffer(tmp_path: Path) -> None:
+    entry = write_encoded(tmp_path / "a.mds", {"a": "int32"}, [4], [memoryview(np.array([1, 2], "<u2"))])
+    assert entry.raw.num_bytes == (tmp_path / "a.mds").stat().st_size
+    assert bytes(MdsFile(tmp_path, entry).sample(0)["a"]) == b"\1\0\2\0"
 
 
 def test_size_before_samples_is_what_a_shard_has(tmp_path: Path) -> None:

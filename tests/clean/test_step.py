@@ -143,6 +143,12 @@ def test_of_equal_pictures_with_equal_captions_the_first_stays(tmp_path: Path) -
     assert pq.read_table(tmp_path / "out" / "0001.parquet")["status"].to_pylist() == ["duplicate", "kept", "duplicate"]
 
 
+def test_two_are_enough_to_be_duplicates(tmp_path: Path) -> None:
+    write_raw(tmp_path, {"0000": [raw_row("a", "A cat"), raw_row("b", "A cat")]})
+    found = find_duplicates(tmp_path, ["0000"], policy(drop_duplicates=True))
+    assert found == {"0000": frozenset({"b"})}
+
+
 def test_distinct_captions_are_counted_over_partitions(tmp_path: Path) -> None:
     for name, captions in {"0000": ["a", "b"], "0001": ["b", "b"]}.items():
         with table_writer(tmp_path / f"{name}.parquet", SCHEMA) as add_row:
@@ -166,6 +172,21 @@ def test_metrics_of_captions_add_up_over_partitions() -> None:
     assert found["share_changed"] == pytest.approx(1 / 3, abs=1e-6)
     assert found["share_over_77_tokens"] == pytest.approx(1 / 3, abs=1e-6)
     assert set(summarise([]).values()) == {0}
+
+
+@pytest.mark.parametrize(("num_words", "share"), [(75, 0.0), (76, 1.0)])
+def test_a_caption_that_just_fits_is_not_cut(num_words: int, share: float) -> None:
+    stats = CaptionStats()
+    stats.add("", "x " * num_words)  # a token a word, and one each for start and end
+    assert summarise([stats.as_values()])["share_over_77_tokens"] == share
+
+
+def test_tokens_are_counted_all_over_the_partition() -> None:
+    stats = CaptionStats()
+    for words in (1, 2, 3, 4):
+        for _ in range(512):
+            stats.add("", "x " * words)
+    assert stats.as_values()["tokens"] == [(words + 2, 128) for words in (1, 2, 3, 4)]
 
 
 def test_tokens_are_counted_as_clip_counts() -> None:

@@ -136,3 +136,30 @@ def test_a_module_that_does_not_parse_is_told_by_its_bytes_and_stops_no_other(tm
     first, second = (tree.module_digest("microdiff.alone") for tree in broken)
     assert first != second
     assert broken[0].code_digest(["microdiff.a"]) == broken[1].code_digest(["microdiff.a"])
+
+
+def test_relative_imports_count_from_their_package(tmp_path: Path) -> None:
+    inner = {"p/__init__.py": "", "p/q/__init__.py": "from .r import x\n", "p/q/r.py": "from ... import b\nx = 1\n"}
+    outer = {"p/s.py": "from ..c import y\nfrom .q import r\n"}
+    tree = write_modules(tmp_path, {**PROJECT, **inner, **outer})
+    assert tree.import_closure(["microdiff.p.q"]) == [
+        "microdiff", "microdiff.b", "microdiff.d", "microdiff.p", "microdiff.p.q", "microdiff.p.q.r",
+    ]  # fmt: skip
+    assert {"microdiff.c", "microdiff.p.q.r"} <= set(tree.import_closure(["microdiff.p.s"]))
+
+
+@pytest.mark.parametrize(
+    ("module", "exempt"),
+    [
+        ("microdiff", True),
+        ("microdiff.core", True),
+        ("microdiff.core.files", True),
+        ("microdiff.errors", True),
+        ("microdiff.core_of_it", False),
+        ("microdiff.storage_format", False),
+        ("microdiff.images", False),
+        ("stages.code", False),
+    ],
+)
+def test_a_package_is_exempt_with_what_is_in_it_alone(module: str, exempt: bool) -> None:
+    assert is_exempt(module) is exempt

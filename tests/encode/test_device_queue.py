@@ -77,6 +77,7 @@ class FakeVae:
         assert len(images) == len(keys)
         side = images.shape[1]
         self.calls.append((side, list(keys), precise))
+        assert len(self.calls) < 100, "it goes on for ever"
         if self.fits is not None and len(keys) > self.fits:
             raise torch.OutOfMemoryError("fake")
         values = [self.value(key, images[place], precise) for place, key in enumerate(keys)]
@@ -105,6 +106,7 @@ class FakeTower:
 
     def encode(self, tokens: Tokens, *, precise: bool = False) -> Tensor:
         self.asked.append(tokens.ids_BT[:, 0].tolist())
+        assert tokens.mask_BT is None or tokens.mask_BT.shape == tokens.ids_BT.shape
         if self.fits is not None and len(tokens.ids_BT) > self.fits:
             raise torch.OutOfMemoryError("fake")
         values = tokens.ids_BT[:, :, None] + ramp(3, 2) / 8
@@ -228,6 +230,40 @@ def test_what_its_dtype_cannot_hold_is_rejected(
     assert 40 < values[0].mean() < 60
 
 
+class Speckled(FakeVae):
+    """Has a single value that is not finite in the latents of one sample."""
+
+    def encode(self, images: Tensor, keys: Sequence[str], *, precise: bool = False) -> Tensor:
+        latents = super().encode(images, keys, precise=precise)
+        latents[keys.index("speckled"), 2, 3, 1] = np.inf
+        return latents
+
+
+def test_a_single_value_that_is_not_finite_spoils_its_sample(tmp_path: Path, use_vae: Callable[[Any], Any]) -> None:
+    vae = use_vae(Speckled())
+    _, file = encode_keys(tmp_path, ["a", "speckled", "b"])
+    assert [call[1:] for call in vae.calls] == [(["a", "speckled", "b"], False), (["speckled"], True)]
+    assert file.rejected == {"speckled": "non_finite"}
+    assert file.keys("latents_64") == ["a", "b"]
+
+
+class FineOnly(FakeVae):
+    """Has what is not finite in the finer of two resolutions alone."""
+
+    def value(self, key: str, image: Tensor, precise: bool) -> float:
+        return np.inf if key == "fine" and len(image) == 128 else super().value(key, image, precise)
+
+
+def test_one_resolution_that_is_not_finite_spoils_its_sample(tmp_path: Path, use_vae: Callable[[Any], Any]) -> None:
+    use_vae(FineOnly())
+    write_tar(tmp_path, {key: jpeg(128, 128) for key in ("a", "fine", "b")})
+    result = write_image_latents(tmp_path, "0000", image_settings(resolutions=[64, 128]), tmp_path, Said())
+    file = LatentsFile(tmp_path / "0000.image.safetensors")
+    assert file.rejected == {"fine": "non_finite"}
+    assert (file.keys("latents_64"), file.keys("latents_128")) == (["a", "fine", "b"], ["a", "b"])
+    assert result.counts == {"in": 3, "kept": 2, "non_finite": 1}
+
+
 # --- memory
 
 
@@ -252,6 +288,23 @@ def test_out_of_memory_halves_the_batch_for_good(
     (tmp_path / "other").mkdir()
     _, undisturbed = encode_keys(tmp_path / "other", keys, batch_size=8)
     np.testing.assert_array_equal(file.rows("latents_64"), undisturbed.rows("latents_64"))
+
+
+class Wide(FakeVae):
+    """Has room for one picture at a time where it computes in float32."""
+
+    def encode(self, images: Tensor, keys: Sequence[str], *, precise: bool = False) -> Tensor:
+        self.fits = 1 if precise else None
+        return super().encode(images, keys, precise=precise)
+
+
+def test_float32_has_a_batch_size_of_its_own(tmp_path: Path, use_vae: Callable[[Any], Any], queue: DeviceQueue) -> None:
+    vae, heard = use_vae(Wide()), Said()
+    result, _ = encode_keys(tmp_path, ["nan", "once", "huge", "a", "b"], heard, batch_size=4)
+    assert [keys for _, keys, precise in vae.calls if precise] == [["nan", "once", "huge"], ["nan"], ["once"], ["huge"]]
+    assert [len(keys) for _, keys, precise in vae.calls if not precise] == [4, 1]
+    assert (heard.sizes, queue.batch_size("latents_64", 4)) == ({"latents_64": 4}, 4)
+    assert result.counts == {"in": 5, "kept": 3, "non_finite": 2}
 
 
 def test_captions_are_halved_likewise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 import pickle
 import random
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,13 @@ def test_a_table_travels_to_another_process_as_its_path(tmp_path: Path) -> None:
     assert copy.get("a") == 1
 
 
+def test_keys_that_are_no_unicode_are_kept_apart(tmp_path: Path) -> None:
+    rows = [("a?", 1), ("a\ud800", 2), ("a\udfff", 3), ("a\ufffd", 4)]
+    annotations = table(rows, tmp_path)
+    assert [annotations.get(key) for key, _ in rows] == [1, 2, 3, 4]
+    assert list(annotations.between(None, None)) == rows
+
+
 def test_a_table_is_only_read(tmp_path: Path) -> None:
     annotations = table([("a", 1)], tmp_path)
     before = annotations.path and annotations.path.read_bytes()
@@ -90,6 +98,9 @@ def test_a_table_is_only_read(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["annotations.sqlite"]  # no journal either
     assert annotations.path
     assert annotations.path.read_bytes() == before
+    assert annotations._connection
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        annotations._connection.execute("DELETE FROM annotations")
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 4095, 4096, 4097, 10_000])

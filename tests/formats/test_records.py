@@ -20,7 +20,8 @@ def test_slices_leave_nothing_between_them(
     assert all(part.files == ("a.zip",) for part in slices)
 
 
-def test_names_are_as_long_as_the_last_one_needs() -> None:
-    names = [part.name for part in partition_keys([f"{i:05d}" for i in range(10_001)], 1, ())]
+@pytest.mark.parametrize(("num_keys", "first", "last"), [(10_000, "0000", "9999"), (10_001, "00000", "10000")])
+def test_names_are_as_long_as_the_last_one_needs(num_keys: int, first: str, last: str) -> None:
+    names = [part.name for part in partition_keys([f"{i:05d}" for i in range(num_keys)], 1, ())]
     assert names == sorted(names)
-    assert (names[0], names[-1]) == ("00000", "10000")
+    assert (names[0], names[-1]) == (first, last)

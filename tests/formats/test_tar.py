@@ -384,6 +384,13 @@ def test_what_only_looks_like_a_header_is_not_taken_for_one_behind_damage(tmp_pa
     assert [member.name for member in read_all(tarred([]) + nested + good, tmp_path)[0]] == ["a.jpg", "b.jpg"]
 
 
+def test_it_is_not_taken_for_one_either_where_another_piece_of_the_file_begins(tmp_path: Path) -> None:
+    piece = 2**20  # what is read at once: the search ends there
+    behind = bytes(512) + b"?" * (piece - 512) + unmarked("nested.jpg", 0) + tarred([("b.jpg", b"b")])
+    members, is_damaged = read_all(behind, tmp_path)
+    assert ([member.name for member in members], is_damaged) == (["b.jpg"], True)
+
+
 def test_an_extended_header_does_not_reach_over_damage(tmp_path: Path) -> None:
     long = header("@", 5, b"L") + padded(b"long\0")
     data = tarred(THREE)

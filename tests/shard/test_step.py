@@ -222,6 +222,16 @@ def test_few_open_files_are_enough(workspace: Workspace, make_params: MakeParams
     assert_equal(read_all(workspace.artifact("coco", "shards")), samples)
 
 
+@pytest.mark.parametrize("buffer_bytes", [1, 100_000])  # less than a sample takes; a few samples
+def test_the_buffer_is_used_again_only_when_it_is_written(
+    workspace: Workspace, make_params: MakeParams, monkeypatch: pytest.MonkeyPatch, buffer_bytes: int
+) -> None:
+    samples = write_artifact(workspace.root, {"0000": list(range(10)), "0001": list(range(10, 20))})
+    monkeypatch.setattr(writer, "_BUFFER_BYTES", buffer_bytes)
+    shard("coco", make_params({"shard.shard_bytes": 2**20}), workspace)
+    assert_equal(read_all(workspace.artifact("coco", "shards")), samples)
+
+
 def test_latents_cut_short_after_they_were_indexed_are_named(
     workspace: Workspace, make_params: MakeParams, caplog: pytest.LogCaptureFixture
 ) -> None:

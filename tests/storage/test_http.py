@@ -373,6 +373,15 @@ def test_credentials_are_sent_but_never_shown(server: WebServer, tmp_path: Path,
     assert all(request.headers["Authorization"].startswith("Basic ") for request in server.requests)
 
 
+@pytest.mark.parametrize("elsewhere", ["http://127.0.0.1:1/a?sig=s3cret", "ftp://host/a?sig=s3cret"])
+def test_a_link_is_not_shown_by_the_error_that_another_was_made_of(server: WebServer, elsewhere: str) -> None:
+    server.always["HEAD"] = Fault(status=302, headers={"Location": elsewhere})
+    for root in (server.url, "http://127.0.0.1:1/?sig=s3cret"):
+        with pytest.raises(SourceError, match=r"ConnectionError|InvalidSchema") as error:
+            WebStorage(root=root).stat(PATH)
+        assert "s3cret" not in "".join(traceback.format_exception(error.value))
+
+
 @pytest.mark.parametrize(
     ("url", "settings", "sent"),
     [

@@ -150,3 +150,31 @@ def test_long_listings_come_in_pages_each_of_which_may_be_repeated(server: Bucke
     assert remote(server).list("many") == names
     assert len(waits) == 7
     assert len(server.requests) == 10
+
+
+def test_a_busy_server_is_asked_again_and_not_for_a_listing(server: BucketServer, waits: list[float]) -> None:
+    server.on("HEAD", refusal(503, "SlowDown"))
+    assert remote(server).stat(PATH).num_bytes == len(DATA)
+    assert [request.method for request in server.requests] == ["HEAD", "HEAD"]  # who may not list would be refused
+    assert len(waits) == 1
+
+
+SSE = "x-amz-server-side-encryption"
+
+
+@pytest.mark.parametrize(
+    ("headers", "kind"),
+    [
+        ({}, "md5"),
+        ({SSE: "AES256"}, "md5"),
+        ({SSE: "aws:kms"}, "etag"),
+        ({f"{SSE}-customer-algorithm": "AES256"}, "etag"),
+        ({"ETag": f'"{"0" * 32}-2"'}, "etag"),
+    ],
+    ids=["plain", "SSE-S3", "SSE-KMS", "SSE-C", "in parts"],
+)
+def test_an_etag_is_an_md5_only_where_s3_says_that_it_is(
+    server: BucketServer, headers: dict[str, str], kind: str
+) -> None:
+    server.always["HEAD"] = Fault(headers=headers)
+    assert remote(server).stat(PATH).kind == kind
