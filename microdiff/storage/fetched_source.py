@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from microdiff.core.files import digest_json, locked_folder, sync
+from microdiff.core.places import writing_to
 from microdiff.core.progress import Reporter
 from microdiff.errors import SourceError
 from microdiff.storage import Changed, Damaged, SourceFile, Storage
@@ -49,7 +50,7 @@ class FetchedSource:
         """
         folder = self._folder(file)
         target = folder / Path(file.path).name
-        with locked_folder(folder):
+        with writing_to(folder), locked_folder(folder):
             if not target.is_file():
                 part = target.with_name(f"{target.name}.part")
                 try:
