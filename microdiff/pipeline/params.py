@@ -102,9 +102,13 @@ def load_params(path: Path, dataset: str | None = None, *, recorded: bool | None
         for line in secrets:
             log.warning("warning: %s: %s", path, line)
     if params is None or problems:
-        lines = (f"  {without_secrets_in(problem)}" for problem in problems)
-        raise ParamsError("\n".join([f"{path}: {len(problems)} problem(s)", *lines]))
+        raise _problems_in(path, problems)
     return params
+
+
+def _problems_in(path: Path, problems: list[str]) -> ParamsError:
+    lines = (f"  {without_secrets_in(problem)}" for problem in problems)
+    return ParamsError("\n".join([f"{path}: {len(problems)} problem(s)", *lines]))
 
 
 def dataset_names(path: Path) -> list[str]:

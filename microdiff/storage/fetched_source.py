@@ -8,6 +8,7 @@ from pathlib import Path
 
 from microdiff.core.file_facts import file_facts, is_unchanged
 from microdiff.core.files import digest_json, locked_folder, sync
+from microdiff.core.places import writing_to
 from microdiff.core.progress import Reporter
 from microdiff.errors import SourceError
 from microdiff.storage import Changed, Damaged, SourceFile, Storage
@@ -52,7 +53,7 @@ class FetchedSource:
         """
         folder = self._folder(file)
         target = folder / Path(file.path).name
-        with locked_folder(folder):
+        with writing_to(folder), locked_folder(folder):
             if not self._is_whole(target, file):
                 part = target.with_name(f"{target.name}.part")
                 try:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dvc.schema import COMPILED_LOCKFILE_SCHEMA
-from voluptuous import Invalid
+from dvc import schema
 
 from conftest import REPO
 from microdiff.errors import SchemaError
@@ -35,8 +34,8 @@ def commit(project: Path) -> None:
 
 def dvc_refuses(data: bytes) -> bool:
     try:
-        COMPILED_LOCKFILE_SCHEMA(yaml.load(data, Loader=yaml.CSafeLoader))
-    except (Invalid, yaml.YAMLError, UnicodeDecodeError):
+        schema.COMPILED_LOCKFILE_SCHEMA(yaml.load(data, Loader=yaml.CSafeLoader))
+    except (schema.vol.Invalid, yaml.YAMLError, UnicodeDecodeError):
         return True
     return False
 
