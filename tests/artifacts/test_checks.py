@@ -181,7 +181,7 @@ IMAGE_FAULTS: dict[str, tuple[Tensors, str]] = {
     ),
     "another tensor": ({"latents_big": ("ab", filled((2, 4, 2, 2)), "float16")}, "expected no such tensor"),
     "samples too many": (
-        {"latents_16": ("abd", filled((3, 4, 2, 2)), "float16")},
+        {"latents_16": ("abz", filled((3, 4, 2, 2)), "float16")},
         "3 samples and 1 rejected ones, but its counts say 2 and 1",
     ),
 }
