@@ -254,17 +254,41 @@ def test_loss_counts_over_all_steps(workspace: Workspace, make_params: MakeParam
         clean("coco", make_params({**share, "datasets.coco.clean.min_chars": 60}), workspace)
 
 
-@pytest.mark.parametrize("damage", ["missing", "shorter", "no manifest", "manifest cut"])
-def test_a_damaged_input_is_named(done: Workspace, tmp_path: Path, make_params: MakeParams, damage: str) -> None:
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_a_damaged_manifest_is_named(done: Workspace, tmp_path: Path, make_params: MakeParams, is_cut: bool) -> None:
     workspace = copy_of(done, tmp_path / "copy")
-    folder = workspace.artifact("coco", "latents")
-    target = folder / ("manifest.json" if "manifest" in damage else "0001.image.safetensors")
+    target = workspace.artifact("coco", "latents") / "manifest.json"
     data = target.read_bytes()
     target.unlink()
-    if damage in ("shorter", "manifest cut"):
+    if is_cut:
         target.write_bytes(data[: len(data) // 2])
-    with pytest.raises(SchemaError, match=r"manifest\.json" if "manifest" in damage else "0001.image.safetensors"):
+    with pytest.raises(SchemaError, match=r"manifest\.json"):
         shard("coco", make_params(MANY_PARTITIONS), workspace)
+
+
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_an_input_that_is_not_whole_is_said_and_mended(
+    done: Workspace, tmp_path: Path, make_params: MakeParams, caplog: pytest.LogCaptureFixture, is_cut: bool
+) -> None:
+    caplog.set_level("INFO", "microdiff")
+    workspace = copy_of(done, tmp_path / "copy")
+    folder = workspace.artifact("coco", "latents")
+    target = folder / "0001.image.safetensors"
+    data = target.read_bytes()
+    target.unlink()
+    if is_cut:
+        target.write_bytes(data[: len(data) // 2])
+    shard("coco", make_params({**MANY_PARTITIONS, "shard.seed": 7}), workspace)
+    assert computed(workspace, "shard") > 0
+    record = read_manifest(done.artifact("coco", "latents")).files[target.name]
+    said = {
+        True: f"{target}: damaged: expected sha256 {record.sha256[:12]}..., found {len(data) // 2} bytes "
+        f"instead of {len(data)}. It is mended first.",
+        False: f"data/coco/latents: fetching 1 files that are not here ({len(data) / 1e6:.1f} MB)",
+    }
+    assert said[is_cut] in caplog.messages
+    here = target if is_cut else workspace.root / f".work/inputs/{record.sha256}.safetensors"
+    assert here.read_bytes() == data
 
 
 def test_a_full_disk_is_said_so(

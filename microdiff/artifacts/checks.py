@@ -50,7 +50,10 @@ def check_raw(folder: Path, name: str, result: Result) -> None:
 
 def check_latents(folder: Path, _: str, result: Result) -> None:
     """Check a partition's latents: as many rows as keys, each key once, the encoder's dtype and shape, all finite."""
-    for path in sorted(folder.glob("*.safetensors")):
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise SchemaError(f"{folder}: no latents there")
+    for path in paths:
         latents = LatentsFile(path)
         is_image = path.name.endswith(".image.safetensors")
         seen: set[str] = set()
@@ -60,7 +63,10 @@ def check_latents(folder: Path, _: str, result: Result) -> None:
                 raise SchemaError(
                     f"{path}: {tensor} has {len(rows)} rows, {len(keys)} keys, {len(set(keys))} of them distinct"
                 )
-            wanted = image_row(latents.encoder, tensor) if is_image else _text_row(latents, tensor)
+            try:
+                wanted = image_row(latents.encoder, tensor) if is_image else _text_row(latents, tensor)
+            except KeyError as error:
+                raise SchemaError(f"{path}: its encoder says nothing of {error}") from None
             if (found := (latents.dtype(tensor), rows.shape[1:])) != wanted:
                 raise SchemaError(f"{path}: {tensor} is {found} per sample, expected {wanted or 'no such tensor'}")
             check_finite(path, tensor, latents)
