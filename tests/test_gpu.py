@@ -18,7 +18,7 @@ from microdiff.encode.image_latents import write_image_latents
 from microdiff.models.device import device
 from microdiff.models.image_encoder import ImageEncoder
 from microdiff.models.text_encoder import TextEncoder
-from microdiff.pipeline.params import parse
+from microdiff.pipeline.parsing import parse
 from tests import tiny_models
 from tests.reporters import Said
 from tests.shard_factory import write_shard_set

@@ -9,7 +9,8 @@ from microdiff.clean.stats import summarise
 from microdiff.core.code_identity import code_identity
 from microdiff.core.deciding_code import deciding_modules
 from microdiff.core.ledger import Counts
-from microdiff.pipeline.params import Params, as_values
+from microdiff.pipeline.params import Params
+from microdiff.pipeline.parsing import as_values
 from microdiff.pipeline.run import Run
 from microdiff.pipeline.task import Task
 from microdiff.pipeline.workspace import Workspace

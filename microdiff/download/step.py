@@ -26,7 +26,8 @@ from microdiff.formats.annotations import Annotations, write_annotations
 from microdiff.formats.records import Inputs, Partition
 from microdiff.handlers import Handler
 from microdiff.pipeline.executor import TaskResult
-from microdiff.pipeline.params import Dataset, Params, as_values, deciding_values
+from microdiff.pipeline.params import Dataset, Params
+from microdiff.pipeline.parsing import as_values, deciding_values
 from microdiff.pipeline.run import Run
 from microdiff.pipeline.selection import select
 from microdiff.pipeline.task import StoredPartition, Task

@@ -23,7 +23,8 @@ from microdiff.encode.image_latents import write_image_latents
 from microdiff.encode.merge import write_merged
 from microdiff.errors import StepError
 from microdiff.pipeline.inputs import InputArtifact
-from microdiff.pipeline.params import Params, as_values
+from microdiff.pipeline.params import Params
+from microdiff.pipeline.parsing import as_values
 from microdiff.pipeline.run import Run
 from microdiff.pipeline.task import StoredPartition, Task
 from microdiff.pipeline.workspace import Workspace

@@ -5,23 +5,20 @@ store_salt                       another text disowns all that was computed befo
 datasets.<name>                  max_rejected_share, clean, and download: source, partitions and the handler's fields
 """
 
-import dataclasses
-import difflib
 import logging
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import yaml
 
-from microdiff.config.roots import Root, is_root, public_root, without_secrets_in
+from microdiff.config.roots import Root, without_secrets_in
 from microdiff.config.settings import CleanSettings, DownloadSettings, EncodeSettings, ShardSettings
 from microdiff.errors import ParamsError
 from microdiff.handlers import Handler, handler_class
-from microdiff.pipeline.root_settings import is_recorded, read_root, secrets_in
+from microdiff.pipeline.parsing import as_mapping, convert, instead_of, parse
+from microdiff.pipeline.root_settings import is_recorded, secrets_in
 from microdiff.pipeline.selection import parse_selection
 
 _SALT = "store_salt"
@@ -76,7 +73,7 @@ class Params:
             ParamsError: There is none of that name.
         """
         if name not in self.datasets:
-            raise ParamsError(f"unknown dataset {name!r}{_instead(name, self.datasets)}")
+            raise ParamsError(f"unknown dataset {name!r}{instead_of(name, self.datasets)}")
         return self.datasets[name]
 
 
@@ -118,7 +115,7 @@ def dataset_names(path: Path) -> list[str]:
         ParamsError: The file is missing or not YAML, or has no datasets.
     """
     problems: list[str] = []
-    names = list(_entries(_mapping(_read(path), "", None, problems), problems))
+    names = list(_entries(as_mapping(_read(path), "", None, problems), problems))
     if not names:
         problems = problems or ["datasets: missing"]
         raise ParamsError("\n".join(f"{path}: {problem}" for problem in problems))
@@ -146,7 +143,7 @@ def _concerns(line: str, dataset: str | None) -> bool:
 
 def _entries(document: Mapping[str, Any], problems: list[str]) -> dict[str, object]:
     """Return the entries of `datasets` by name, as they are."""
-    entries = _mapping(document.get("datasets", {}), "datasets", None, problems)
+    entries = as_mapping(document.get("datasets", {}), "datasets", None, problems)
     if "datasets" in document and not entries:
         problems.append("datasets: expected at least one dataset")
     return {str(name): value for name, value in entries.items()}
@@ -155,14 +152,14 @@ def _entries(document: Mapping[str, Any], problems: list[str]) -> dict[str, obje
 def _parse_params(document: object, dataset: str | None, problems: list[str]) -> Params | None:
     sections = {"download": DownloadSettings, "encode": EncodeSettings, "shard": ShardSettings}
     required = [*sections, "datasets"]
-    values = _mapping(document, "", required, problems, known=[*required, _SALT])
+    values = as_mapping(document, "", required, problems, known=[*required, _SALT])
     parsed = {name: parse(cls, values[name], name, problems) for name, cls in sections.items() if name in values}
     entries = _entries(values, problems)
     if dataset is not None and dataset not in entries:
-        problems.append(f"unknown dataset {dataset!r}{_instead(dataset, entries)}")
+        problems.append(f"unknown dataset {dataset!r}{instead_of(dataset, entries)}")
     wanted = entries if dataset is None else {name: entries[name] for name in entries if name == dataset}
     datasets = {name: _parse_dataset(name, value, problems) for name, value in wanted.items()}
-    salt = _convert(str, values.get(_SALT) or "", _SALT, problems)
+    salt = convert(str, values.get(_SALT) or "", _SALT, problems)
     if problems:
         return None
     return Params(datasets=cast("Mapping[str, Dataset]", datasets), store_salt=salt, **cast("Any", parsed))
@@ -174,9 +171,9 @@ def _parse_dataset(name: str, value: object, problems: list[str]) -> Dataset | N
     if cls is None:
         problems.append(f"{where}: no such dataset: there is no module microdiff/handlers/{name}.py")
         return None
-    entry = _mapping(value, where, ["max_rejected_share", "download", "clean"], problems)
+    entry = as_mapping(value, where, ["max_rejected_share", "download", "clean"], problems)
     before = len(problems)
-    share = _convert(float, entry.get("max_rejected_share", 0.0), f"{where}.max_rejected_share", problems)
+    share = convert(float, entry.get("max_rejected_share", 0.0), f"{where}.max_rejected_share", problems)
     if isinstance(share, float) and not 0 <= share <= 1:
         problems.append(f"{where}.max_rejected_share: expected 0 to 1, got {share}")
     download = entry.get("download", {})
@@ -187,7 +184,7 @@ def _parse_dataset(name: str, value: object, problems: list[str]) -> Dataset | N
     for key in ("source", "partitions"):
         if key not in common:
             problems.append(f"{where}.download.{key}: missing")
-    source = _convert(Root, common.get("source", ""), f"{where}.download.source", problems)
+    source = convert(Root, common.get("source", ""), f"{where}.download.source", problems)
     partitions = str(common.get("partitions", "all"))
     try:
         parse_selection(partitions)
@@ -205,102 +202,3 @@ def _parse_dataset(name: str, value: object, problems: list[str]) -> Dataset | N
         handler=handler,
         clean=clean,
     )
-
-
-def parse(cls: type[T], value: object, where: str, problems: list[str], also: tuple[str, ...] = ()) -> T | None:
-    """Make a settings dataclass from a mapping, adding what is wrong to `problems`.
-
-    Args:
-        cls: A dataclass whose fields are of types `_convert` knows.
-        value: The section as read from YAML.
-        where: The section's dotted name.
-        problems: Receives one line per mistake.
-        also: Names that belong to the section but not to `cls`.
-
-    Returns:
-        The settings, or None after a mistake.
-    """
-    hints = typing.get_type_hints(cls, include_extras=True)
-    known = [field.name for field in fields(cast("Any", cls))]
-    required = [field.name for field in fields(cast("Any", cls)) if _required(field)]
-    values = _mapping(value, where, required, problems, known=[*known, *also])
-    before = len(problems)
-    arguments = {
-        name: _convert(hints[name], values[name], f"{where}.{name}", problems) for name in known if name in values
-    }
-    if len(problems) > before or any(name not in arguments for name in required):
-        return None
-    made = cls(**arguments)
-    if hasattr(made, "problems"):
-        problems += [f"{where}.{name}: {message}" for name, message in made.problems()]
-    return made
-
-
-def as_values(settings: object) -> dict[str, Any]:
-    """Return a settings dataclass as JSON values, for fingerprints and manifests; roots have their public form."""
-    values: dict[str, Any] = dataclasses.asdict(cast("Any", settings))
-    return {name: public_root(value) if name in _roots(settings) else value for name, value in values.items()}
-
-
-def deciding_values(settings: object) -> dict[str, Any]:
-    """Return those values of a settings dataclass that decide bytes, for fingerprints: all but its roots."""
-    return {name: value for name, value in as_values(settings).items() if name not in _roots(settings)}
-
-
-def _roots(settings: object) -> list[str]:
-    return [name for name, hint in typing.get_type_hints(type(settings), include_extras=True).items() if is_root(hint)]
-
-
-def _required(field: "dataclasses.Field[Any]") -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _mapping(
-    value: object, where: str, required: list[str] | None, problems: list[str], known: list[str] | None = None
-) -> Mapping[str, Any]:
-    """Return `value` as a mapping, noting missing and unknown names; an empty mapping if it is something else."""
-    if not isinstance(value, Mapping):
-        problems.append(f"{where or 'params'}: expected a mapping, got {value!r}")
-        return {}
-    dot = f"{where}." if where else ""
-    if required is not None:
-        known = known or required
-        problems += [f"{dot}{name}: unknown{_instead(str(name), known)}" for name in value if name not in known]
-        problems += [f"{dot}{name}: missing" for name in required if name not in value]
-    return value
-
-
-def _instead(name: str, known: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(known)}"
-
-
-def _convert(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
-    """Check one value against its declared type, allowing an int where a float is asked for."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if is_root(kind):
-        return read_root(_convert(arguments[0], value, where, problems), where, problems)
-    if is_dataclass(kind):
-        return parse(cast("type[Any]", kind), value, where, problems)
-    if origin is typing.Literal:
-        if value not in arguments:
-            problems.append(f"{where}: expected one of {', '.join(map(str, arguments))}, got {value!r}")
-    elif origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        return _convert(next(item for item in arguments if item is not type(None)), value, where, problems)
-    elif origin is tuple:
-        if isinstance(value, list):
-            return tuple(_convert(arguments[0], item, f"{where}[{i}]", problems) for i, item in enumerate(value))
-        problems.append(f"{where}: expected a list, got {value!r}")
-    elif origin is not None and issubclass(origin, Mapping):
-        entries = _mapping(value, where, None, problems)
-        return {str(key): _convert(arguments[1], item, f"{where}.{key}", problems) for key, item in entries.items()}
-    elif kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    elif type(value) is not kind:
-        problems.append(f"{where}: expected {_TYPE_NAMES[kind]}, got {value!r}")
-    return value
-
-
-_TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}

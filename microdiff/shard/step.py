@@ -22,7 +22,8 @@ from microdiff.core.files import digest_bytes
 from microdiff.core.ledger import KEPT, Counts
 from microdiff.errors import StepError
 from microdiff.pipeline.inputs import InputArtifact
-from microdiff.pipeline.params import Params, as_values
+from microdiff.pipeline.params import Params
+from microdiff.pipeline.parsing import as_values
 from microdiff.pipeline.run import Run
 from microdiff.pipeline.task import StoredPartition, Task
 from microdiff.pipeline.workspace import Workspace

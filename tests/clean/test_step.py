@@ -21,7 +21,8 @@ from microdiff.core.progress import NullReporter
 from microdiff.download.raw_writer import SCHEMA as RAW_SCHEMA
 from microdiff.download.step import download
 from microdiff.encode.step import encode
-from microdiff.pipeline.params import Params, parse
+from microdiff.pipeline.params import Params
+from microdiff.pipeline.parsing import parse
 from microdiff.pipeline.workspace import Workspace
 
 

@@ -32,7 +32,7 @@ from microdiff.errors import StepError
 from microdiff.images.crops import center_crops
 from microdiff.models import image_encoder, text_encoder
 from microdiff.models.text_encoder import Tokens
-from microdiff.pipeline.params import parse
+from microdiff.pipeline.parsing import parse
 from tests.reporters import Said
 from tests.waiting import PATIENCE_S
 

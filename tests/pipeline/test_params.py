@@ -11,7 +11,8 @@ from microdiff.config.roots import is_root
 from microdiff.errors import ParamsError
 from microdiff.handlers import handler_class
 from microdiff.pipeline import params as params_module
-from microdiff.pipeline.params import Params, as_values, dataset_names, deciding_values, load_params
+from microdiff.pipeline.params import Params, dataset_names, load_params
+from microdiff.pipeline.parsing import as_values, deciding_values
 from tests.small_disk import as_nobody
 from tests.waiting import run
 
