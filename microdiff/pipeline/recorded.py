@@ -101,15 +101,11 @@ def parts_of_folder(manifest: Manifest, damaged: frozenset[str] = frozenset()) -
 
 def parts_of_version(version: TrackedVersion, work: Path) -> RecordedParts | None:
     """Return the parts of an artifact as DVC has recorded it; None if its manifest cannot be had."""
-    with scratch_folder(work) as folder:
-        try:
-            version.put(MANIFEST, folder / MANIFEST)
-            if not is_whole(folder):
-                raise SchemaError(f"{version.path}/{MANIFEST}: damaged")
-            manifest = parse_manifest(folder)
-        except MicrodiffError as error:
-            log.debug("%s: %s", version.path, error)
-            return None
+    try:
+        manifest = _kept_manifest(version, work)
+    except MicrodiffError as error:
+        log.debug("%s: %s", version.path, error)
+        return None
 
     def put(name: str, file: FileRecord, target: Path) -> None:
         version.put(name, target, (file.num_bytes, file.sha256))
@@ -126,6 +122,19 @@ def parts_of_version(version: TrackedVersion, work: Path) -> RecordedParts | Non
                 return {}
 
     return RecordedParts(manifest, put, entries, version.path, version.files[MANIFEST])
+
+
+def _kept_manifest(version: TrackedVersion, work: Path) -> Manifest:
+    """Return a version's manifest, which is kept: large ones are fetched once."""
+    folder = work / "manifests" / version.files.get(MANIFEST, "")
+    if not (folder / MANIFEST).is_file() or not is_whole(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with scratch_folder(work) as scratch:
+            version.put(MANIFEST, scratch / MANIFEST)
+            if not is_whole(scratch):
+                raise SchemaError(f"{version.path}/{MANIFEST}: damaged")
+            (scratch / MANIFEST).replace(folder / MANIFEST)
+    return parse_manifest(folder)
 
 
 def recorded_versions(project: DvcArtifacts, path: str, work: Path) -> Iterator[RecordedParts]:

@@ -151,6 +151,8 @@ class Run:
         failed: list[TaskResult] = []
         for _ in range(_MENDINGS):
             outcomes = self._compute(missing, len(tasks), take, on_device=on_device)
+            if unwritable := next((item.unwritable for item in outcomes if item.unwritable), None):
+                raise WriteError(f"{self.step} {self.dataset}: {unwritable}")
             failed += [outcome for outcome in outcomes if outcome.damaged is None]
             damaged = [outcome for outcome in outcomes if outcome.damaged is not None]
             missing = [task for task in missing if any(task.label == outcome.name for outcome in damaged)]
@@ -160,8 +162,6 @@ class Run:
                 self._mend(outcome.damaged)
         else:
             failed += damaged
-        if unwritable := next((item.unwritable for item in failed if item.unwritable), None):
-            raise WriteError(f"{self.step} {self.dataset}: {unwritable}")
         if failed:
             raise StepError(self._failure(failed, len(tasks)))
         return [done[task.step, task.name] for task in tasks]
