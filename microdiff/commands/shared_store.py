@@ -14,6 +14,7 @@ from microdiff.core.files import write_text
 from microdiff.errors import ParamsError, SchemaError, StepError
 from microdiff.pipeline.recorded import recorded_versions
 from microdiff.pipeline.shared_store import MANIFESTS, VARIABLE, SharedStore, open_shared_store
+from microdiff.pipeline.store import RECORDED
 from microdiff.pipeline.store_record import RECORD
 from microdiff.pipeline.workspace import Workspace
 from microdiff.remote.dvc_artifacts import every_lock
@@ -174,7 +175,7 @@ def _referred(store: SharedStore, workspace: Workspace) -> set[str]:
     project = workspace.dvc(workspace.store().root)
     if project is not None:
         for dataset, kind in sorted({pair for lock in (current, *earlier) for pair in lock}):
-            for parts in recorded_versions(project, f"data/{dataset}/{kind}", workspace.store().root / "dvc"):
+            for parts in recorded_versions(project, f"data/{dataset}/{kind}", workspace.store().root / RECORDED):
                 keep |= _fingerprints(parts.manifest.partitions, parts.manifest.facts)
                 read.add(parts.manifest_md5)
     if lacking := sorted(f"{dataset}/{kind}" for (dataset, kind), md5 in current.items() if md5 not in read):

@@ -16,7 +16,7 @@ from microdiff.errors import MicrodiffError, SchemaError
 from microdiff.pipeline.offer import Offer
 from microdiff.pipeline.recorded import RecordedParts, parts_of_folder, recorded_versions
 from microdiff.pipeline.shared_store import SharedStore
-from microdiff.pipeline.store import Store
+from microdiff.pipeline.store import RECORDED, Store
 from microdiff.pipeline.task import StoredPartition, Task
 from microdiff.remote.dvc_artifacts import DvcArtifacts
 from microdiff.storage import NotFound
@@ -110,7 +110,7 @@ class Finder:
             except SchemaError as error:
                 log.debug("%s", error)
         if self._project is not None:
-            yield from recorded_versions(self._project, self._path, self._store.root / "dvc")
+            yield from recorded_versions(self._project, self._path, self._store.root / RECORDED)
 
 
 def _never(*_: object) -> NoReturn:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -38,6 +39,7 @@ from microdiff.pipeline.workers import WorkerPlan
 
 _FINGERPRINT_DIGITS = 32
 INPUTS = "inputs"  # files of earlier artifacts that are not in the artifact's folder
+RECORDED = "dvc"  # what was read of artifacts that DVC has recorded
 LOG = LogReporter()
 _ALREADY_THERE = (errno.ENOTEMPTY, errno.EEXIST)
 
@@ -193,6 +195,7 @@ class Store:
                 freed += stat.st_size if stat.st_nlink == 1 else 0
                 file.unlink()
                 removed += 1
+            shutil.rmtree(self.root / RECORDED, ignore_errors=True)
             for step in sorted(path for path in self.root.glob("*") if path.is_dir()):
                 removed += sweep(step)
                 for folder in sorted(path for path in step.iterdir() if _is_entry(path) and path.name not in keep):

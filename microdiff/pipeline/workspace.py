@@ -6,7 +6,7 @@ from pathlib import Path
 
 from microdiff.artifacts.manifest import MANIFEST, parse_manifest
 from microdiff.core.withdrawn import WITHDRAWN
-from microdiff.pipeline.store import Store
+from microdiff.pipeline.store import RECORDED, Store
 from microdiff.remote.dvc_artifacts import DvcArtifacts
 from microdiff.remote.dvc_command import is_dvc_repository
 
@@ -34,7 +34,7 @@ class Workspace:
 
     def dvc(self, work: Path) -> DvcArtifacts | None:
         """Return what DVC has recorded of artifacts; None where it tracks nothing."""
-        return DvcArtifacts(self.root, work) if is_dvc_repository(self.root) else None
+        return DvcArtifacts(self.root, work / RECORDED) if is_dvc_repository(self.root) else None
 
     def artifact(self, dataset: str, kind: str) -> Path:
         """Return an artifact folder: kind is raw, captions, latents or shards."""

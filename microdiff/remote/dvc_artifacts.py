@@ -80,7 +80,7 @@ class DvcArtifacts:
 
     def __init__(self, root: Path, work: Path) -> None:
         self._root = root
-        self._work = work / "dvc"
+        self._work = work
         self._lock = threading.Lock()
         self.cache = cache_folder(root)
         self._remote: Storage | None = None

@@ -21,7 +21,7 @@ from microdiff.errors import SchemaError, StepError
 from microdiff.pipeline.params import load_params
 from microdiff.pipeline.recorded import recorded_versions
 from microdiff.pipeline.restore import restore_to_store
-from microdiff.pipeline.store import Store
+from microdiff.pipeline.store import RECORDED, Store
 from microdiff.pipeline.upstream import recompute, step_function
 from microdiff.pipeline.workspace import Workspace
 from microdiff.remote.dvc_command import has_remote, is_dvc_repository, run_dvc
@@ -123,7 +123,7 @@ def _clear(
 def _recorded(dataset: str, kind: str, workspace: Workspace, store: Store) -> Iterator[Manifest]:
     project = workspace.dvc(store.root)
     if project is not None:
-        for parts in recorded_versions(project, f"data/{dataset}/{kind}", store.root / "dvc"):
+        for parts in recorded_versions(project, f"data/{dataset}/{kind}", store.root / RECORDED):
             yield parts.manifest
 
 
