@@ -104,6 +104,6 @@ slim: setup ## Leave only the shards of NAME=coco on this disk, once the rest is
 	@test -n "$(NAME)" || { echo "make slim NAME=coco [FORCE=1: also what is not on the remote]"; exit 1; }
 	@python -m stages.slim $(NAME) $(if $(FORCE),--force)
 
-gc: setup ## Say what DVC's cache (REMOTE=1: and the remote) keeps that no branch or tag refers to; APPLY=1 removes it
+gc: setup ## Say what DVC's cache and remote keep that no branch or tag refers to; APPLY=1 [REMOTE=1] removes it
 	@python -m stages.check --lock-only
-	@dvc gc --workspace --all-branches --all-tags $(if $(REMOTE),--cloud) $(if $(APPLY),--force,--dry)
+	@python -m stages.gc $(if $(APPLY),--apply) $(if $(REMOTE),--remote)
