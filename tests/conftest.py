@@ -62,8 +62,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MICRODIFF_WORKERS", "MICRODIFF_THREADS", "MICRODIFF_EXECUTOR", "MICRODIFF_WORK", "MICRODIFF_DEBUG"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("MICRODIFF_")]:
+        monkeypatch.delenv(name)
     monkeypatch.chdir(REPO)
 
 
