@@ -48,6 +48,11 @@ def md5_of(path: Path) -> str:
         return hashlib.file_digest(file, new_md5).hexdigest()
 
 
+def md5_of_bytes(data: bytes) -> str:
+    """Return the md5 of bytes, by which DVC names a file that holds them."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
 def new_md5() -> "hashlib._Hash":
     """Return an MD5 hash, which names files here and protects nothing."""
     return hashlib.md5(usedforsecurity=False)

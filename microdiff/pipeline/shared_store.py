@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from microdiff.artifacts.manifest import FileRecord
+from microdiff.core.files import md5_of_bytes
 from microdiff.core.progress import NullReporter
 from microdiff.errors import DamagedError, ParamsError, SchemaError, SourceError
 from microdiff.pipeline.offer import Offer
@@ -185,15 +186,20 @@ class SharedStore:
             raise
 
     def manifest(self, md5: str) -> bytes | None:
-        """Return the manifest of an MD5, None where the store has none.
+        """Return the manifest of an MD5, None where the store has none, or a damaged one.
 
         Raises:
             SourceError: The store cannot be read.
         """
+        path = f"{MANIFESTS}/{md5}.json"
         try:
-            return read_whole(self.storage, f"{MANIFESTS}/{md5}.json")
+            data = read_whole(self.storage, path)
         except NotFound:
             return None
+        if (found := md5_of_bytes(data)) != md5:
+            log.warning("%s/%s: damaged: expected MD5 %s, found %s. It is not used.", self.name, path, md5, found)
+            return None
+        return data
 
     def _write_bytes(self, path: str, data: bytes) -> None:
         with tempfile.NamedTemporaryFile() as file:
