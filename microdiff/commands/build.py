@@ -84,7 +84,7 @@ def _build(dataset: str, root: Path) -> None:
     absent = absent_artifacts(root, dataset)
     metrics = _without_restored(absent_metrics(root, dataset), dataset, root)
     if remote is None:
-        _say(absent, metrics, dataset, "bringing it back from finished partitions")
+        _say(absent, metrics, dataset, "making it again; partitions that are finished are found")
         _repro(root, dataset, list(KINDS.values()))
         return
     origin = Origin(root, remote)
