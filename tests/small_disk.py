@@ -1,12 +1,14 @@
 """Disks that are full, folders of somebody else: what a test needs root for, or must not be root for."""
 
 import os
-import subprocess
+import shutil
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import run
 
 _BYTES = 2**20
 _NOBODY = 65534
@@ -17,19 +19,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of one MiB of its own; skips where this user may not mount one."""
     place = tmp_path / "small-disk"
     place.mkdir()
-    try:
-        mount(place, f"size={_BYTES}")
-    except (subprocess.CalledProcessError, FileNotFoundError):
+    if shutil.which("mount") is None or not mount(place, f"size={_BYTES}"):
         pytest.skip("may not mount a file system here")
     try:
         yield place
     finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
+        run(["umount", "--lazy", str(place)])
 
 
-def mount(place: Path, options: str) -> None:
-    """Mount a file system in memory, or change the options of one that is mounted there."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(place)], check=True, capture_output=True)
+def mount(place: Path, options: str) -> bool:
+    """Mount a file system in memory, or change the options of one that is mounted there; tell whether it may be."""
+    return run(["mount", "-t", "tmpfs", "-o", options, "none", str(place)]).returncode == 0
 
 
 def as_nobody(attempt: Callable[[], None], folder: Path) -> None:

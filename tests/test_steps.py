@@ -164,6 +164,7 @@ def test_kill_9_in_the_middle_then_rerun_gives_the_same_bytes(done: Workspace, t
     shutil.rmtree(workspace.artifact("coco", kind))
     params = tmp_path / "params.yaml"
     params.write_text(yaml.safe_dump(changed(sample_preset(), MANY_PARTITIONS)), encoding="utf-8")
+    workspace.root.mkdir(exist_ok=True)
     command = [sys.executable, "-m", f"stages.{step}", "coco", "--params", str(params), "--root", str(workspace.root)]
     victim = subprocess.Popen(command, cwd=REPO, start_new_session=True, stderr=subprocess.DEVNULL)
     try:
@@ -193,6 +194,7 @@ def end_group(process: "subprocess.Popen[Any]") -> None:
 
 
 def run_stage(step: str, dataset: str, params: Path, root: Path) -> "subprocess.CompletedProcess[str]":
+    root.mkdir(exist_ok=True)
     command = [sys.executable, "-m", f"stages.{step}", dataset, "--params", str(params), "--root", str(root)]
     return run(command, cwd=REPO)
 
@@ -302,7 +304,7 @@ def test_a_full_disk_is_said_so(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "0000.tar")
 
     monkeypatch.setattr(raw_writer, "add_picture", full)
-    with pytest.raises(MicrodiffError, match="No space left on device"):
+    with pytest.raises(MicrodiffError, match="the disk is full"):
         download("coco", make_params(), workspace)
     assert not workspace.artifact("coco", "raw").exists()
     monkeypatch.undo()
@@ -325,6 +327,7 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_done(
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     workspace, links, params = Workspace(tmp_path / "root"), tmp_path / "links.txt", tmp_path / "params.yaml"
     make_params({"datasets.cc12m.download.source": str(links)}, params)
+    workspace.root.mkdir()
     command = [sys.executable, "-m", "stages.download", "cc12m", "--params", str(params), "--root", str(workspace.root)]
     environment = {**os.environ, "MICRODIFF_WORKERS": "2"}
     with FirstTarOnly(tars) as server:

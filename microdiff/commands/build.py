@@ -91,7 +91,7 @@ def _build(dataset: str, root: Path) -> None:
     if remote is None:
         stated = _stated(dataset, root)
         absent = [kind for kind in absent if kind not in stated]
-        _say(absent, metrics, dataset, "bringing it back from finished partitions")
+        _say(absent, metrics, dataset, "making it again; partitions that are finished are found")
         to_run = {KINDS[kind] for kind in absent} | set(metrics)
         for steps in _runs(to_run) if stated else [list(KINDS.values())]:
             _repro(root, dataset, steps, *(("--allow-missing",) if stated and not to_run & set(steps) else ()))
@@ -112,10 +112,10 @@ def _stated(dataset: str, root: Path) -> list[str]:
 
     By its manifest DVC tells that a step need not run, and one that has to run fetches of it what it reads.
     """
+    if not os.environ.get(VARIABLE):
+        return []
     try:
-        if not os.environ.get(VARIABLE) or dataset not in restore_manifests(
-            [dataset], Workspace(root), known_only=True
-        ):
+        if not restore_manifests([dataset], Workspace(root), known_only=True):
             return []
     except SourceError as error:
         log.warning("%s\nWhat the shared store has of %s is not known.", error, dataset)

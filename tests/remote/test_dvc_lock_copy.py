@@ -13,7 +13,7 @@ from dvc import schema
 from conftest import REPO
 from microdiff.errors import SchemaError
 from microdiff.remote.dvc_lock_copy import BROKEN, keep_copy, lock_problem, restore_lock
-from tests.waiting import run
+from tests.waiting import PATIENCE_S, run
 
 WHOLE = (REPO / "dvc.lock").read_bytes()
 
@@ -129,7 +129,7 @@ def test_one_that_is_being_written_is_waited_for(project: Path) -> None:
     writer = threading.Thread(target=finish)
     writer.start()
     assert restore_lock(project) is None
-    writer.join()
+    writer.join(PATIENCE_S)
     assert (project / "dvc.lock").read_bytes() == newer
 
 
