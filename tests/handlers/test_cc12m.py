@@ -190,6 +190,7 @@ def test_a_folder_without_tars_is_an_error(tars: Tars) -> None:
             [7, 8],
         ),
         ('{"splits": {"a": {"filenames": ["a-0.tar", "a-1.tar"], "shard_lengths": ["7", -1]}}}', [None, None]),
+        ('{"splits": {"a": {"filenames": ["a-0.tar", "a-1.tar"], "shard_lengths": [true, 0]}}}', [None, 0]),
         ('{"splits": {"a": {"filenames": ["a-0.tar"], "shard_lengths": []}}}', [None, None]),
         ('{"splits": {"a": {"filenames": ["elsewhere/a-0.tar"], "shard_lengths": [7]}}}', [None, None]),
         ('{"splits": ["a"]}', [None, None]),

@@ -234,6 +234,12 @@ def test_a_row_without_a_picture_is_a_rejection(tmp_path: Path, image: object) -
     assert len(record.captions) == 5
 
 
+def test_a_picture_of_no_bytes_is_there_and_damaged(tmp_path: Path) -> None:
+    (record,) = read_rows_of(tmp_path, [row("a", image={"bytes": b"", "path": "a.jpg"})])
+    assert isinstance(record, Sample)
+    assert record.image == b""
+
+
 def test_odd_ids_make_keys_all_the_same(tmp_path: Path) -> None:
     records = read_rows_of(tmp_path, [row("a/b.c"), row("", image_id=None)])
     assert [record.key for record in records] == ["train_b", "train_"]

@@ -157,6 +157,14 @@ def test_openclip_gives_its_states_after_ln_final(tmp_path: Path, text: dict[str
     assert encoder.description["model"] == f"openclip:{tmp_path.name}"
 
 
+def test_fewer_tokens_of_an_openclip_tower_are_its_first_ones(tmp_path: Path) -> None:
+    tiny_models.save_openclip(tmp_path)
+    short, long = (TextEncoder(text_settings(f"openclip:{tmp_path}", max_tokens=length)) for length in (8, None))
+    few, many = (encoder.encode(encoder.tokenize(["a cat"])) for encoder in (short, long))
+    assert (few.shape[1], many.shape[1]) == (8, 77)
+    torch.testing.assert_close(few, many[:, :8], atol=1e-5, rtol=0)  # no token sees later ones
+
+
 def test_an_openclip_tower_leaves_the_picture_tower_behind(tmp_path: Path) -> None:
     tiny_models.save_openclip(tmp_path)
     encoder = TextEncoder(text_settings(f"openclip:{tmp_path}"))
