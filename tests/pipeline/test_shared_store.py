@@ -232,6 +232,7 @@ def test_a_folder_that_may_only_be_read_is_used_and_said(
     assert work(machine("other")) == ["0001", "0002"]
     assert tree_bytes(store) == before
     said = [each for each in caplog.messages if "read only: what is computed here is not put there" in each]
+    assert caplog.messages == said
     assert len(said) == 1
     assert "Permission denied" in said[0]
 
@@ -313,6 +314,19 @@ def test_a_store_out_of_reach_from_the_start_is_said_once_and_done_without(
         Outage(patch, 0)
         patch.setattr("microdiff.pipeline.shared_store.read_whole", unreachable)
         assert work(machine("one")) == list(NAMES)
+    assert sum("Work goes on without the shared store" in each for each in caplog.messages) == 1
+
+
+def test_a_store_that_cannot_be_read_in_the_middle_is_said_once(
+    store: Path, machine: Machine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object) -> bytes:
+        raise Unreachable("no answer, 10 times in a row")
+
+    run = machine("one")
+    monkeypatch.setattr("microdiff.pipeline.shared_store._PAUSE_S", 0.0)  # so that it is asked every time
+    monkeypatch.setattr("microdiff.pipeline.shared_store.read_whole", unreachable)
+    assert [run.finder.find(each) for each in TASKS] == [None] * 3
     assert sum("Work goes on without the shared store" in each for each in caplog.messages) == 1
 
 
