@@ -46,6 +46,7 @@ SLOW = (
     "remote/test_team.py",
     "shard/test_step.py",
     "storage/test_s3.py",
+    "test_damage.py",
     "test_steps.py",
     "test_takedown.py",
     "test_train_tiny.py",

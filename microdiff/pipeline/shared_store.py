@@ -26,7 +26,7 @@ from microdiff.errors import DamagedError, ParamsError, SchemaError, SourceError
 from microdiff.pipeline.offer import Offer
 from microdiff.pipeline.store_record import RECORD, StoreRecord
 from microdiff.pipeline.task import StoredPartition
-from microdiff.storage import Damaged, NotFound, Unreachable
+from microdiff.storage import Changed, Damaged, NotFound, Unreachable
 from microdiff.storage.fetching import fetch_verified
 from microdiff.storage.local import LocalStorage
 from microdiff.storage.retry import read_whole
@@ -131,7 +131,7 @@ class SharedStore:
 
         Raises:
             SourceError: It cannot be had.
-            DamagedError: It is not the recorded one.
+            DamagedError: It is not the recorded one, or missing, though there is a record of it.
         """
         path = f"{folder}/{name}"
         where = f"{self.name}/{path}"
@@ -141,6 +141,10 @@ class SharedStore:
             )
         except Damaged as error:
             raise DamagedError(Path(where), file.sha256, error.found.partition(":")[2]) from None
+        except Changed:
+            raise DamagedError(Path(where), file.sha256, f"another size than {file.num_bytes} bytes") from None
+        except NotFound:
+            raise DamagedError(Path(where), file.sha256, "it is missing") from None
 
     def has(self, step: str, fingerprint: str) -> bool:
         """Tell whether the store has a finished partition."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 LatentsFiles = tuple[tuple[str, InputFile], ...]
 _BUFFER_BYTES = 8 * 2**20
+_REMEDY = "Remove this folder and run the step again."
 _FILES_LEFT = 256  # for everything else in the process
 _FILES_OF_PARTITION = 8  # two of the sample index, one of image latents, one for each text column
 
@@ -98,11 +99,19 @@ def _pieces(plan: ShardPlan, sizes: NDArray[np.int64], report: Reporter) -> Iter
         if number not in checked:
             partition.check(columns)
             checked.add(number)
-        partition.encode(row, columns, buffer[used : used + size])
+        try:
+            partition.encode(row, columns, buffer[used : used + size])
+        except _ReplacedError:
+            partition = _open_partitions()(plan.sample_indexes[number], plan.latents[number])
+            partition.encode(row, columns, buffer[used : used + size])
         used += size
         waiting += 1
     yield buffer[:used]
     report.tick(waiting)
+
+
+class _ReplacedError(SchemaError):
+    """A sample is not what was indexed, but all files are whole: those open here are not those that are there now."""
 
 
 class _Partition:
@@ -179,10 +188,11 @@ class _Partition:
                 file.check()
             except DamagedError as error:
                 raise error.of_sample(key) from None
-        raise self._damaged(f"sample {key}: its values are not those that were indexed")
+        what = f"sample {key}: its values are not those that were indexed"
+        raise _ReplacedError(f"{self._index}: {what}. {_REMEDY}")
 
     def _damaged(self, what: str) -> SchemaError:
-        return SchemaError(f"{self._index}: {what}. Remove this folder and run the step again.")
+        return SchemaError(f"{self._index}: {what}. {_REMEDY}")
 
     def _plain_values(self, record: Any) -> dict[str, bytes]:
         key_bytes = int(record["key_bytes"])

@@ -1,5 +1,7 @@
 """Storage that can be written to: folders, S3, and what else fsspec writes to."""
 
+import contextlib
+import itertools
 import os
 import shutil
 from abc import abstractmethod
@@ -94,23 +96,23 @@ class WritableFolder(LocalStorage, WritableStorage):
     def write(self, path: str, file: Path) -> None:
         """Copy a file to a temporary name beside its place, and rename it."""
         target = self.root / path
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            copy_whole(file, target)
-        except OSError as error:
-            raise SourceError(f"{target}: cannot be written: {error.strerror}. Check {self.setting}.") from None
+        for is_last in (False, False, True):
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                copy_whole(file, target)
+                return
+            except OSError as error:
+                if isinstance(error, FileNotFoundError) and not is_last:
+                    continue  # another process has removed the folder, which was empty
+                raise SourceError(f"{target}: cannot be written: {error.strerror}. Check {self.setting}.") from None
 
     def remove(self, path: str) -> None:
         """Remove a file, and folders that are empty then."""
         target = self.root / path
         target.unlink(missing_ok=True)
-        for folder in target.parents:
-            if folder == self.root:
-                return
-            try:
+        with contextlib.suppress(OSError):  # one is not empty, or another process has removed it
+            for folder in itertools.takewhile(lambda folder: folder != self.root, target.parents):
                 folder.rmdir()
-            except OSError:  # not empty
-                return
 
     def walk(self, folder: str) -> Iterator[StoredFile]:
         """Yield all files in a folder."""

@@ -249,6 +249,51 @@ def test_latents_cut_short_after_they_were_indexed_are_named(
     assert re.search(r"0000\.image\.safetensors, sample k000[12]: damaged: expected sha256 ", caplog.text)
 
 
+OTHER = {"shard.shard_bytes": 65536, "shard.seed": 5}
+
+
+def flip(file: Path, at: int = -1) -> str:
+    """Change a bit in place, and return the file's digest before that."""
+    digest, data = digest_file(file), bytearray(file.read_bytes())
+    data[at] ^= 1
+    with file.open("r+b") as opened:
+        opened.write(data)
+    return digest
+
+
+@pytest.mark.parametrize("kind", ["image", "text", "text_t5"])
+def test_a_bit_that_changed_after_indexing_names_file_and_sample(
+    workspace: Workspace, make_params: MakeParams, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    write_artifact(workspace.root, PARTITIONS)
+    shard("coco", make_params(SMALL), workspace)
+    published = shard_files(workspace)
+    file = workspace.artifact("coco", "latents") / f"0002.{kind}.safetensors"
+    digest = flip(file)  # in the last row of the last tensor, which is the first sample's: rows are written in reverse
+    with pytest.raises(StepError, match=rf"0002\.{kind}\.safetensors is damaged and cannot be computed again"):
+        shard("coco", make_params(OTHER), workspace)
+    sample = "k0051" if kind == "image" else "k0050"  # the first one with latents for 512 px, and the first one
+    found = digest_file(file)[:12] if file.exists() else "[0-9a-f]{12}"
+    line = rf"0002\.{kind}\.safetensors, sample {sample}: damaged: expected sha256 {digest[:12]}\.\.\., found {found}"
+    assert re.search(line, caplog.text)
+    assert shard_files(workspace) == published
+
+
+def test_a_file_that_was_mended_is_read_though_the_damaged_one_is_still_open(
+    workspace: Workspace, make_params: MakeParams, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = write_artifact(workspace.root, PARTITIONS)
+    shard("coco", make_params(SMALL), workspace)
+    file = workspace.artifact("coco", "latents") / "0002.image.safetensors"
+    whole = file.read_bytes()
+    flip(file)  # the file that this process holds open
+    file.unlink()
+    file.write_bytes(whole)
+    shard("coco", make_params(OTHER), workspace)
+    assert_equal(read_all(workspace.artifact("coco", "shards")), samples)
+    assert caplog.messages == []
+
+
 def other_shape(index: Path) -> None:
     text = (index / "listing.json").read_text()
     (index / "listing.json").write_text(text.replace("ndarray:float16:4,64,64", "ndarray:float16:4,46,46"))
