@@ -62,8 +62,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MICRODIFF_WORKERS", "MICRODIFF_THREADS", "MICRODIFF_EXECUTOR", "MICRODIFF_WORK", "MICRODIFF_DEBUG"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("WORKERS", "THREADS", "EXECUTOR", "WORK", "DEBUG", "STORE", "HASH_ALWAYS"):
+        monkeypatch.delenv(f"MICRODIFF_{name}", raising=False)
     monkeypatch.chdir(REPO)
 
 
