@@ -241,3 +241,4 @@ def test_a_damaged_result_is_dropped_under_all_its_names(
     assert any(
         "the same file, by a hard link, in DVC's cache. It is dropped there." in each for each in caplog.messages
     )
+    assert "damaged in DVC's cache" not in caplog.text, "it was not left for others to find"

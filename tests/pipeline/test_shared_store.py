@@ -179,12 +179,12 @@ def test_what_is_damaged_there_is_not_used_and_is_replaced(
 
 def test_two_writers_at_once_give_one_partition(store: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both find nothing, and both write all."""
-    both = threading.Barrier(2, timeout=60)
+    both = threading.Barrier(2)
     has = SharedStore.has
 
     def waiting(self: SharedStore, step: str, fingerprint: str) -> bool:
         found = has(self, step, fingerprint)
-        both.wait()
+        both.wait(60)
         return found
 
     runs, failures = [machine("one"), machine("other")], []
