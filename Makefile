@@ -6,12 +6,9 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Where images of containers switch it off, every process would compile torch and all else anew: half a minute each.
 unexport PYTHONDONTWRITEBYTECODE
 DATASETS := $(basename $(notdir $(filter-out %/__init__.py,$(wildcard microdiff/handlers/*.py))))
-# Where a DVC remote is configured, what it has is pulled instead of computed. What is current is left alone even if what
-# it was made from is not there (--allow-missing); if the shards themselves are not there, they alone are pulled.
-PULL = $(eval PULL := $(if $(shell dvc config core.remote 2>/dev/null),--pull))$(PULL)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick coverage check format code bench report verify preset all $(DATASETS) remote pull push clean-work
+.PHONY: help setup demo test quick coverage check format code bench report verify preset all $(DATASETS) remote pull push clean-work restore slim gc
 
 help: ## List the targets
 	@sed -n 's/^\([^:#\t]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | sed 's/$$(DATASETS)/$(DATASETS)/' | \
@@ -29,7 +26,8 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	@touch $@
 
 demo: setup ## Build all sample shards from samples/, then show the ledger and the loader's first batch
-	@dvc repro
+	@python -m stages.check
+	@dvc --wait-for-lock repro
 	@python -m stages.report --first-batch
 
 test: setup ## Run all tests: in parallel, then those that need the machine for themselves, then captions on each Python
@@ -70,16 +68,12 @@ preset: setup ## Switch params.yaml to PRESET=sample, small or full
 
 all: $(DATASETS) ## Build the shards of all datasets
 
-# Not by one `dvc repro shard@NAME`: two of those at once would both run `code`, and DVC ends the second one.
-$(DATASETS): code ## Build the shards of one dataset
-	@dvc --wait-for-lock repro $(PULL) $(if $(PULL)$(wildcard data/$@/shards),--allow-missing) \
-		--single-item $(foreach step,download clean encode shard,$(step)@$@)
-	@test -d data/$@/shards || dvc --wait-for-lock pull shard@$@ || { echo "not on the remote: building them"; \
-		dvc --wait-for-lock repro --pull --single-item $(foreach step,download clean encode shard,$(step)@$@); }
+# Not by a bare `dvc repro`, which removes outputs before it looks at settings: see docs/interrupted.md.
+$(DATASETS): setup ## Build the shards of one dataset, or fetch them where a DVC remote has them
+	@python -m stages.build $@
 
 code: setup ## Write which code each step runs into code/, where an edit made that stale
-	@python -m stages.code --check 2>/dev/null || dvc --wait-for-lock repro --quiet --single-item code || \
-		python -m stages.code --check --wait 60
+	@python -m stages.build
 
 remote: setup ## Share data at URL=s3://BUCKET/PREFIX or a folder; ENDPOINT=https://... for MinIO, R2, ...
 	@test -n "$(URL)" || { echo "make remote URL=s3://BUCKET/PREFIX [ENDPOINT=https://...] or URL=/a/folder"; exit 1; }
@@ -89,13 +83,27 @@ remote: setup ## Share data at URL=s3://BUCKET/PREFIX or a folder; ENDPOINT=http
 	@echo "Written to .dvc/config: commit it. Credentials belong in the environment or in .dvc/config.local (README)."
 
 pull-%: setup ## Fetch one dataset's shards from the DVC remote (pull-coco)
+	@python -m stages.check --lock-only
 	dvc pull shard@$*
 
 pull: setup ## Fetch all shards from the DVC remote
+	@python -m stages.check --lock-only
 	dvc pull shard
 
 push: setup ## Send all artifacts to the DVC remote
+	@python -m stages.check --lock-only
 	dvc push
 
 clean-work: setup ## Remove finished partitions that no artifact refers to
 	@python -m stages.clean_work
+
+restore: setup ## Put the manifests that dvc.lock records in place, from the store that MICRODIFF_STORE names
+	@python -m stages.restore
+
+slim: setup ## Leave only the shards of NAME=coco on this disk, once the rest is on the remote
+	@test -n "$(NAME)" || { echo "make slim NAME=coco [FORCE=1: also what is not on the remote]"; exit 1; }
+	@python -m stages.slim $(NAME) $(if $(FORCE),--force)
+
+gc: setup ## Say what DVC's cache and remote keep that no branch or tag refers to; APPLY=1 [REMOTE=1] removes it
+	@python -m stages.check --lock-only
+	@python -m stages.gc $(if $(APPLY),--apply) $(if $(REMOTE),--remote)

@@ -152,11 +152,14 @@ def end_to_end(folder: Path, image: ImageEncoderSettings, text: TextEncoderSetti
         units: list[Callable[[], object]] = []
         for number in range(PARTITIONS):
             name = f"{number:04d}"
-            units.append(lambda name=name: write_image_latents(folder, name, image, into(out, name), times))
+            tar = folder / f"{name}.tar"
+            units.append(lambda name=name, tar=tar: write_image_latents(tar, name, image, into(out, name), times))
         for number in range(PARTITIONS):
             name = f"{number:04d}"
             units.append(
-                lambda name=name: write_caption_latents(folder, name, "caption_latents", text, into(out, name), times)
+                lambda name=name: write_caption_latents(
+                    folder / f"{name}.parquet", name, "caption_latents", text, into(out, name), times
+                )
             )
         todo, lock = list(reversed(units)), threading.Lock()
 

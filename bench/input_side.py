@@ -51,7 +51,7 @@ from microdiff.encode.image_batches import image_batches
 from microdiff.images.crops import center_crops, decode_pixels
 from microdiff.images.ops import centre_crop
 from microdiff.models.text_encoder import text_encoder
-from microdiff.pipeline.params import parse
+from microdiff.pipeline.parsing import parse
 
 REPO = Path(__file__).resolve().parents[1]
 RESOLUTIONS = (256, 512)

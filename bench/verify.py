@@ -32,7 +32,7 @@ from microdiff.encode.merge import SCHEMA
 from microdiff.encode.step import encode
 from microdiff.pipeline.params import load_params
 from microdiff.pipeline.publish import assemble
-from microdiff.pipeline.store import StoredPartition, Task
+from microdiff.pipeline.task import StoredPartition, Task
 from microdiff.pipeline.workspace import Workspace
 from microdiff.shard.step import shard
 from microdiff.verify.dataset import verify_dataset

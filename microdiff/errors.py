@@ -5,11 +5,18 @@
     |-- SourceError      a source is absent, unreachable, or not what it says it is
     |-- RejectionError   more records were rejected than the dataset allows
     |-- SchemaError      an artifact is missing, damaged, or does not fit what reads it
-    `-- StepError        partitions failed, or a ledger does not add up
+    |   `-- DamagedError   a file's bytes are not the recorded ones
+    |-- StepError        partitions failed, or a ledger does not add up
+    `-- WriteError       a place takes no more bytes: full, over quota, read-only, or not this user's
 
 A stage prints one of these without a traceback and exits with 1. A bad *record* is never an error: it is a
 rejection (see `microdiff.core.ledger`). Anything else that is raised is a bug and shows its traceback.
 """
+
+from pathlib import Path
+
+_SHOWN = 12  # digits of a digest
+_DIGEST_DIGITS = 64
 
 
 class MicrodiffError(Exception):
@@ -32,5 +39,38 @@ class SchemaError(MicrodiffError):
     """An artifact is missing or does not have the expected form."""
 
 
+class DamagedError(SchemaError):
+    """A file is not the recorded one.
+
+    Attributes:
+        path: Of the file.
+        expected: The SHA-256 recorded, 64 hexadecimal digits.
+        found: That of its bytes, or what else is wrong with it.
+    """
+
+    def __init__(self, path: Path, expected: str, found: str) -> None:
+        super().__init__(path, expected, found)
+        self.path, self.expected, self.found = path, expected, found
+        self.sample = ""
+
+    def of_sample(self, key: str) -> "DamagedError":
+        """Return this error, naming the sample whose bytes are damaged."""
+        self.sample = key
+        return self
+
+    def __str__(self) -> str:
+        """Return one line: file, sample if it is known, expected, found."""
+        where = f"{self.path}, sample {self.sample}" if self.sample else str(self.path)
+        return f"{where}: damaged: expected sha256 {self.expected[:_SHOWN]}..., found {_shortened(self.found)}"
+
+
 class StepError(MicrodiffError):
     """A step could not finish: partitions failed, or its counts do not add up."""
+
+
+class WriteError(MicrodiffError):
+    """A folder cannot be written: its disk is full or read-only, permission is missing, or it is a file."""
+
+
+def _shortened(found: str) -> str:
+    return f"{found[:_SHOWN]}..." if len(found) == _DIGEST_DIGITS and " " not in found else found

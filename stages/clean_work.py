@@ -1,11 +1,11 @@
-"""Remove finished partitions that no artifact refers to."""
+"""Remove finished partitions that no artifact refers to, here or in another clone that shares the folder."""
 
 from pathlib import Path
 
 import typer
 
-from microdiff.commands.cli import RootOption, errors_in_words
-from microdiff.pipeline.workspace import Workspace
+from microdiff.commands.cli import RootOption, errors_in_words, workspace_at
+from microdiff.pipeline.store_users import needed_by_others
 
 app = typer.Typer(add_completion=False)
 
@@ -14,8 +14,9 @@ app = typer.Typer(add_completion=False)
 def main(root: RootOption = Path()) -> None:
     """Prune the partition store."""
     with errors_in_words():
-        workspace = Workspace(root)
-        removed, freed = workspace.store().prune(workspace.fingerprints())
+        workspace = workspace_at(root, "data", store=True)
+        needed = [*workspace.fingerprints(), *needed_by_others(workspace)]
+        removed, freed = workspace.store().prune(needed)
         typer.echo(f"removed {removed} folders, freed {freed / 1e6:.1f} MB")
 
 

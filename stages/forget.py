@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from microdiff.commands.cli import RootOption, errors_in_words
+from microdiff.commands.cli import RootOption, errors_in_words, workspace_at
 from microdiff.commands.forget import Forgotten, forget, read_requests
-from microdiff.pipeline.workspace import Workspace
 
 app = typer.Typer(add_completion=False)
 Keys = Annotated[Path, typer.Argument(help="File with a key per line, or dataset, key and reason between tabs.")]
@@ -27,7 +26,9 @@ def main(
 ) -> None:
     """List the samples and say what is left to do."""
     with errors_in_words():
-        done = forget(read_requests(keys, dataset, reason), Workspace(root), allow_unknown=allow_unknown)
+        done = forget(
+            read_requests(keys, dataset, reason), workspace_at(root, "data", store=True), allow_unknown=allow_unknown
+        )
         typer.echo("\n".join(_line(each) for each in done))
         names = " ".join(each.dataset for each in done)
         typer.echo(f"The loader leaves them out from its next start. To take them out of the artifacts: make {names}")

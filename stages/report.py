@@ -5,10 +5,9 @@ from typing import Annotated
 
 import typer
 
-from microdiff.commands.cli import ParamsOption, RootOption, errors_in_words
+from microdiff.commands.cli import ParamsOption, RootOption, errors_in_words, workspace_at
 from microdiff.commands.report import describe_batch, ledger_lines, write_html
 from microdiff.pipeline.params import dataset_names
-from microdiff.pipeline.workspace import Workspace
 
 app = typer.Typer(add_completion=False)
 FirstBatch = Annotated[bool, typer.Option("--first-batch", help="Also load a batch of all shards and describe it.")]
@@ -20,7 +19,7 @@ def main(
 ) -> None:
     """Summarise the pipeline's state."""
     with errors_in_words():
-        names, workspace = dataset_names(params), Workspace(root)
+        names, workspace = dataset_names(params), workspace_at(root, "reports")
         if first_batch:
             typer.echo("\n".join(describe_batch(names, workspace)))
         typer.echo("\n".join(ledger_lines(names, workspace)))

@@ -32,6 +32,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Whole steps, processes, servers and models: what `make quick` leaves out, besides tests marked one by one.
 SLOW = (
     "artifacts/test_mds.py",
+    "commands/test_same_bytes.py",
     "encode/test_step.py",
     "formats/test_tar.py",
     "handlers/test_cc12m_urls.py",
@@ -45,6 +46,7 @@ SLOW = (
     "remote/test_team.py",
     "shard/test_step.py",
     "storage/test_s3.py",
+    "test_damage.py",
     "test_steps.py",
     "test_takedown.py",
     "test_train_tiny.py",
@@ -61,8 +63,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MICRODIFF_WORKERS", "MICRODIFF_THREADS", "MICRODIFF_EXECUTOR", "MICRODIFF_WORK", "MICRODIFF_DEBUG"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("MICRODIFF_")]:
+        monkeypatch.delenv(name)
     monkeypatch.chdir(REPO)
 
 

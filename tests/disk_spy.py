@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,17 @@ import pytest
 class DiskSpy:
     """Watches this process publish files and folders by renaming them.
 
+    Args:
+        patch: Undoes it.
+        spared: Names of files that hold nothing that could not be lost.
+
     Attributes:
         lost: What was given its final name before its bytes, or its entries, were on disk.
         renamed: The final names given.
     """
 
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, patch: pytest.MonkeyPatch, spared: Collection[str] = ()) -> None:
+        self._spared = spared
         self.lost: list[str] = []
         self.renamed: list[Path] = []
         self._on_disk: dict[int, object] = {}  # by inode
@@ -50,11 +56,15 @@ class DiskSpy:
         return sorted(self._folders.values())
 
     def _check(self, source: Path, target: Path) -> None:
+        if target.name in self._spared:
+            return
         for path in (source, *(source.rglob("*") if source.is_dir() else ())):
             if self._on_disk.get(path.stat().st_ino) != _state(path):
                 self.lost.append(f"{path.relative_to(source.parent)} as {target.name}")
 
     def _note(self, target: Path) -> None:
+        if target.name in self._spared:
+            return
         self.renamed.append(target)
         self._folders[target.parent.stat().st_ino] = str(target.parent)
 

@@ -202,7 +202,9 @@ class HandlerContract:
         assert len(set(keys)) == len(keys) == raw.counts["in"]
 
     def test_kept_pictures_are_read_back_in_order(self, raw: Raw) -> None:
-        read = [image.key for partition in raw.partitions for image in read_images(raw.folder, partition.name)]
+        read = [
+            image.key for partition in raw.partitions for image in read_images(raw.folder / f"{partition.name}.tar")
+        ]
         assert read == [row["key"] for row in raw.rows if row["status"] == "kept"]
         assert len(read) == self.counts["kept"]
 

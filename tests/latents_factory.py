@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from microdiff.artifacts.latents import Spool, TensorToWrite, in_numpy, write_latents
+from microdiff.artifacts.manifest import write_manifest
 from microdiff.artifacts.tables import table_writer
-from microdiff.core.files import digest_file, write_json
+from microdiff.core.files import digest_file
 from microdiff.encode.merge import SCHEMA
 
 Samples = dict[str, dict[str, Any]]
@@ -72,7 +73,7 @@ def write_artifact(
         counts = {"in": len(numbers), "kept": len(numbers)}
         manifest[name] = {"fingerprints": [], "counts": counts, "files": files}
     facts = {"format": 1, "source_records": len(written), "counts": {"in": len(written), "kept": len(written)}}
-    write_json(folder / "manifest.json", {**facts, "partitions": manifest, "encoders": {"image": {}, "text": {}}})
+    write_manifest(folder, {**facts, "partitions": manifest, "encoders": {"image": {}, "text": {}}})
     return written
 
 

@@ -18,7 +18,7 @@ from microdiff.encode.image_latents import write_image_latents
 from microdiff.models.device import device
 from microdiff.models.image_encoder import ImageEncoder
 from microdiff.models.text_encoder import TextEncoder
-from microdiff.pipeline.params import parse
+from microdiff.pipeline.parsing import parse
 from tests import tiny_models
 from tests.reporters import Said
 from tests.shard_factory import write_shard_set
@@ -51,7 +51,7 @@ def write_pictures(folder: Path, num_pictures: int) -> None:
 
 def written(raw: Path, into: Path, settings: ImageEncoderSettings) -> bytes:
     into.mkdir()
-    write_image_latents(raw, "0000", settings, into, Said())
+    write_image_latents(raw / "0000.tar", "0000", settings, into, Said())
     return (into / "0000.image.safetensors").read_bytes()
 
 
@@ -117,7 +117,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(tmp_path: Path, monkeypatch:
     torch.cuda.set_per_process_memory_fraction(share)
     try:
         (tmp_path / "less").mkdir()
-        result = write_image_latents(tmp_path, "0000", settings, tmp_path / "less", heard)
+        result = write_image_latents(tmp_path / "0000.tar", "0000", settings, tmp_path / "less", heard)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert result.counts == {"in": 64, "kept": 64}

@@ -164,6 +164,7 @@ def test_kill_9_in_the_middle_then_rerun_gives_the_same_bytes(done: Workspace, t
     shutil.rmtree(workspace.artifact("coco", kind))
     params = tmp_path / "params.yaml"
     params.write_text(yaml.safe_dump(changed(sample_preset(), MANY_PARTITIONS)), encoding="utf-8")
+    workspace.root.mkdir(exist_ok=True)
     command = [sys.executable, "-m", f"stages.{step}", "coco", "--params", str(params), "--root", str(workspace.root)]
     victim = subprocess.Popen(command, cwd=REPO, start_new_session=True, stderr=subprocess.DEVNULL)
     try:
@@ -193,6 +194,7 @@ def end_group(process: "subprocess.Popen[Any]") -> None:
 
 
 def run_stage(step: str, dataset: str, params: Path, root: Path) -> "subprocess.CompletedProcess[str]":
+    root.mkdir(exist_ok=True)
     command = [sys.executable, "-m", f"stages.{step}", dataset, "--params", str(params), "--root", str(root)]
     return run(command, cwd=REPO)
 
@@ -254,17 +256,41 @@ def test_loss_counts_over_all_steps(workspace: Workspace, make_params: MakeParam
         clean("coco", make_params({**share, "datasets.coco.clean.min_chars": 60}), workspace)
 
 
-@pytest.mark.parametrize("damage", ["missing", "shorter", "no manifest", "manifest cut"])
-def test_a_damaged_input_is_named(done: Workspace, tmp_path: Path, make_params: MakeParams, damage: str) -> None:
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_a_damaged_manifest_is_named(done: Workspace, tmp_path: Path, make_params: MakeParams, is_cut: bool) -> None:
     workspace = copy_of(done, tmp_path / "copy")
-    folder = workspace.artifact("coco", "latents")
-    target = folder / ("manifest.json" if "manifest" in damage else "0001.image.safetensors")
+    target = workspace.artifact("coco", "latents") / "manifest.json"
     data = target.read_bytes()
     target.unlink()
-    if damage in ("shorter", "manifest cut"):
+    if is_cut:
         target.write_bytes(data[: len(data) // 2])
-    with pytest.raises(SchemaError, match=r"manifest\.json" if "manifest" in damage else "0001.image.safetensors"):
+    with pytest.raises(SchemaError, match=r"manifest\.json"):
         shard("coco", make_params(MANY_PARTITIONS), workspace)
+
+
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_an_input_that_is_not_whole_is_said_and_mended(
+    done: Workspace, tmp_path: Path, make_params: MakeParams, caplog: pytest.LogCaptureFixture, is_cut: bool
+) -> None:
+    caplog.set_level("INFO", "microdiff")
+    workspace = copy_of(done, tmp_path / "copy")
+    folder = workspace.artifact("coco", "latents")
+    target = folder / "0001.image.safetensors"
+    data = target.read_bytes()
+    target.unlink()
+    if is_cut:
+        target.write_bytes(data[: len(data) // 2])
+    shard("coco", make_params({**MANY_PARTITIONS, "shard.seed": 7}), workspace)
+    assert computed(workspace, "shard") > 0
+    record = read_manifest(done.artifact("coco", "latents")).files[target.name]
+    said = {
+        True: f"{target}: damaged: expected sha256 {record.sha256[:12]}..., found {len(data) // 2} bytes "
+        f"instead of {len(data)}. It is mended first.",
+        False: f"data/coco/latents: fetching 1 files that are not here ({len(data) / 1e6:.1f} MB)",
+    }
+    assert said[is_cut] in caplog.messages
+    here = target if is_cut else workspace.root / f".work/inputs/{record.sha256}.safetensors"
+    assert here.read_bytes() == data
 
 
 def test_a_full_disk_is_said_so(
@@ -278,7 +304,7 @@ def test_a_full_disk_is_said_so(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "0000.tar")
 
     monkeypatch.setattr(raw_writer, "add_picture", full)
-    with pytest.raises(MicrodiffError, match="No space left on device"):
+    with pytest.raises(MicrodiffError, match="the disk is full"):
         download("coco", make_params(), workspace)
     assert not workspace.artifact("coco", "raw").exists()
     monkeypatch.undo()
@@ -301,6 +327,7 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_done(
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     workspace, links, params = Workspace(tmp_path / "root"), tmp_path / "links.txt", tmp_path / "params.yaml"
     make_params({"datasets.cc12m.download.source": str(links)}, params)
+    workspace.root.mkdir()
     command = [sys.executable, "-m", "stages.download", "cc12m", "--params", str(params), "--root", str(workspace.root)]
     environment = {**os.environ, "MICRODIFF_WORKERS": "2"}
     with FirstTarOnly(tars) as server:

@@ -78,7 +78,7 @@ def no_fetching(monkeypatch: pytest.MonkeyPatch) -> None:
 def everything(workspace: Workspace) -> Iterator[str]:
     """Yield every key that any artifact still holds something of."""
     for part in read_manifest(workspace.artifact("coco", "raw")).partitions:
-        yield from (image.key for image in read_images(workspace.artifact("coco", "raw"), part))
+        yield from (image.key for image in read_images(workspace.artifact("coco", "raw") / f"{part}.tar"))
         for kind in ("raw", "captions", "latents"):
             yield from kept(workspace, part, kind)
     shards = workspace.artifact("coco", "shards")
@@ -169,15 +169,22 @@ def test_a_key_listed_under_another_partition_is_found(here: Workspace) -> None:
     assert key not in kept(here, "0002")
 
 
-def test_a_damaged_partition_is_not_made_into_a_whole_looking_one(here: Workspace) -> None:
+def test_a_damaged_partition_is_not_made_into_a_whole_looking_one(
+    built: Workspace, here: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is dropped, and the source gives what stays."""
+    undamaged = copy_of(built, tmp_path / "undamaged")
+    withdraw(undamaged, kept(here, "0000")[0], partition="0000")
+    run(undamaged, "download")
     withdraw(here, kept(here, "0000")[0], partition="0000")
     tar = here.artifact("coco", "raw") / "0000.tar"
     data = bytearray(tar.read_bytes())
     data[len(data) // 3] ^= 1
     with tar.open("r+b") as file:  # in place: the store has the same file
         file.write(data)
-    with pytest.raises(StepError, match=r"0000\.tar: damaged"):
-        run(here, "download")
+    run(here, "download")
+    assert tree_bytes(here.artifact("coco", "raw")) == tree_bytes(undamaged.artifact("coco", "raw"))
+    assert any("0000.tar: damaged: expected sha256 " in each and "dropped" in each for each in caplog.messages)
 
 
 @pytest.mark.usefixtures("no_fetching")
@@ -228,6 +235,7 @@ def test_a_lost_source_is_an_error_otherwise(here: Workspace, case: str) -> None
 def test_what_the_store_lacks_cannot_come_from_a_lost_source(here: Workspace) -> None:
     withdraw(here, kept(here, "0001")[0], partition="0001")
     shutil.rmtree(here.root / ".work/download")
+    shutil.rmtree(here.artifact("coco", "raw"))
     with pytest.raises(StepError, match=r"is needed, but .* the links have expired"):
         run(here, "download")
 

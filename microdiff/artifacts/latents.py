@@ -155,11 +155,9 @@ class LatentsFile:
             }
             self._rows = {name: _map_rows(path, 8 + length, entry) for name, entry in header.items()}
         except FileNotFoundError:
-            raise SchemaError(f"{path}: no such file. Restore it with dvc checkout.") from None
+            raise SchemaError(f"{path}: no such file.") from None
         except (ValueError, KeyError, TypeError, struct.error, OverflowError, MemoryError) as error:
-            raise SchemaError(
-                f"{path}: not a latents file, or damaged ({error!r}). Restore it with dvc checkout."
-            ) from error
+            raise SchemaError(f"{path}: not a latents file, or damaged ({error!r}).") from error
 
     @property
     def names(self) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from microdiff.core.files import canonical_json, digest_json, read_json, write_json
+from microdiff.core.files import canonical_json, digest_json, write_json
 from microdiff.core.ledger import KEPT, Counts
 from microdiff.errors import SchemaError
 
@@ -48,6 +48,7 @@ class PartRecord:
         counts: Its ledger.
         facts: What else its computation said.
         files: The names of its files, sorted.
+        computed_with: What computed it, where that decides bytes: `torch`, its version, and `device`, its kind.
     """
 
     step: str
@@ -55,6 +56,7 @@ class PartRecord:
     counts: Counts
     facts: Mapping[str, Any]
     files: tuple[str, ...]
+    computed_with: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, value: Mapping[str, Any]) -> Self:
@@ -71,7 +73,8 @@ class PartRecord:
                 "facts": dict(facts),
                 "files": [*files],
             }:
-                return cls(step, fingerprint, parse_counts(counts), facts, tuple(map(str, files)))
+                computed_with = {str(key): str(item) for key, item in dict(value.get("computed_with", {})).items()}
+                return cls(step, fingerprint, parse_counts(counts), facts, tuple(map(str, files)), computed_with)
         raise ValueError(f"expected a part of a partition, got {value!r:.80}")
 
     def to_json(self) -> dict[str, Any]:
@@ -82,6 +85,7 @@ class PartRecord:
             "counts": dict(self.counts),
             "facts": dict(self.facts),
             "files": list(self.files),
+            **({"computed_with": dict(self.computed_with)} if self.computed_with else {}),
         }
 
 
@@ -168,6 +172,12 @@ class Manifest:
         files = self.partitions[partition].files
         return {name: file.sha256 for name, file in sorted(files.items()) if name.endswith(suffixes)}
 
+    def computed_with(self) -> list[dict[str, str]]:
+        """Return what computed the partitions, each kind of machine once, sorted."""
+        parts = (part for partition in self.partitions.values() for part in partition.parts)
+        kinds = {tuple(sorted(part.computed_with.items())) for part in parts if part.computed_with}
+        return [dict(kind) for kind in sorted(kinds)]
+
     def kept(self) -> dict[str, int]:
         """Return the number of kept samples by partition."""
         return {name: partition.counts[KEPT] for name, partition in self.partitions.items()}
@@ -185,7 +195,7 @@ def read_manifest(folder: Path) -> Manifest:
         size = file.stat().st_size if file.is_file() else None
         if size != record.num_bytes:
             found = "it is missing" if size is None else f"it has {size}"
-            raise SchemaError(f"{file}: expected {record.num_bytes} bytes, {found}. Restore it with dvc checkout.")
+            raise SchemaError(f"{file}: expected {record.num_bytes} bytes, {found}.")
     return manifest
 
 
@@ -198,8 +208,21 @@ def parse_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise SchemaError(f"{folder}: no {MANIFEST} there. Build it with dvc repro, or fetch it with dvc pull.")
+    return parse_manifest_text(path.read_bytes(), path)
+
+
+def parse_manifest_text(text: bytes, path: Path) -> Manifest:
+    """Return what a manifest's bytes say.
+
+    Args:
+        text: The bytes.
+        path: Of the manifest, for messages; its folder becomes that of the artifact.
+
+    Raises:
+        SchemaError: They are no manifest.
+    """
     try:
-        value = read_json(path)
+        value = json.loads(text)
         value.pop("digest", None)
         if (version := value.pop("format")) != FORMAT:
             raise SchemaError(
@@ -207,7 +230,7 @@ def parse_manifest(folder: Path) -> Manifest:
             )
         partitions = {name: PartitionRecord.parse(record) for name, record in value.pop("partitions").items()}
         return Manifest(
-            folder,
+            path.parent,
             source_records=int(value.pop("source_records")),
             counts=parse_counts(value.pop("counts")),
             partitions=partitions,

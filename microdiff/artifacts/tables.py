@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from microdiff.core.ledger import KEPT
+from microdiff.core.verified_files import Input, InputFile
 
 _ROWS_PER_GROUP = 4096
 
@@ -39,15 +40,28 @@ def table_writer(path: Path, schema: pa.Schema) -> Iterator[AddRow]:
         flush()
 
 
-def read_rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield a table's rows in order, with the columns asked for."""
-    with pq.ParquetFile(path) as parquet:
+def read_rows(table: Input, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield a table's rows in order, with the columns asked for.
+
+    Args:
+        table: An input, whose bytes are read whole and verified first; or a file that is read as it is.
+        columns: Names of columns.
+
+    Raises:
+        DamagedError: The input is not the recorded one.
+    """
+    with open_table(table) as parquet:
         for batch in parquet.iter_batches(batch_size=_ROWS_PER_GROUP, columns=columns):
             yield from batch.to_pylist()
 
 
-def read_kept(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows whose status is `kept`, with `status` and the columns asked for."""
-    for row in read_rows(path, ["status", *columns]):
+def open_table(table: Input) -> pq.ParquetFile:
+    """Return a table's open file; arguments and errors as for `read_rows`."""
+    return pq.ParquetFile(pa.BufferReader(table.read()) if isinstance(table, InputFile) else table)
+
+
+def read_kept(table: Input, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows whose status is `kept`, with `status` and the columns asked for; see `read_rows`."""
+    for row in read_rows(table, ["status", *columns]):
         if row["status"] == KEPT:
             yield row

@@ -2,37 +2,34 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from microdiff.artifacts.tables import read_kept
+from microdiff.artifacts.tables import read_kept, read_rows
 from microdiff.clean.policy import caption_rows
 from microdiff.config.settings import CleanSettings
 from microdiff.core.ledger import KEPT
+from microdiff.core.verified_files import Input
 
 
-def find_duplicates(raw: Path, partitions: Iterable[str], settings: CleanSettings) -> dict[str, frozenset[str]]:
+def find_duplicates(raw: Mapping[str, Input], settings: CleanSettings) -> dict[str, frozenset[str]]:
     """Return the keys to reject, by partition: of equal samples the first in source order stays.
 
     Only pictures whose bytes occur more than once are looked at; for the others eight bytes each are held in memory.
 
     Args:
-        raw: The raw artifact's folder.
-        partitions: All of them, in order.
+        raw: The raw tables of all partitions, in order.
         settings: The policy: samples that it rejects anyway are no duplicates.
     """
-    names = list(partitions)
-    suspects = _repeated(raw, names)
+    suspects = _repeated(raw.values())
     seen: set[bytes] = set()
     found: dict[str, set[str]] = defaultdict(set)
-    for name in names if suspects.size else ():
+    for name, table in raw.items() if suspects.size else ():
         columns = ["key", "captions", "meta", "sha256", "width", "height"]
-        for raw_row in read_kept(raw / f"{name}.parquet", columns):
+        for raw_row in read_kept(table, columns):
             if not _contains(suspects, raw_row["sha256"]):
                 continue
             for row in caption_rows(raw_row, settings):
@@ -41,7 +38,7 @@ def find_duplicates(raw: Path, partitions: Iterable[str], settings: CleanSetting
                     if identity in seen:
                         found[name].add(row["key"])
                     seen.add(identity)
-    return {name: frozenset(found[name]) for name in names}
+    return {name: frozenset(found[name]) for name in raw}
 
 
 def share_unique(captions: Path, partitions: Iterable[str]) -> float:
@@ -56,17 +53,15 @@ def _caption_digests(path: Path) -> Iterator[int]:
         yield int.from_bytes(hashlib.blake2b(row["caption"].encode(), digest_size=8).digest(), "big")
 
 
-def _repeated(raw: Path, names: list[str]) -> NDArray[np.uint64]:
+def _repeated(raw: Iterable[Input]) -> NDArray[np.uint64]:
     """Return the first eight bytes of every picture's SHA-256 that occurs more than once, sorted."""
-    parts = [
-        _prefixes(pq.read_table(raw / f"{name}.parquet", columns=["sha256"])["sha256"].to_pylist()) for name in names
-    ]
+    parts = [_prefixes(row["sha256"] for row in read_rows(table, ["sha256"])) for table in raw]
     values, counts = np.unique(np.concatenate([np.empty(0, np.uint64), *parts]), return_counts=True)
     repeated: NDArray[np.uint64] = values[counts > 1]
     return repeated
 
 
-def _prefixes(digests: list[Any]) -> NDArray[np.uint64]:
+def _prefixes(digests: Iterable[str]) -> NDArray[np.uint64]:
     return np.array([int(digest[:16], 16) for digest in digests if digest], np.uint64)
 
 

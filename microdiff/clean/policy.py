@@ -19,6 +19,7 @@ from microdiff.clean.stats import CaptionStats
 from microdiff.config.settings import CleanSettings
 from microdiff.core.ledger import EXPANDED, KEPT, Ledger, Reason, Result
 from microdiff.core.progress import Reporter
+from microdiff.core.verified_files import Input
 
 SCHEMA = pa.schema(
     [
@@ -84,12 +85,12 @@ def is_above(meta: Mapping[str, Any], settings: CleanSettings) -> bool:
 
 
 def write_captions(
-    raw: Path, name: str, settings: CleanSettings, duplicates: frozenset[str], folder: Path, report: Reporter
+    raw: Input, name: str, settings: CleanSettings, duplicates: frozenset[str], folder: Path, report: Reporter
 ) -> Result:
     """Choose and clean the captions of one partition.
 
     Args:
-        raw: The raw artifact's folder.
+        raw: The partition's raw table.
         name: The partition.
         settings: The policy.
         duplicates: Keys to reject as duplicates.
@@ -104,7 +105,7 @@ def write_captions(
     expanded = 0
     columns = ["key", "captions", "meta", "sha256", "width", "height"]
     with table_writer(folder / f"{name}.parquet", SCHEMA) as add_row:
-        for raw_row in read_kept(raw / f"{name}.parquet", columns):
+        for raw_row in read_kept(raw, columns):
             rows = list(caption_rows(raw_row, settings))
             expanded += len(rows) - 1
             for row in rows:

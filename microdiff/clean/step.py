@@ -2,14 +2,17 @@
 
 from functools import partial
 
+from microdiff.artifacts.checks import check_table
 from microdiff.clean.duplicates import find_duplicates, share_unique
 from microdiff.clean.policy import write_captions
 from microdiff.clean.stats import summarise
-from microdiff.core.code_fingerprint import code_digest
+from microdiff.core.code_identity import code_identity
+from microdiff.core.deciding_code import deciding_modules
 from microdiff.core.ledger import Counts
-from microdiff.pipeline.params import Params, as_values
+from microdiff.pipeline.params import Params
+from microdiff.pipeline.parsing import as_values
 from microdiff.pipeline.run import Run
-from microdiff.pipeline.store import Task
+from microdiff.pipeline.task import Task
 from microdiff.pipeline.workspace import Workspace
 
 
@@ -30,12 +33,16 @@ def clean(dataset: str, params: Params, workspace: Workspace) -> Counts:
         RejectionError: Too many records were rejected.
     """
     entry = params.dataset(dataset)
-    run = Run("clean", dataset, workspace)
-    with run.store.in_use():
-        raw = workspace.read_input(dataset, "raw")
-        code = code_digest(["microdiff.clean.policy"])
+    run = Run("clean", dataset, workspace, params)
+    with run.active():
+        artifact = run.input("raw")
+        raw = artifact.manifest
+        tables = {name: artifact.file(f"{name}.parquet") for name in raw.partitions}
+        code = code_identity(deciding_modules("clean"))
         settings = as_values(entry.clean)
-        duplicates = find_duplicates(raw.folder, raw.partitions, entry.clean) if entry.clean.drop_duplicates else {}
+        duplicates = {}
+        if entry.clean.drop_duplicates:
+            duplicates = find_duplicates({name: run.read(table) for name, table in tables.items()}, entry.clean)
         tasks = [
             Task(
                 step="clean",
@@ -46,8 +53,10 @@ def clean(dataset: str, params: Params, workspace: Workspace) -> Counts:
                     "raw": raw.digests(name, ".parquet"),
                     "duplicates": sorted(duplicates.get(name, ())),
                 },
-                compute=partial(write_captions, raw.folder, name, entry.clean, duplicates.get(name, frozenset())),
+                compute=partial(write_captions, tables[name], name, entry.clean, duplicates.get(name, frozenset())),
                 num_samples=num_samples,
+                inputs=(tables[name],),
+                check=check_table,
             )
             for name, num_samples in raw.kept().items()
         ]

@@ -12,9 +12,11 @@ from typing import Annotated
 import typer
 
 from microdiff.core.ledger import Counts
-from microdiff.errors import MicrodiffError
+from microdiff.core.places import check_writable, os_error_in_words
+from microdiff.errors import MicrodiffError, ParamsError
 from microdiff.pipeline.params import Params, load_params
 from microdiff.pipeline.workspace import Workspace
+from microdiff.remote.dvc_lock_copy import keep_copy
 
 log = logging.getLogger("microdiff")
 
@@ -38,12 +40,31 @@ def errors_in_words() -> Iterator[None]:
     except KeyboardInterrupt:
         raise _exit("interrupted. Finished partitions are kept; run it again to continue.", 130) from None
     except OSError as error:
-        if debug or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        words = None if debug or error.errno == errno.EPIPE else os_error_in_words(error)
+        if words is None:
             raise
-        where = f" while writing {error.filename}" if error.filename else ""
-        raise _exit(
-            f"the disk is full{where}. Free some space and run it again; finished partitions are kept.", 1
-        ) from None
+        raise _exit(words, 1) from None
+
+
+def workspace_at(root: Path, *written: str, store: bool = False) -> Workspace:
+    """Return the workspace at a folder.
+
+    Args:
+        root: The folder.
+        written: Folders in it that will be written: what hinders that is said now, not when the work is done.
+        store: Whether the partition store will be written, too.
+
+    Raises:
+        ParamsError: There is no such folder.
+        WriteError: One of these cannot be written, or is a file.
+    """
+    if not root.is_dir():
+        what = "expected a folder, found a file" if root.exists() else "no such folder"
+        raise ParamsError(f"{root}: {what}. Check --root.")
+    workspace = Workspace(root)
+    for folder in (*([workspace.store().root] if store else []), *(root / each for each in written)):
+        check_writable(folder)
+    return workspace
 
 
 def _exit(message: str, code: int) -> typer.Exit:
@@ -54,4 +75,8 @@ def _exit(message: str, code: int) -> typer.Exit:
 def run_stage(step: Callable[[str, Params, Workspace], Counts], dataset: str, params: Path, root: Path) -> None:
     """Run one step of one dataset as a stage script does."""
     with errors_in_words():
-        step(dataset, load_params(params, dataset), Workspace(root))
+        name = step.__name__
+        settings = load_params(params, dataset)
+        workspace = workspace_at(root, f"data/{dataset}", f"metrics/{name}", f"reports/runs/{name}", store=True)
+        keep_copy(root)
+        step(dataset, settings, workspace)

@@ -39,15 +39,27 @@ class StepReport:
 
 
 def read_reports(datasets: Sequence[str], workspace: Workspace) -> list[StepReport]:
-    """Return the reports of all steps that have run, in pipeline order."""
+    """Return the reports of all steps that have run, in pipeline order.
+
+    Raises:
+        SchemaError: A file is damaged.
+    """
     reports = []
     for dataset in datasets:
         for step in STEPS:
             metrics, run = workspace.metrics(step, dataset), workspace.run_facts(step, dataset)
             if metrics.is_file():
-                facts = read_json(run) if run.is_file() else None
-                reports.append(StepReport(dataset, step, read_json(metrics), facts))
+                facts = _read(run) if run.is_file() else None
+                reports.append(StepReport(dataset, step, _read(metrics), facts))
     return reports
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        value: Mapping[str, Any] = read_json(path)
+    except ValueError as error:
+        raise SchemaError(f"{path}: damaged ({error}). Remove it and build the dataset: make {path.stem}") from None
+    return value
 
 
 def ledger_lines(datasets: Sequence[str], workspace: Workspace) -> list[str]:

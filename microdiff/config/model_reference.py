@@ -11,16 +11,16 @@ Before each may stand `openclip:`, and `hf-hub:` before a repository, as open_cl
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
-from urllib.parse import urlsplit
+
+from microdiff.config.roots import public_root
 
 OPENCLIP = "openclip:"
 _HF_HUB = "hf-hub:"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _HUB_URL = re.compile(r"hf://([\w.-]+/[\w.-]+)@([0-9a-f]{40})(?:/([^@\s]*))?")
-_THIS_MACHINE = ("file", "local")
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,10 @@ def parse_model_reference(model: str, subfolder: str | None, revision: str | Non
     return ModelReference("hub", name, folder, revision)
 
 
-def reference_problems(model: str, revision: str | None) -> Iterator[tuple[str, str]]:
-    """Yield (field, what is wrong) of the settings `model` and `revision`."""
+def reference_problems(model: str, subfolder: str | None, revision: str | None) -> Iterator[tuple[str, str]]:
+    """Yield (field, what is wrong) of the settings `model`, `subfolder` and `revision`."""
+    if ".." in Path(subfolder or "").parts:
+        yield "subfolder", f"expected a folder in the model, got {subfolder!r}"
     reference = parse_model_reference(model, None, revision)
     if reference.root.startswith("hf://"):
         yield "model", f"expected hf://ORG/NAME@COMMIT or hf://ORG/NAME@COMMIT/folder with 40 digits, got {model!r}"
@@ -80,9 +82,5 @@ def public_name(model: str) -> str:
     reader = OPENCLIP if model.startswith(OPENCLIP) else ""
     if reference.kind == "hub":
         return f"{reader}{_HF_HUB if reader else ''}{reference.root}"
-    if reference.kind == "folder":
-        return reader + (Path(reference.root).name if reference.root.startswith("/") else reference.root)
-    parts = urlsplit(reference.root)
-    if parts.scheme in _THIS_MACHINE:
-        return reader + Path(parts.path).name
-    return f"{reader}{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    shown = public_root(reference.root)
+    return reader + (reference.root if shown == PurePosixPath(reference.root).as_posix() else shown)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from microdiff.config.model_reference import reference_problems
+from microdiff.config.roots import Root
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 Problems = Iterator[tuple[str, str]]
@@ -92,7 +93,7 @@ class ImageEncoderSettings:
             where small batches leave the GPU waiting for launches, and takes memory of its own.
     """
 
-    model: str
+    model: Root
     subfolder: str | None
     revision: str | None
     dtype: Dtype
@@ -113,7 +114,7 @@ class ImageEncoderSettings:
             yield "batch_size", f"expected at least 1, got {self.batch_size}"
         if self.cuda_graphs and not self.compile:
             yield "cuda_graphs", "true needs compile: true"
-        yield from reference_problems(self.model, self.revision)
+        yield from reference_problems(self.model, self.subfolder, self.revision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ class TextEncoderSettings:
         cuda_graphs: As for pictures.
     """
 
-    model: str
+    model: Root
     subfolder: str | None
     revision: str | None
     dtype: Dtype
@@ -151,7 +152,7 @@ class TextEncoderSettings:
             yield "batch_size", f"expected at least 1, got {self.batch_size}"
         if self.cuda_graphs and not self.compile:
             yield "cuda_graphs", "true needs compile: true"
-        yield from reference_problems(self.model, self.revision)
+        yield from reference_problems(self.model, self.subfolder, self.revision)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ class SourceTree:
     """
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
         self._modules: dict[str, _Module | None] = {}
 
     def import_closure(self, modules: Iterable[str]) -> list[str]:
@@ -68,35 +68,49 @@ class SourceTree:
         """
         module = self._module(name)
         if module is None:
-            raise ModuleNotFoundError(f"no module {name} in {self._root}")
+            raise ModuleNotFoundError(f"no module {name} in {self.root}")
         return module.digest
+
+    def syntax_tree(self, name: str) -> tuple[Path, ast.Module]:
+        """Return one module's file and its syntax tree, which must not be changed.
+
+        Raises:
+            ModuleNotFoundError: There is no such module.
+        """
+        path, module = self._path(name), self._module(name)
+        if path is None or module is None:
+            raise ModuleNotFoundError(f"no module {name} in {self.root}")
+        return path, module.tree
 
     def _module(self, name: str) -> "_Module | None":
         if name not in self._modules:
-            base = self._root.joinpath(*name.split("."))
-            paths = (base.with_suffix(".py"), base / "__init__.py") if name.partition(".")[0] in _PACKAGES else ()
-            path = next((path for path in paths if path.is_file()), None)
+            path = self._path(name)
             self._modules[name] = None if path is None else _module(name, path.name == "__init__.py", path.read_bytes())
         return self._modules[name]
+
+    def _path(self, name: str) -> Path | None:
+        base = self.root.joinpath(*name.split("."))
+        paths = (base.with_suffix(".py"), base / "__init__.py") if name.partition(".")[0] in _PACKAGES else ()
+        return next((path for path in paths if path.is_file()), None)
 
 
 class _Module:
     def __init__(self, name: str, is_package: bool, text: bytes) -> None:
         self._package = name if is_package else name.rpartition(".")[0]
         try:
-            self._tree = ast.parse(text)
+            self.tree = ast.parse(text)
         except (SyntaxError, ValueError):  # whoever imports it fails; those who do not must not
-            self._tree = ast.Module([ast.Return(ast.Constant(hashlib.sha256(text).hexdigest()))], [])
+            self.tree = ast.Module([ast.Return(ast.Constant(hashlib.sha256(text).hexdigest()))], [])
 
     @cached_property
     def digest(self) -> str:
-        return tree_digest(self._tree)
+        return tree_digest(self.tree)
 
     @cached_property
     def imports(self) -> list[str]:
         """Names that may be modules of this project."""
         found: list[str] = []
-        for node in ast.walk(self._tree):
+        for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
                 found += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
@@ -137,7 +151,7 @@ def tree_digest(tree: ast.AST) -> str:
 def _walk(node: ast.AST) -> Iterator[str]:
     """Yield the tree as text. Empty fields are left out, since newer Pythons add fields (such as type_params)."""
     yield f"<{type(node).__name__}"
-    docstring = _docstring(node)
+    docstring = docstring_of(node)
     for name, value in ast.iter_fields(node):
         children = value if isinstance(value, list) else [value]
         kept = [child for child in children if child is not None and child is not docstring]
@@ -151,7 +165,8 @@ def _walk(node: ast.AST) -> Iterator[str]:
     yield ">"
 
 
-def _docstring(node: ast.AST) -> ast.stmt | None:
+def docstring_of(node: ast.AST) -> ast.stmt | None:
+    """Return the docstring of a module, class or function, the statement that does not count."""
     if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or not node.body:
         return None
     first = node.body[0]

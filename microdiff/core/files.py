@@ -13,8 +13,11 @@ from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
+from microdiff.core.places import writing_to
+
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EACCES)
 _TEMPORARY = "tmp-"
+_COPY_BYTES = 2**22
 
 
 def canonical_json(value: object) -> str:
@@ -45,6 +48,11 @@ def md5_of(path: Path) -> str:
         return hashlib.file_digest(file, new_md5).hexdigest()
 
 
+def md5_of_bytes(data: bytes) -> str:
+    """Return the md5 of bytes, by which DVC names a file that holds them."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
 def new_md5() -> "hashlib._Hash":
     """Return an MD5 hash, which names files here and protects nothing."""
     return hashlib.md5(usedforsecurity=False)
@@ -67,11 +75,12 @@ def whole_file(path: Path) -> Iterator[BufferedWriter]:
     """Give a file that takes the name `path` only when the block has ended well and the bytes are on disk."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with _called(temporary, path), writing_to(path):
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
@@ -105,8 +114,26 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        shutil.copyfile(source, target)
-        sync(target)
+        with writing_to(target, source):
+            shutil.copyfile(source, target)
+            sync(target)
+
+
+@contextmanager
+def _called(temporary: Path, path: Path) -> Iterator[None]:
+    """Have the system's errors name `path` where they name a temporary file or folder, which tells nobody anything."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename == str(temporary):
+            error.filename = str(path)
+        raise
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file; `target` is whole and on disk, or what it was."""
+    with source.open("rb") as data, whole_file(target) as file:
+        shutil.copyfileobj(data, file, _COPY_BYTES)
 
 
 @contextmanager
@@ -118,7 +145,8 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     parent.mkdir(parents=True, exist_ok=True)
     while True:
         folder = parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
-        folder.mkdir()
+        with _called(folder, parent):
+            folder.mkdir()
         try:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:  # swept between the two calls

@@ -24,7 +24,9 @@ from microdiff.core.progress import Reporter
 from microdiff.core.withdrawn import Withdrawn, picture_key
 from microdiff.download.raw_writer import SCHEMA, add_picture, withdrawn_row
 from microdiff.errors import SchemaError
-from microdiff.pipeline.store import Store, StoredPartition, Task
+from microdiff.pipeline.finder import Finder
+from microdiff.pipeline.store import Store
+from microdiff.pipeline.task import StoredPartition, Task
 
 Redacted = Callable[[Withdrawn], Callable[[Path, Reporter], Result]]
 
@@ -34,11 +36,13 @@ class Redaction:
 
     Args:
         store: Where finished partitions are.
+        finder: Finds those that are elsewhere.
         withdrawn: The dataset's list. The partitions it names are where keys are looked for first.
     """
 
-    def __init__(self, store: Store, withdrawn: Withdrawn) -> None:
+    def __init__(self, store: Store, finder: Finder, withdrawn: Withdrawn) -> None:
         self._store = store
+        self._finder = finder
         self._withdrawn = withdrawn
         self._keys: dict[str, frozenset[str]] = _by_partition(withdrawn)
         self._local: set[str] = set()
@@ -56,7 +60,7 @@ class Redaction:
             return base
         task = self._task(base, keys)
         listed = Withdrawn({key: self._withdrawn.entries[key] for key in keys})
-        stored = self._store.find(task) or self._earlier(base, keys)
+        stored = self._finder.find(task) or self._earlier(base, keys)
         if stored is None:
             return replace(task, compute=from_source(listed))
         self._local.add(base.name)
@@ -64,7 +68,7 @@ class Redaction:
 
     def needs_source(self, task: Task) -> bool:
         """Tell whether a task that `apply` gave would be computed from the source."""
-        return task.name not in self._local and self._store.find(task) is None
+        return task.name not in self._local and self._finder.find(task) is None
 
     def correct(self, stored: Sequence[StoredPartition]) -> set[str]:
         """Look where the withdrawn keys really are, and return the names of partitions that `apply` got wrong.
@@ -83,7 +87,7 @@ class Redaction:
 
     def _earlier(self, base: Task, keys: frozenset[str]) -> StoredPartition | None:
         """Return the whole partition, or the redaction of it with the most of these keys, if the store has any."""
-        whole = self._store.find(base)
+        whole = self._finder.find(base)
         if whole is not None:
             return whole
         fitting = [
@@ -95,6 +99,8 @@ class Redaction:
 
     @cached_property
     def _redactions(self) -> dict[str, list[StoredPartition]]:
+        for name in self._keys:
+            self._finder.restore_named("download", name)
         found = defaultdict(list)
         for item in self._store.finished("download"):
             if item.counts.get(Reason.WITHDRAWN.value):

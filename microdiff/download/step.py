@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from microdiff.artifacts.checks import check_raw
 from microdiff.artifacts.tables import read_rows
+from microdiff.config.roots import public_root
 from microdiff.config.settings import DownloadSettings
-from microdiff.core.code_fingerprint import code_digest
+from microdiff.core.code_identity import code_identity
+from microdiff.core.deciding_code import deciding_modules
 from microdiff.core.files import scratch_folder
 from microdiff.core.ledger import Counts, Result
 from microdiff.core.progress import Progress, Reporter
@@ -23,10 +26,11 @@ from microdiff.formats.annotations import Annotations, write_annotations
 from microdiff.formats.records import Inputs, Partition
 from microdiff.handlers import Handler
 from microdiff.pipeline.executor import TaskResult
-from microdiff.pipeline.params import Dataset, Params, as_values
+from microdiff.pipeline.params import Dataset, Params
+from microdiff.pipeline.parsing import as_values, deciding_values
 from microdiff.pipeline.run import Run
 from microdiff.pipeline.selection import select
-from microdiff.pipeline.store import StoredPartition, Task
+from microdiff.pipeline.task import StoredPartition, Task
 from microdiff.pipeline.workers import WorkerPlan
 from microdiff.pipeline.workspace import Workspace
 from microdiff.storage import Source, SourceFile
@@ -52,22 +56,23 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
         RejectionError: Too many records were rejected.
     """
     entry = params.dataset(dataset)
-    run = Run("download", dataset, workspace)
-    with run.store.in_use():
+    run = Run("download", dataset, workspace, params)
+    with run.active():
         withdrawn = read_withdrawn(workspace.withdrawn(dataset))
         with Progress(f"list {dataset}", None) as progress:
             origin = _Origin(entry, run.store.root, progress, may_be_lost=bool(withdrawn))
         source, partitions, files = origin.source, origin.inventory.partitions, origin.inventory.files
         table = _Table(entry, origin, run)
-        code = code_digest(["microdiff.download.raw_writer", f"microdiff.handlers.{dataset}"])
+        code = code_identity(deciding_modules("download", dataset))
         settings = {"download": as_values(params.download), "handler": as_values(entry.handler)}
+        deciding = {"download": as_values(params.download), "handler": deciding_values(entry.handler)}
         bases = [
             Task(
                 step="download",
                 name=part.name,
                 cache_key={
                     "code": code,
-                    "settings": settings,
+                    "settings": deciding,
                     "partition": asdict(part),
                     "files": [asdict(files[path]) for path in part.files],
                     "annotations": [asdict(file) for file in table.files],
@@ -83,10 +88,11 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
                 ),
                 num_samples=part.num_records,
                 downloads={path: files[path].num_bytes for path in part.files},
+                check=check_raw,
             )
             for part in partitions
         ]
-        redaction = Redaction(run.store, withdrawn)
+        redaction = Redaction(run.store, run.finder, withdrawn)
         release = _Release(source, partitions, files)
 
         def compute(bases: Sequence[Task]) -> list[StoredPartition]:
@@ -123,10 +129,9 @@ class _Origin:
 
     def __init__(self, entry: Dataset, work: Path, report: Reporter, *, may_be_lost: bool) -> None:
         question = {
-            "source": entry.source,
+            "source": public_root(entry.source),
             "handler": as_values(entry.handler),
             "partitions": entry.partitions,
-            "annotations": entry.handler.annotation_root(),
         }
         kept = work / "listings" / f"{entry.name}.json"
         self.source: Source
@@ -186,13 +191,12 @@ class _Table:
         self._run = run
         self._source = origin.annotations
         self.files = origin.inventory.annotations
-        modules = ["microdiff.formats.annotations", f"microdiff.handlers.{entry.name}"]
         self._task = Task(
             step="download-annotations",
             name=entry.name,
             cache_key={
-                "code": code_digest(modules),
-                "handler": as_values(entry.handler),
+                "code": code_identity(deciding_modules("download-annotations", entry.name)),
+                "handler": deciding_values(entry.handler),
                 "files": [asdict(file) for file in self.files],
             },
             compute=partial(_write_table, entry.handler, self._source, self.files),
@@ -209,7 +213,7 @@ class _Table:
         Raises:
             StepError: It could not be made.
         """
-        if not self.files or self._run.store.find(self._task) is not None:
+        if not self.files or self._run.finder.find(self._task) is not None:
             return
         with Progress(f"annotations {self._task.name}", None) as progress:
             for item in self._run.store.compute([self._task], WorkerPlan(1), progress):

@@ -11,15 +11,16 @@ from microdiff.artifacts.tables import read_kept
 from microdiff.config.settings import TextEncoderSettings
 from microdiff.core.ledger import KEPT, Ledger, Reason, Result
 from microdiff.core.progress import Reporter
+from microdiff.core.verified_files import Input
 
 
 def write_caption_latents(
-    captions: Path, name: str, column: str, settings: TextEncoderSettings, folder: Path, report: Reporter
+    captions: Input, name: str, column: str, settings: TextEncoderSettings, folder: Path, report: Reporter
 ) -> Result:
     """Encode every kept caption of a partition, each distinct one once.
 
     Args:
-        captions: The captions artifact's folder.
+        captions: The partition's captions.
         name: The partition.
         column: The text column to fill, such as `caption_latents`.
         settings: The text encoder.
@@ -30,6 +31,7 @@ def write_caption_latents(
         The partition's counts of captions.
 
     Raises:
+        DamagedError: The captions are not the recorded ones.
         StepError: The device's memory does not suffice for a single caption.
     """
     from microdiff.encode.caption_batches import caption_batches
@@ -41,7 +43,7 @@ def write_caption_latents(
 
     encoder = QUEUE.load(text_encoder, settings).result()
     ledger = Ledger()
-    samples = [(row["key"], row["caption"]) for row in read_kept(captions / f"{name}.parquet", ["key", "caption"])]
+    samples = [(row["key"], row["caption"]) for row in read_kept(captions, ["key", "caption"])]
     index: dict[str, int] = {}
     rejected: dict[str, str] = {}
     with ExitStack() as stack:

@@ -14,19 +14,22 @@ from microdiff.config.settings import ImageEncoderSettings
 from microdiff.core.ledger import KEPT, Ledger, Reason, Result
 from microdiff.core.prefetch import num_threads, prefetch_map
 from microdiff.core.progress import Reporter
+from microdiff.core.verified_files import Input
 from microdiff.images.crops import Pixels, center_crops
 
 _DECODED_AHEAD = 4  # pictures per thread
 
 
-def write_image_latents(raw: Path, name: str, settings: ImageEncoderSettings, folder: Path, report: Reporter) -> Result:
+def write_image_latents(
+    tar: Input, name: str, settings: ImageEncoderSettings, folder: Path, report: Reporter
+) -> Result:
     """Encode every kept picture of a raw partition.
 
     All of them, whatever became of their captions: so captions and their filters can change without a VAE pass.
     A resolution is encoded only where the picture has it; each batch holds consecutive pictures of one resolution.
 
     Args:
-        raw: The raw artifact's folder.
+        tar: The partition's pictures.
         name: The partition.
         settings: The VAE and what to take from it.
         folder: Receives `<name>.image.safetensors`.
@@ -36,6 +39,7 @@ def write_image_latents(raw: Path, name: str, settings: ImageEncoderSettings, fo
         The partition's counts of pictures.
 
     Raises:
+        DamagedError: The tar is not the recorded one.
         StepError: The device's memory does not suffice for a single picture.
     """
     from microdiff.encode.device_queue import (
@@ -55,7 +59,7 @@ def write_image_latents(raw: Path, name: str, settings: ImageEncoderSettings, fo
         return picture.key, center_crops(picture.data, settings.resolutions)
 
     def decoded() -> Iterator[tuple[str, Mapping[int, Pixels]]]:
-        for key, found in prefetch_map(decode, read_images(raw, name), _DECODED_AHEAD * num_threads()):
+        for key, found in prefetch_map(decode, read_images(tar), _DECODED_AHEAD * num_threads()):
             keys.append(key)
             if found is None:
                 rejected[key] = Reason.UNDECODABLE.value

@@ -12,6 +12,7 @@ from microdiff.artifacts.latents import LatentsFile
 from microdiff.artifacts.tables import read_kept, table_writer
 from microdiff.core.ledger import KEPT, Ledger, Reason, Result
 from microdiff.core.progress import Reporter
+from microdiff.core.verified_files import Input
 
 SCHEMA = pa.schema(
     [
@@ -26,7 +27,7 @@ SCHEMA = pa.schema(
 
 
 def write_merged(
-    captions: Path,
+    captions: Input,
     name: str,
     image_file: Path,
     text_files: Mapping[str, Path],
@@ -39,7 +40,7 @@ def write_merged(
     Writes `<name>.parquet`.
 
     Args:
-        captions: The captions artifact's folder.
+        captions: The partition's captions.
         name: The partition.
         image_file: Its image latents.
         text_files: Its caption latents by column.
@@ -58,7 +59,7 @@ def write_merged(
     with_px = dict.fromkeys(image_columns, 0)
     columns = ["key", "caption", "image_key", "width", "height"]
     with table_writer(folder / f"{name}.parquet", SCHEMA) as add_row:
-        for row in read_kept(captions / f"{name}.parquet", columns):
+        for row in read_kept(captions, columns):
             ledger.enter()
             key, image_key = row["key"], row["image_key"]
             reason = image.rejected.get(image_key) or refused.get(key)

@@ -11,19 +11,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from microdiff.artifacts.checks import check_latents, check_table
 from microdiff.artifacts.column_names import image_column, text_file, text_kind
-from microdiff.artifacts.manifest import Manifest
 from microdiff.config.model_reference import public_name
 from microdiff.config.settings import EncodeSettings, ImageEncoderSettings, TextEncoderSettings
-from microdiff.core.code_fingerprint import code_digest
+from microdiff.core.code_identity import code_identity
+from microdiff.core.deciding_code import deciding_modules
 from microdiff.core.ledger import Counts
 from microdiff.encode.caption_latents import write_caption_latents
 from microdiff.encode.image_latents import write_image_latents
 from microdiff.encode.merge import write_merged
 from microdiff.errors import StepError
-from microdiff.pipeline.params import Params, as_values
+from microdiff.pipeline.inputs import InputArtifact
+from microdiff.pipeline.params import Params
+from microdiff.pipeline.parsing import as_values
 from microdiff.pipeline.run import Run
-from microdiff.pipeline.store import StoredPartition, Task
+from microdiff.pipeline.task import StoredPartition, Task
 from microdiff.pipeline.workspace import Workspace
 from microdiff.storage.model_files import located
 
@@ -46,19 +49,19 @@ def encode(dataset: str, params: Params, workspace: Workspace) -> Counts:
         RejectionError: Too many records were rejected.
     """
     entry = params.dataset(dataset)
-    run = Run("encode", dataset, workspace)
-    with run.store.in_use():
-        raw = workspace.read_input(dataset, "raw")
-        captions = workspace.read_input(dataset, "captions")
+    run = Run("encode", dataset, workspace, params)
+    with run.active():
+        pictures, texts = run.input("raw"), run.input("captions")
+        raw, captions = pictures.manifest, texts.manifest
         if raw.partitions.keys() != captions.partitions.keys():
             raise StepError(f"encode {dataset}: raw and captions have different partitions. Run dvc repro.")
         settings = _located(params.encode, run.store.root)
-        tasks = _image_tasks(raw, settings.image)
+        tasks = _image_tasks(pictures, settings.image)
         for column, text_settings in settings.text.items():
-            tasks += _text_tasks(captions, column, text_settings)
+            tasks += _text_tasks(texts, column, text_settings)
         encoded = run.compute(tasks, on_device=True)
         parts = [encoded[start :: len(raw.partitions)] for start in range(len(raw.partitions))]
-        joins = run.compute([_join_task(captions, image, texts, settings) for image, *texts in parts])
+        joins = run.compute([_join_task(texts, image, columns, settings) for image, *columns in parts])
         stored = [join.merged_with(*part) for join, part in zip(joins, parts, strict=True)]
         encoders = _one_description(dataset, joins)
         return run.publish(
@@ -71,9 +74,7 @@ def encode(dataset: str, params: Params, workspace: Workspace) -> Counts:
             facts={
                 "step": "encode",
                 "dataset": dataset,
-                "code": code_digest(
-                    ["microdiff.encode.image_latents", "microdiff.encode.caption_latents", "microdiff.encode.merge"]
-                ),
+                "code": code_identity(deciding_modules("latents")),
                 "settings": {
                     "image": _values(settings.image),
                     "text": {column: _values(each) for column, each in settings.text.items()},
@@ -91,56 +92,67 @@ def _located(settings: EncodeSettings, work: Path) -> EncodeSettings:
     return EncodeSettings(image=located(settings.image, work), text=texts)
 
 
-def _image_tasks(raw: Manifest, settings: ImageEncoderSettings) -> list[Task]:
+def _image_tasks(pictures: InputArtifact, settings: ImageEncoderSettings) -> list[Task]:
+    raw = pictures.manifest
     made_by = {
-        "code": code_digest(["microdiff.encode.image_latents"]),
+        "code": code_identity(deciding_modules("encode-image")),
         "settings": _values(settings),
     }
+    tars = {name: pictures.file(f"{name}.tar") for name in raw.partitions}
     return [
         Task(
             step="encode-image",
             name=name,
             cache_key={**made_by, "raw": raw.digests(name, ".tar")},
-            compute=partial(write_image_latents, raw.folder, name, settings),
+            compute=partial(write_image_latents, tars[name], name, settings),
             num_samples=num_samples,
             unit="images",
+            on_device=True,
+            inputs=(tars[name],),
+            check=check_latents,
         )
         for name, num_samples in raw.kept().items()
     ]
 
 
-def _text_tasks(captions: Manifest, column: str, settings: TextEncoderSettings) -> list[Task]:
+def _text_tasks(texts: InputArtifact, column: str, settings: TextEncoderSettings) -> list[Task]:
+    captions = texts.manifest
     made_by = {
-        "code": code_digest(["microdiff.encode.caption_latents"]),
+        "code": code_identity(deciding_modules("encode-text")),
         "settings": _values(settings),
     }
+    tables = {name: texts.file(f"{name}.parquet") for name in captions.partitions}
     return [
         Task(
             step=f"encode-{text_kind(column)}",
             name=name,
             cache_key={**made_by, "captions": captions.digests(name, ".parquet")},
-            compute=partial(write_caption_latents, captions.folder, name, column, settings),
+            compute=partial(write_caption_latents, tables[name], name, column, settings),
             num_samples=num_samples,
             unit="captions",
+            on_device=True,
+            inputs=(tables[name],),
+            check=check_latents,
         )
         for name, num_samples in captions.kept().items()
     ]
 
 
 def _join_task(
-    captions: Manifest, image: StoredPartition, texts: Sequence[StoredPartition], settings: EncodeSettings
+    texts: InputArtifact, image: StoredPartition, columns: Sequence[StoredPartition], settings: EncodeSettings
 ) -> Task:
-    """Return the task that joins one partition, of whose encoded parts `texts` has one per text column."""
+    """Return the task that joins one partition, of whose encoded parts `columns` has one per text column."""
     name = image.name
+    captions, table = texts.manifest, texts.file(f"{name}.parquet")
     image_name = f"{name}.image.safetensors"
     text_names = {column: text_file(name, column) for column in settings.text}
-    text_parts = dict(zip(text_names.items(), texts, strict=True))
+    text_parts = dict(zip(text_names.items(), columns, strict=True))
     image_columns = {px: image_column(settings.image.latents, px) for px in settings.image.resolutions}
     return Task(
         step="encode-join",
         name=name,
         cache_key={
-            "code": code_digest(["microdiff.encode.merge"]),
+            "code": code_identity(deciding_modules("encode-join")),
             "image_columns": list(image_columns.values()),
             "image": image.files[image_name].sha256,
             "text": {column: part.files[file].sha256 for (column, file), part in text_parts.items()},
@@ -148,13 +160,15 @@ def _join_task(
         },
         compute=partial(
             write_merged,
-            captions.folder,
+            table,
             name,
             image.paths[image_name],
             {column: part.paths[file] for (column, file), part in text_parts.items()},
             image_columns,
         ),
         num_samples=0,
+        inputs=(table,),
+        check=check_table,
     )
 
 

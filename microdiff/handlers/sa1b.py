@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from microdiff.config.roots import Root
 from microdiff.config.settings import Problems
 from microdiff.errors import SourceError
 from microdiff.formats.archives import is_picture, read_tar, salvage_tar, stem
@@ -45,12 +46,14 @@ class Sa1b(Handler):
         md5: MD5 sums of archives by name; others are identified by what the source says.
     """
 
-    captions_source: str
+    captions_source: Root
     captions_file: str
     md5: Mapping[str, str] = field(default_factory=dict)
 
     def problems(self) -> Problems:
         """Yield settings out of range."""
+        if Path(self.captions_file).is_absolute() or ".." in Path(self.captions_file).parts:
+            yield "captions_file", f"expected a path below captions_source, got {self.captions_file!r}"
         for name, digest in self.md5.items():
             if not _ARCHIVE.fullmatch(name):
                 yield f"md5.{name}", "is no archive such as sa_000000.tar"

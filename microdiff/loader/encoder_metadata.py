@@ -1,11 +1,14 @@
 """What a shard set's manifest says of the models that made it. Does not import torch."""
 
 import json
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from microdiff.errors import SchemaError
 from microdiff.loader.column_types import is_of_text_encoder
+
+_LOG = logging.getLogger("microdiff")
 
 
 def read_encoders(manifest: Path) -> object:
@@ -22,8 +25,19 @@ def read_encoders(manifest: Path) -> object:
         raise SchemaError(f"{manifest}: expected JSON, got {error}: write or pull it again") from None
     if not isinstance(document, dict) or document.get("encoders") is None:
         raise SchemaError(f"{manifest}: expected 'encoders', the models that made the latents: write the shards again")
+    kinds = document.get("computed_with")
+    if isinstance(kinds, list) and len(kinds) > 1:
+        named = "; ".join(kind_of_machine(each) for each in kinds)
+        _LOG.warning("%s: latents of machines of several kinds, which differ in their last bits: %s", manifest, named)
     encoders: object = document["encoders"]
     return encoders
+
+
+def kind_of_machine(computed_with: object) -> str:
+    """Return in words what a manifest says of the machines that computed latents."""
+    if not isinstance(computed_with, Mapping):
+        return str(computed_with)
+    return f"{computed_with.get('device')} with torch {computed_with.get('torch')}"
 
 
 def encoders_of(encoders: object, columns: Collection[str]) -> object:

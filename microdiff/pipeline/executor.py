@@ -4,6 +4,8 @@ A worker may have several tasks in hand at once, each on a thread of its own, so
 computes. Each worker process has its own pipe, so one that is killed (out of memory, say) is charged to the task it was
 working on, and only to that one: if there were several, each of them is run again alone, which shows which one it
 was. Workers stop by themselves when their parent dies.
+
+A place that cannot be written, a full disk say, ends all: what failed there once fails again, for every task.
 """
 
 import contextlib
@@ -15,13 +17,14 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from microdiff.core.places import Unwritable
 from microdiff.core.progress import SAMPLES, Reporter
-from microdiff.errors import MicrodiffError, ParamsError
+from microdiff.errors import DamagedError, MicrodiffError, ParamsError
 from microdiff.pipeline.workers import WorkerPlan
 
 ATTEMPTS = 2
@@ -31,12 +34,23 @@ Work = Callable[[Reporter], Any]  # picklable; returns a picklable result
 
 @dataclass(frozen=True)
 class TaskResult:
-    """How one task ended: `result` if `error` is None."""
+    """How one task ended: `result` if `error` is None.
+
+    Attributes:
+        name: The task's.
+        result: What it returned.
+        error: What went wrong, in words.
+        details: The traceback, for errors that are not MicrodiffErrors.
+        unwritable: The place that could not be written, if that is what went wrong. No other task is run then.
+        damaged: What it read, if it is that which went wrong.
+    """
 
     name: str
     result: Any = None
     error: str | None = None
-    details: str = ""  # traceback, for errors that are not MicrodiffErrors
+    details: str = ""
+    unwritable: Unwritable | None = None
+    damaged: DamagedError | None = None
 
 
 def run_tasks(tasks: Sequence[tuple[str, Work]], plan: WorkerPlan, report: Reporter) -> Iterator[TaskResult]:
@@ -48,7 +62,8 @@ def run_tasks(tasks: Sequence[tuple[str, Work]], plan: WorkerPlan, report: Repor
         report: Receives progress, messages, and failed attempts that will be repeated, in this process.
 
     Yields:
-        One outcome per task; a task is tried `ATTEMPTS` times, except after an error in the settings.
+        One outcome per task; a task is tried `ATTEMPTS` times, except after an error in the settings. After one that
+        found a place unwritable no more: what runs is stopped.
     """
     if min(plan.workers, len(tasks)) <= 1 and min(plan.in_hand, len(tasks)) <= 1:
         yield from _run_here(tasks, report)
@@ -67,6 +82,8 @@ def _run_here(tasks: Sequence[tuple[str, Work]], report: Reporter) -> Iterator[T
             report.say(_retrying(outcome))
             outcome, _ = _attempt(name, work, report)
         yield outcome
+        if outcome.unwritable is not None:
+            return
 
 
 def _retrying(outcome: TaskResult) -> str:
@@ -77,10 +94,17 @@ def _attempt(name: str, work: Work, report: Reporter) -> tuple[TaskResult, bool]
     """Run `work` once. The flag says that repeating it cannot help."""
     try:
         return TaskResult(name, work(report)), True
-    except MicrodiffError as error:
-        return TaskResult(name, error=str(error)), isinstance(error, ParamsError)
+    except DamagedError as error:
+        return TaskResult(name, error=str(error), damaged=error), True
+    except ParamsError as error:
+        return TaskResult(name, error=str(error)), True
     except Exception as error:  # noqa: BLE001 - the boundary: whatever a task raises is reported, with its traceback
-        return TaskResult(name, error=f"{type(error).__name__}: {error}", details=traceback.format_exc()), False
+        unwritable = Unwritable.of(error)
+        details = "" if isinstance(error, MicrodiffError) else traceback.format_exc()
+        if unwritable is not None:
+            return TaskResult(name, error=str(unwritable), details=details, unwritable=unwritable), True
+        words = str(error) if isinstance(error, MicrodiffError) else f"{type(error).__name__}: {error}"
+        return TaskResult(name, error=words, details=details), False
 
 
 class _Worker:
@@ -125,6 +149,8 @@ class _Pool:
                 for outcome in self._receive(busy[connection]):
                     num_open -= 1
                     yield outcome
+                    if outcome.unwritable is not None:
+                        return
 
     def close(self) -> None:
         for worker in self._workers:
@@ -175,7 +201,7 @@ class _Pool:
         worker.tasks.discard(task)
         self._alone.discard(task)
         if final or self._attempts[task] >= ATTEMPTS:
-            yield TaskResult(self._tasks[task][0], outcome.result, outcome.error, outcome.details)
+            yield replace(outcome, name=self._tasks[task][0])
             return
         self._report.say(_retrying(outcome))
         self._pending.append(task)

@@ -1,24 +1,28 @@
 """Read params.yaml into frozen dataclasses, reporting every mistake at once and by name.
 
 download, encode, shard          the same for all datasets
+store_salt                       another text disowns all that was computed before
 datasets.<name>                  max_rejected_share, clean, and download: source, partitions and the handler's fields
 """
 
-import dataclasses
-import difflib
-import types
-import typing
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import yaml
 
+from microdiff.config.roots import Root, without_secrets_in
 from microdiff.config.settings import CleanSettings, DownloadSettings, EncodeSettings, ShardSettings
 from microdiff.errors import ParamsError
 from microdiff.handlers import Handler, handler_class
+from microdiff.pipeline.parsing import as_mapping, convert, instead_of, parse
+from microdiff.pipeline.root_settings import is_recorded, secrets_in
 from microdiff.pipeline.selection import parse_selection
+
+_SALT = "store_salt"
+log = logging.getLogger("microdiff")
 
 T = TypeVar("T")
 
@@ -38,7 +42,7 @@ class Dataset:
 
     name: str
     max_rejected_share: float
-    source: str
+    source: Root
     partitions: str
     handler: Handler
     clean: CleanSettings
@@ -46,12 +50,21 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Params:
-    """All of params.yaml."""
+    """All of params.yaml.
+
+    Attributes:
+        download: For all datasets.
+        encode: For all datasets.
+        shard: For all datasets.
+        datasets: By name.
+        store_salt: Another one disowns all that was computed before, here and in shared stores.
+    """
 
     download: DownloadSettings
     encode: EncodeSettings
     shard: ShardSettings
     datasets: Mapping[str, Dataset]
+    store_salt: str = ""
 
     def dataset(self, name: str) -> Dataset:
         """Return a dataset's entry.
@@ -60,17 +73,18 @@ class Params:
             ParamsError: There is none of that name.
         """
         if name not in self.datasets:
-            raise ParamsError(f"unknown dataset {name!r}{_instead(name, self.datasets)}")
+            raise ParamsError(f"unknown dataset {name!r}{instead_of(name, self.datasets)}")
         return self.datasets[name]
 
 
-def load_params(path: Path, dataset: str | None = None) -> Params:
+def load_params(path: Path, dataset: str | None = None, *, recorded: bool | None = None) -> Params:
     """Read and check a params file.
 
     Args:
         path: The file.
         dataset: The only entry of `datasets` that is wanted. The others are not looked at, nor are their handlers
             imported: what is wrong with one dataset does not stop the others. None for all.
+        recorded: Whether the settings will be recorded, so that a secret among them is wrong; None for finding out.
 
     Raises:
         ParamsError: The file is missing or not YAML, or settings are wrong: one line for each.
@@ -78,9 +92,20 @@ def load_params(path: Path, dataset: str | None = None) -> Params:
     document = _read(path)
     problems: list[str] = []
     params = _parse_params(document, dataset, problems)
+    secrets = [line for line in secrets_in(document) if _concerns(line, dataset)]
+    if is_recorded() if recorded is None else recorded:
+        problems += secrets
+    else:
+        for line in secrets:
+            log.warning("warning: %s: %s", path, line)
     if params is None or problems:
-        raise ParamsError("\n".join([f"{path}: {len(problems)} problem(s)", *(f"  {problem}" for problem in problems)]))
+        raise _problems_in(path, problems)
     return params
+
+
+def _problems_in(path: Path, problems: list[str]) -> ParamsError:
+    lines = (f"  {without_secrets_in(problem)}" for problem in problems)
+    return ParamsError("\n".join([f"{path}: {len(problems)} problem(s)", *lines]))
 
 
 def dataset_names(path: Path) -> list[str]:
@@ -90,7 +115,7 @@ def dataset_names(path: Path) -> list[str]:
         ParamsError: The file is missing or not YAML, or has no datasets.
     """
     problems: list[str] = []
-    names = list(_entries(_mapping(_read(path), "", None, problems), problems))
+    names = list(_entries(as_mapping(_read(path), "", None, problems), problems))
     if not names:
         problems = problems or ["datasets: missing"]
         raise ParamsError("\n".join(f"{path}: {problem}" for problem in problems))
@@ -102,13 +127,23 @@ def _read(path: Path) -> object:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file. Copy a preset: make preset PRESET=sample") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: not YAML: {error}") from error
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read: {error.strerror}. Check --params.") from None
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from None
+    except yaml.YAMLError as error:  # its own words quote lines, which may hold secrets
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ParamsError(f"{path}: not YAML: {getattr(error, 'problem', None) or 'unreadable'}{where}") from None
+
+
+def _concerns(line: str, dataset: str | None) -> bool:
+    return dataset is None or not line.startswith("datasets.") or line.startswith(f"datasets.{dataset}.")
 
 
 def _entries(document: Mapping[str, Any], problems: list[str]) -> dict[str, object]:
     """Return the entries of `datasets` by name, as they are."""
-    entries = _mapping(document.get("datasets", {}), "datasets", None, problems)
+    entries = as_mapping(document.get("datasets", {}), "datasets", None, problems)
     if "datasets" in document and not entries:
         problems.append("datasets: expected at least one dataset")
     return {str(name): value for name, value in entries.items()}
@@ -116,17 +151,18 @@ def _entries(document: Mapping[str, Any], problems: list[str]) -> dict[str, obje
 
 def _parse_params(document: object, dataset: str | None, problems: list[str]) -> Params | None:
     sections = {"download": DownloadSettings, "encode": EncodeSettings, "shard": ShardSettings}
-    known = [*sections, "datasets"]
-    values = _mapping(document, "", known, problems)
+    required = [*sections, "datasets"]
+    values = as_mapping(document, "", required, problems, known=[*required, _SALT])
     parsed = {name: parse(cls, values[name], name, problems) for name, cls in sections.items() if name in values}
     entries = _entries(values, problems)
     if dataset is not None and dataset not in entries:
-        problems.append(f"unknown dataset {dataset!r}{_instead(dataset, entries)}")
+        problems.append(f"unknown dataset {dataset!r}{instead_of(dataset, entries)}")
     wanted = entries if dataset is None else {name: entries[name] for name in entries if name == dataset}
     datasets = {name: _parse_dataset(name, value, problems) for name, value in wanted.items()}
+    salt = convert(str, values.get(_SALT) or "", _SALT, problems)
     if problems:
         return None
-    return Params(datasets=cast("Mapping[str, Dataset]", datasets), **cast("Any", parsed))
+    return Params(datasets=cast("Mapping[str, Dataset]", datasets), store_salt=salt, **cast("Any", parsed))
 
 
 def _parse_dataset(name: str, value: object, problems: list[str]) -> Dataset | None:
@@ -135,9 +171,9 @@ def _parse_dataset(name: str, value: object, problems: list[str]) -> Dataset | N
     if cls is None:
         problems.append(f"{where}: no such dataset: there is no module microdiff/handlers/{name}.py")
         return None
-    entry = _mapping(value, where, ["max_rejected_share", "download", "clean"], problems)
+    entry = as_mapping(value, where, ["max_rejected_share", "download", "clean"], problems)
     before = len(problems)
-    share = _convert(float, entry.get("max_rejected_share", 0.0), f"{where}.max_rejected_share", problems)
+    share = convert(float, entry.get("max_rejected_share", 0.0), f"{where}.max_rejected_share", problems)
     if isinstance(share, float) and not 0 <= share <= 1:
         problems.append(f"{where}.max_rejected_share: expected 0 to 1, got {share}")
     download = entry.get("download", {})
@@ -148,7 +184,7 @@ def _parse_dataset(name: str, value: object, problems: list[str]) -> Dataset | N
     for key in ("source", "partitions"):
         if key not in common:
             problems.append(f"{where}.download.{key}: missing")
-    source = _convert(str, common.get("source", ""), f"{where}.download.source", problems)
+    source = convert(Root, common.get("source", ""), f"{where}.download.source", problems)
     partitions = str(common.get("partitions", "all"))
     try:
         parse_selection(partitions)
@@ -166,90 +202,3 @@ def _parse_dataset(name: str, value: object, problems: list[str]) -> Dataset | N
         handler=handler,
         clean=clean,
     )
-
-
-def parse(cls: type[T], value: object, where: str, problems: list[str], also: tuple[str, ...] = ()) -> T | None:
-    """Make a settings dataclass from a mapping, adding what is wrong to `problems`.
-
-    Args:
-        cls: A dataclass whose fields are of types `_convert` knows.
-        value: The section as read from YAML.
-        where: The section's dotted name.
-        problems: Receives one line per mistake.
-        also: Names that belong to the section but not to `cls`.
-
-    Returns:
-        The settings, or None after a mistake.
-    """
-    hints = typing.get_type_hints(cls)
-    known = [field.name for field in fields(cast("Any", cls))]
-    required = [field.name for field in fields(cast("Any", cls)) if _required(field)]
-    values = _mapping(value, where, required, problems, known=[*known, *also])
-    before = len(problems)
-    arguments = {
-        name: _convert(hints[name], values[name], f"{where}.{name}", problems) for name in known if name in values
-    }
-    if len(problems) > before or any(name not in arguments for name in required):
-        return None
-    made = cls(**arguments)
-    if hasattr(made, "problems"):
-        problems += [f"{where}.{name}: {message}" for name, message in made.problems()]
-    return made
-
-
-def as_values(settings: object) -> dict[str, Any]:
-    """Return a settings dataclass as JSON values, for fingerprints and manifests."""
-    return dataclasses.asdict(cast("Any", settings))
-
-
-def _required(field: "dataclasses.Field[Any]") -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _mapping(
-    value: object, where: str, required: list[str] | None, problems: list[str], known: list[str] | None = None
-) -> Mapping[str, Any]:
-    """Return `value` as a mapping, noting missing and unknown names; an empty mapping if it is something else."""
-    if not isinstance(value, Mapping):
-        problems.append(f"{where or 'params'}: expected a mapping, got {value!r}")
-        return {}
-    dot = f"{where}." if where else ""
-    if required is not None:
-        known = known or required
-        problems += [f"{dot}{name}: unknown{_instead(str(name), known)}" for name in value if name not in known]
-        problems += [f"{dot}{name}: missing" for name in required if name not in value]
-    return value
-
-
-def _instead(name: str, known: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(known)}"
-
-
-def _convert(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
-    """Check one value against its declared type, allowing an int where a float is asked for."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if is_dataclass(kind):
-        return parse(cast("type[Any]", kind), value, where, problems)
-    if origin is typing.Literal:
-        if value not in arguments:
-            problems.append(f"{where}: expected one of {', '.join(map(str, arguments))}, got {value!r}")
-    elif origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        return _convert(next(item for item in arguments if item is not type(None)), value, where, problems)
-    elif origin is tuple:
-        if isinstance(value, list):
-            return tuple(_convert(arguments[0], item, f"{where}[{i}]", problems) for i, item in enumerate(value))
-        problems.append(f"{where}: expected a list, got {value!r}")
-    elif origin is not None and issubclass(origin, Mapping):
-        entries = _mapping(value, where, None, problems)
-        return {str(key): _convert(arguments[1], item, f"{where}.{key}", problems) for key, item in entries.items()}
-    elif kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    elif type(value) is not kind:
-        problems.append(f"{where}: expected {_TYPE_NAMES[kind]}, got {value!r}")
-    return value
-
-
-_TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}

@@ -8,7 +8,7 @@ from typing import Any
 from microdiff.artifacts.manifest import FORMAT, PartitionRecord, PartRecord, write_manifest
 from microdiff.core.files import canonical_json, digest_bytes, link_or_copy, replace_folder, sync_folders, write_json
 from microdiff.core.ledger import Counts
-from microdiff.pipeline.store import StoredPartition
+from microdiff.pipeline.task import StoredPartition
 
 
 def assemble(
@@ -62,4 +62,5 @@ def assemble(
 def _part(part: StoredPartition) -> PartRecord:
     """Return what makes a folder of the store out of a partition's files again, see `microdiff.pipeline.restore`."""
     facts = {name: value for name, value in part.result.facts.items() if name != "entry"}  # that is in index.json
-    return PartRecord(part.step, part.fingerprints[0], part.counts, facts, tuple(sorted(part.files)))
+    files = tuple(sorted(part.files))
+    return PartRecord(part.step, part.fingerprints[0], part.counts, facts, files, part.computed_with)

@@ -3,11 +3,15 @@
 import logging
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from microdiff.core.files import write_json
+from microdiff.artifacts.kinds import KINDS
+from microdiff.artifacts.manifest import MANIFEST
+from microdiff.core.files import digest_file, md5_of, write_json
 from microdiff.core.ledger import (
     EXPANDED,
     Counts,
@@ -18,29 +22,96 @@ from microdiff.core.ledger import (
     metrics,
     rejections,
 )
+from microdiff.core.prefetch import num_threads, prefetch_map
 from microdiff.core.progress import Progress
-from microdiff.errors import StepError
+from microdiff.core.verified_files import InputFile
+from microdiff.errors import DamagedError, SourceError, StepError, WriteError
 from microdiff.pipeline.executor import TaskResult
+from microdiff.pipeline.finder import Finder
+from microdiff.pipeline.hashed import carried_over
+from microdiff.pipeline.inputs import InputArtifact
+from microdiff.pipeline.params import Params
 from microdiff.pipeline.publish import assemble
-from microdiff.pipeline.store import StoredPartition, Task
+from microdiff.pipeline.run_facts import feeding_facts, total_samples
+from microdiff.pipeline.shared_store import open_shared_store
+from microdiff.pipeline.store_users import register
+from microdiff.pipeline.task import StoredPartition, Task
+from microdiff.pipeline.uploads import Uploads
+from microdiff.pipeline.upstream import recompute
 from microdiff.pipeline.workers import num_workers, plan_workers
 from microdiff.pipeline.workspace import Workspace
 
 log = logging.getLogger("microdiff")
 
+_MENDINGS = 4  # a task reads several files, each of which may be damaged
+
 
 class Run:
-    """One run of one step of one dataset: progress, timings, and the ledger over all its parts."""
+    """One run of one step of one dataset: its inputs, its tasks, progress, timings, and the ledger over all its parts.
 
-    def __init__(self, step: str, dataset: str, workspace: Workspace) -> None:
+    Args:
+        step: The step.
+        dataset: The dataset's name.
+        workspace: Where to read and write.
+        params: All settings.
+
+    Raises:
+        ParamsError: The shared store refuses access.
+    """
+
+    def __init__(self, step: str, dataset: str, workspace: Workspace, params: Params) -> None:
         self.step = step
         self.dataset = dataset
         self.workspace = workspace
-        self.store = workspace.store()
+        self.store = workspace.store(params.store_salt)
+        register(workspace)
         self.workers = num_workers()
+        self._params = params
+        self._shared = open_shared_store()
+        self._project = workspace.dvc(self.store.root)
+        kind = next(kind for kind, name in KINDS.items() if name == step)
+        folder = workspace.artifact(dataset, kind)
+        places = (folder, self._project, self._shared) if workspace.finds_elsewhere else (None, None, None)
+        self.finder = Finder(self.store, f"data/{dataset}/{kind}", *places)
+        self._inputs: list[InputArtifact] = []
         self._started = time.monotonic()
         self._computed = self._reused = self._samples = 0
         self._device_facts: dict[str, Any] = {}
+        self._uploads = Uploads(self._shared)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Keep the store from being pruned, and see partitions off to the shared store."""
+        with self.store.in_use(), self._uploads:
+            yield
+
+    def input(self, kind: str) -> InputArtifact:
+        """Return an artifact that the step reads.
+
+        Raises:
+            SchemaError: Its manifest is missing, or damaged everywhere.
+        """
+        artifact = InputArtifact(
+            self.workspace.artifact(self.dataset, kind),
+            f"data/{self.dataset}/{kind}",
+            self.store,
+            self._project,
+            self._shared,
+            partial(recompute, KINDS[kind], self.dataset, self._params, self.workspace),
+        )
+        self._inputs.append(artifact)
+        return artifact
+
+    def read(self, file: InputFile) -> InputFile:
+        """Return an input for the step itself, here and whole.
+
+        Raises:
+            StepError: It can neither be had nor computed again.
+        """
+        self._fetch([file])
+        if not file.is_whole():
+            self._mend(DamagedError(file.path, file.sha256, digest_file(file.path)))
+        return file
 
     def compute(
         self,
@@ -49,7 +120,7 @@ class Run:
         *,
         on_device: bool = False,
     ) -> list[StoredPartition]:
-        """Return every task's result in the order of `tasks`, computing those that the store lacks.
+        """Return every task's result in the order of `tasks`, computing those that are nowhere to be found.
 
         Args:
             tasks: The tasks.
@@ -58,42 +129,79 @@ class Run:
 
         Raises:
             StepError: Some failed, after all the others have finished.
+            WriteError: A place could not be written; nothing was tried after that.
         """
         done: dict[tuple[str, str], StoredPartition] = {}
         missing: list[Task] = []
-        for task in tasks:
-            stored = self.store.find(task)
+
+        def take(stored: StoredPartition, *, computed: bool = False) -> None:
+            done[stored.step, stored.name] = stored
+            anew = computed and not self.workspace.finds_elsewhere  # what others have may be wrong
+            self._uploads.add(stored, stored.fingerprints if anew else self.finder.damaged_there)
+            if on_done is not None:
+                on_done(stored)
+
+        for task, stored in zip(tasks, prefetch_map(self.finder.find, tasks, 4 * num_threads()), strict=True):
             if stored is None:
                 missing.append(task)
             else:
-                done[task.step, task.name] = stored
-                if on_done is not None:
-                    on_done(stored)
-        totals = _totals(missing)
-        known = None if None in totals.values() else sum(total or 0 for total in totals.values())
-        total_bytes = sum({path: size for task in missing for path, size in task.downloads.items()}.values())
-        plan = plan_workers(len(missing), known, on_device=on_device)
+                take(stored)
         self._computed += len(missing)
         self._reused += len(done)
-        if missing:
-            label = f"{self.step} {self.dataset}"
-            log.info("%s: %d of %d partitions to compute, %d worker(s)", label, len(missing), len(tasks), plan.workers)
         failed: list[TaskResult] = []
-        with Progress(f"{self.step} {self.dataset}", totals, total_bytes, plan.workers) as progress:
-            for item in self.store.compute(missing, plan, progress):
-                if isinstance(item, TaskResult):
-                    failed.append(item)
-                    continue
-                done[item.step, item.name] = item
-                if on_done is not None:
-                    on_done(item)
-            self._samples += progress.done
-            if on_device and missing:
-                self.workers = plan.workers
-                self._device_facts = _device_facts(progress, plan.workers)
+        for _ in range(_MENDINGS):
+            outcomes = self._compute(missing, len(tasks), take, on_device=on_device)
+            if unwritable := next((item.unwritable for item in outcomes if item.unwritable), None):
+                raise WriteError(f"{self.step} {self.dataset}: {unwritable}")
+            failed += [outcome for outcome in outcomes if outcome.damaged is None]
+            damaged = [outcome for outcome in outcomes if outcome.damaged is not None]
+            missing = [task for task in missing if any(task.label == outcome.name for outcome in damaged)]
+            if not missing:
+                break
+            for outcome in damaged:
+                self._mend(outcome.damaged)
+        else:
+            failed += damaged
         if failed:
             raise StepError(self._failure(failed, len(tasks)))
         return [done[task.step, task.name] for task in tasks]
+
+    def _compute(
+        self, tasks: Sequence[Task], total: int, take: Callable[..., None], *, on_device: bool
+    ) -> list[TaskResult]:
+        """Compute tasks; return how those ended that failed."""
+        if not tasks:
+            return []
+        self._fetch([file for task in tasks for file in task.inputs])
+        totals = total_samples(tasks)
+        known = None if None in totals.values() else sum(number or 0 for number in totals.values())
+        total_bytes = sum({path: size for task in tasks for path, size in task.downloads.items()}.values())
+        plan = plan_workers(len(tasks), known, on_device=on_device)
+        label = f"{self.step} {self.dataset}"
+        log.info("%s: %d of %d partitions to compute, %d worker(s)", label, len(tasks), total, plan.workers)
+        failed: list[TaskResult] = []
+        with Progress(label, totals, total_bytes, plan.workers) as progress:
+            for item in self.store.compute(tasks, plan, progress):
+                if isinstance(item, TaskResult):
+                    failed.append(item)
+                else:
+                    take(item, computed=True)
+            self._samples += progress.done
+            if on_device:
+                self.workers = plan.workers
+                self._device_facts = feeding_facts(progress, plan.workers)
+        return failed
+
+    def _fetch(self, files: Collection[InputFile]) -> None:
+        for artifact in self._inputs:
+            artifact.fetch(files)
+
+    def _mend(self, error: DamagedError | None) -> None:
+        for artifact in self._inputs:
+            if error is not None and artifact.has(error.path):
+                artifact.mend(error)
+                return
+        raise StepError(f"{self.step} {self.dataset}: {error}")
 
     def _failure(self, failed: Sequence[TaskResult], total: int) -> str:
         for outcome in failed:
@@ -143,9 +251,25 @@ class Run:
         records = (counts["in"] if source_records is None else source_records) + counts.get(EXPANDED, 0)
         gone = counts.get(Reason.WITHDRAWN.value, 0) if withdrawn is None else withdrawn
         check_rejected_share(self.dataset, self.step, records, counts, max_rejected_share, gone)
-        assemble(folder, stored, records, counts, {**facts, "withdrawn": gone}, extra or {})
+        if not self.workspace.publishes:
+            return counts
+        parts = [part for item in stored for part in item.parts]
+        with carried_over({self.store.root / part.step / part.fingerprints[0]: part.files for part in parts}):
+            assemble(folder, stored, records, counts, {**facts, **self._made_from(), "withdrawn": gone}, extra or {})
+        self._send_manifest(folder)
         self._write_reports(counts, measures())
         return counts
+
+    def _made_from(self) -> dict[str, Any]:
+        """Return the MD5s of the manifests of what the step reads, as dvc.lock has them."""
+        return {"made_from": {each.kind: each.md5 for each in self._inputs}} if self._inputs else {}
+
+    def _send_manifest(self, folder: Path) -> None:
+        if self._shared is not None and self._shared.may_write:
+            try:
+                self._shared.send_manifest(md5_of(folder / MANIFEST), (folder / MANIFEST).read_bytes())
+            except SourceError as error:
+                log.warning("%s\nThe manifest is not in the shared store; the next run tries again.", error)
 
     def _write_reports(self, counts: Counts, measures: Mapping[str, float]) -> None:
         wall_s = time.monotonic() - self._started
@@ -171,23 +295,3 @@ class Run:
             f" ({lost})" if lost else "",
             wall_s,
         )
-
-
-def _totals(tasks: Sequence[Task]) -> dict[str, int | None]:
-    """Return how many samples there are of each kind, in order; None where a task does not know."""
-    totals: dict[str, int | None] = {}
-    for task in tasks:
-        before = totals.get(task.unit, 0)
-        totals[task.unit] = None if task.num_samples is None or before is None else before + task.num_samples
-    return totals
-
-
-def _device_facts(progress: Progress, devices: int) -> dict[str, Any]:
-    """Return how fast devices were fed, and with what batches."""
-    return {
-        "per_s": {unit: round(rate, 2) for unit, rate in progress.rates().items()},
-        "device_share": round(progress.busy_s / devices / progress.seconds, 4),
-        "device_s": round(progress.busy_s, 3),
-        "input_wait_s": round(progress.idle_s, 3),
-        "batch_size": dict(sorted(progress.batch_sizes.items())),
-    }

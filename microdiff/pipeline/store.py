@@ -10,102 +10,38 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from microdiff.artifacts.manifest import FileRecord
 from microdiff.core.files import (
     digest_file,
     digest_json,
-    link_or_copy,
     scratch_folder,
     sweep,
     sync,
     sync_folders,
 )
-from microdiff.core.ledger import Counts, Result
-from microdiff.core.progress import SAMPLES, Reporter
-from microdiff.errors import SchemaError, StepError
+from microdiff.core.ledger import Result
+from microdiff.core.places import writing_to
+from microdiff.core.progress import LogReporter, Reporter
+from microdiff.errors import DamagedError, SchemaError, StepError
+from microdiff.pipeline.device_facts import device_facts
 from microdiff.pipeline.executor import TaskResult, run_tasks
+from microdiff.pipeline.hashed import check_hashed, remember_written
+from microdiff.pipeline.offer import Offer
 from microdiff.pipeline.store_record import StoreRecord
+from microdiff.pipeline.task import Check, StoredPartition, Task, no_check
 from microdiff.pipeline.workers import WorkerPlan
 
 _FINGERPRINT_DIGITS = 32
+INPUTS = "inputs"  # files of earlier artifacts that are not in the artifact's folder
+RECORDED = "dvc"  # what was read of artifacts that DVC has recorded
+LOG = LogReporter()
 _ALREADY_THERE = (errno.ENOTEMPTY, errno.EEXIST)
-
-
-@dataclass(frozen=True)
-class Task:
-    """One partition's computation in one step.
-
-    Attributes:
-        step: The store's name for this kind of partition, such as `download`.
-        name: The partition's name.
-        cache_key: JSON value: everything that determines the bytes, besides the step and the name.
-        compute: Writes the partition's files into the folder given. Picklable.
-        num_samples: How many it will report, if known.
-        downloads: Bytes of the files it fetches, by path; tasks may share files.
-        unit: What its samples are called in progress lines.
-    """
-
-    step: str
-    name: str
-    cache_key: Mapping[str, Any]
-    compute: Callable[[Path, Reporter], Result]
-    num_samples: int | None = None
-    downloads: Mapping[str, int] = field(default_factory=dict)
-    unit: str = SAMPLES
-
-
-@dataclass(frozen=True)
-class StoredPartition:
-    """A finished partition.
-
-    Attributes:
-        step: Which kind it is.
-        name: The partition's name.
-        fingerprints: The store's folders it consists of.
-        result: What its computation said.
-        files: Its files by path in the artifact.
-        paths: Where the store has them.
-        others: The results it is merged from, besides its own.
-    """
-
-    step: str
-    name: str
-    fingerprints: tuple[str, ...]
-    result: Result
-    files: Mapping[str, FileRecord]
-    paths: Mapping[str, Path]
-    others: "tuple[StoredPartition, ...]" = ()
-
-    @property
-    def parts(self) -> "tuple[StoredPartition, ...]":
-        """The results that it consists of, each a folder of the store."""
-        own = {name: file for name, file in self.files.items() if all(name not in each.files for each in self.others)}
-        return replace(self, fingerprints=self.fingerprints[:1], files=own, others=()), *self.others
-
-    @property
-    def counts(self) -> Counts:
-        """The partition's ledger."""
-        return self.result.counts
-
-    def merged_with(self, *others: "StoredPartition") -> "StoredPartition":
-        """Return one partition with the files of all and the result of this one."""
-        parts = (self, *others)
-        return StoredPartition(
-            self.step,
-            self.name,
-            tuple(fingerprint for part in parts for fingerprint in part.fingerprints),
-            self.result,
-            {name: file for part in parts for name, file in part.files.items()},
-            {name: path for part in parts for name, path in part.paths.items()},
-            others,
-        )
 
 
 class Store:
@@ -113,29 +49,58 @@ class Store:
 
     Args:
         root: The store's folder.
+        salt: `store_salt` of the settings: results computed under another one are not found.
+        on_damage: Hears of a damaged file before it is dropped; other names of it hold the same bytes.
+        report: Hears in words of what is dropped.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(
+        self, root: Path, salt: str = "", on_damage: Callable[[Path], object] = lambda _: None, report: Reporter = LOG
+    ) -> None:
         self.root = root
+        self._salt = salt
+        self._on_damage = on_damage
+        self._report = report
 
     def folder(self, task: Task) -> Path:
         """Return where a task's result is kept once it is there: a fingerprint of 32 hexadecimal digits."""
         covered = {"step": task.step, "name": task.name, "cache_key": task.cache_key}
+        if self._salt:
+            covered["salt"] = self._salt
         return self.root / task.step / digest_json(covered)[:_FINGERPRINT_DIGITS]
 
     def find(self, task: Task) -> StoredPartition | None:
-        """Return a task's result if it is in the store.
+        """Return a task's result if it is in the store, its files hashed unless they are known to be unchanged.
 
-        A result whose files are gone or have another size is dropped and counts as not found.
+        A result that is damaged is dropped, which is said, and counts as not found.
         """
-        folder = self.folder(task)
+        return self.get(task.step, self.folder(task).name)
+
+    def get(self, step: str, fingerprint: str) -> StoredPartition | None:
+        """Return the result in a folder of the store; see `find`."""
+        folder = self.root / step / fingerprint
         if not folder.is_dir():
             return None
         try:
-            return _load(folder)
-        except SchemaError:
-            _discard(folder)
+            stored = _load(folder)
+            check_hashed(folder, stored.inputs)
+        except FileNotFoundError:  # dropped by another process
             return None
+        except SchemaError as error:
+            self.drop(folder, error)
+            return None
+        return stored
+
+    def forget_damaged(self, path: Path) -> None:
+        """Have other names of a damaged file removed, such as that in DVC's cache."""
+        self._on_damage(path)
+
+    def drop(self, folder: Path, error: SchemaError) -> None:
+        """Take a damaged result out of the store, and say so."""
+        self._report.say(f"{error}. It is dropped from the store.")
+        if isinstance(error, DamagedError):
+            self.forget_damaged(error.path)
+        _discard(folder)
 
     def finished(self, step: str) -> Iterator[StoredPartition]:
         """Yield all of a step's results that are in the store and whole."""
@@ -143,38 +108,48 @@ class Store:
             with contextlib.suppress(SchemaError, FileNotFoundError):
                 yield _load(folder)
 
-    def add(self, step: str, fingerprint: str, record: StoreRecord, paths: Mapping[str, Path]) -> bool:
-        """Take in a finished result from files that were made elsewhere; return whether it was not there yet.
+    def add(self, step: str, fingerprint: str, offer: Offer, check: Check = no_check) -> bool:
+        """Take in a finished result that was made elsewhere; return whether it was not there yet.
 
         Args:
             step: Which kind it is.
             fingerprint: Its folder's name.
-            record: What it is.
-            paths: Where its files are now; they are linked, or copied where links are impossible.
+            offer: What it is, and how its files come here.
+            check: As `Task.check`.
+
+        Raises:
+            DamagedError: A file is not the one that the record states.
+            SchemaError: The files are not what they should be.
+            SourceError: A file cannot be had.
         """
         target = self.root / step / fingerprint
         if target.exists():
             return False
         with scratch_folder(target.parent) as folder:
-            for name, path in paths.items():
+            record = offer.record
+            for name, file in record.files.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                link_or_copy(path, folder / name)
+                offer.put(name, file, folder / name)
+            check(folder, record.name, Result(record.counts, record.facts))
             record.write(folder)
             _publish(folder, target)
+        remember_written(target, record.files)
         return True
 
-    def drop_damaged(self, names: Collection[str]) -> int:
+    def drop_files(self, names: Collection[str], *, whole: bool = False) -> int:
         """Remove results one of whose files is damaged; return how many.
 
         Args:
             names: Of files. Every result with a file of one of these names is looked at, and removed if it is not the
                 file that its record states, or if the record is damaged itself.
+            whole: Whether to remove those that are whole, too.
         """
         dropped = 0
         for name in sorted(names):
             for path in sorted(self.root.glob(f"*/{'[0-9a-f]' * _FINGERPRINT_DIGITS}/{name}")):
                 folder = path.parents[name.count("/")]
-                if _is_damaged(folder, name):
+                if whole or _is_damaged(folder, name):
+                    self.forget_damaged(path)
                     _discard(folder)
                     dropped += 1
         return dropped
@@ -191,9 +166,11 @@ class Store:
         """
         for step in {task.step for task in tasks}:
             sweep(self.root / step)
-        work = [(f"{task.step} {task.name}", partial(_compute, task, self.folder(task))) for task in tasks]
+        work = [(task.label, partial(_compute, task, self.folder(task))) for task in tasks]
         for outcome in run_tasks(work, plan, report):
             yield outcome if outcome.error is not None else outcome.result
+        for step in {task.step for task in tasks}:  # after a full disk: what stopped workers left
+            sweep(self.root / step)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -205,7 +182,7 @@ class Store:
         """Remove partitions whose fingerprint is not referenced, fetched files, and what dead runs left.
 
         Returns:
-            Number of folders removed, and the bytes of files that no hard link elsewhere keeps alive.
+            Number of folders and files removed, and the bytes of files that no hard link elsewhere keeps alive.
 
         Raises:
             StepError: A step is running.
@@ -213,6 +190,12 @@ class Store:
         keep = set(referenced)
         removed = freed = 0
         with self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
+            for file in (path for path in (self.root / INPUTS).glob("*") if path.is_file()):
+                stat = file.stat()
+                freed += stat.st_size if stat.st_nlink == 1 else 0
+                file.unlink()
+                removed += 1
+            shutil.rmtree(self.root / RECORDED, ignore_errors=True)
             for step in sorted(path for path in self.root.glob("*") if path.is_dir()):
                 removed += sweep(step)
                 for folder in sorted(path for path in step.iterdir() if _is_entry(path) and path.name not in keep):
@@ -221,6 +204,17 @@ class Store:
                     _discard(folder)
                     removed += 1
         return removed, freed
+
+    def remove(self, entries: Iterable[tuple[str, str]]) -> None:
+        """Remove results, given by step and fingerprint.
+
+        Raises:
+            StepError: A step is running.
+        """
+        with self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
+            for step, fingerprint in entries:
+                if (folder := self.root / step / fingerprint).is_dir():
+                    _discard(folder)
 
     @contextmanager
     def _lock(self, mode: int) -> Iterator[None]:
@@ -249,13 +243,15 @@ def _discard(folder: Path) -> None:
 
 def _load(folder: Path) -> StoredPartition:
     record = StoreRecord.read(folder)
-    paths = {name: folder / name for name in record.files}
-    for name, path in paths.items():
-        size = path.stat().st_size if path.is_file() else None
-        if size != record.files[name].num_bytes:
-            raise SchemaError(f"{path}: expected {record.files[name].num_bytes} bytes, found {size}")
-    result = Result(record.counts, record.facts)
-    return StoredPartition(folder.parent.name, record.name, (folder.name,), result, record.files, paths)
+    return StoredPartition(
+        folder.parent.name,
+        record.name,
+        (folder.name,),
+        Result(record.counts, record.facts),
+        record.files,
+        {name: folder / name for name in record.files},
+        computed_with=record.computed_with,
+    )
 
 
 def _is_damaged(folder: Path, name: str) -> bool:
@@ -269,15 +265,18 @@ def _is_damaged(folder: Path, name: str) -> bool:
 
 def _compute(task: Task, target: Path, report: Reporter) -> StoredPartition:
     """Compute one task into a scratch folder and publish it under its fingerprint. Runs in a worker."""
-    with scratch_folder(target.parent) as folder:
+    with writing_to(target.parent), scratch_folder(target.parent) as folder:
         result = task.compute(folder, report)
+        task.check(folder, task.name, result)
         files = {}
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             sync(path)
             name = path.relative_to(folder).as_posix()
             files[name] = FileRecord(path.stat().st_size, result.digests.get(name) or digest_file(path))
-        StoreRecord(task.name, result.counts, result.facts, files).write(folder)
+        computed_with = device_facts() if task.on_device else {}
+        StoreRecord(task.name, result.counts, result.facts, files, computed_with).write(folder)
         _publish(folder, target)
+    remember_written(target, files)
     return _load(target)
 
 

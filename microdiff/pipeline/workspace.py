@@ -1,29 +1,40 @@
 """Where a run reads and writes."""
 
-import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from microdiff.artifacts.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
+from microdiff.artifacts.manifest import MANIFEST, parse_manifest
 from microdiff.core.withdrawn import WITHDRAWN
-from microdiff.errors import StepError
-from microdiff.pipeline.store import Store
-from microdiff.remote.dvc_command import has_remote, is_dvc_repository, run_dvc
-
-log = logging.getLogger("microdiff")
+from microdiff.pipeline.store import RECORDED, Store
+from microdiff.remote.dvc_artifacts import DvcArtifacts
+from microdiff.remote.dvc_command import is_dvc_repository
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where a run reads and writes: the repository's root, unless a test says otherwise."""
+    """Where a run reads and writes.
+
+    Attributes:
+        root: The repository's root, unless a test says otherwise.
+        publishes: Whether a step publishes its artifact; else it computes partitions into the store, and that is all.
+        finds_elsewhere: Whether results are looked for beyond the store; else what the store lacks is computed.
+    """
 
     root: Path = field(default_factory=Path)
+    publishes: bool = True
+    finds_elsewhere: bool = True
 
-    def store(self) -> Store:
-        """Return the partition store."""
+    def store(self, salt: str = "") -> Store:
+        """Return the partition store; `salt` as in the settings."""
         work = os.environ.get("MICRODIFF_WORK")
-        return Store(Path(work) if work else self.root / ".work")
+        root = Path(work) if work else self.root / ".work"
+        project = self.dvc(root)
+        return Store(root, salt) if project is None else Store(root, salt, project.drop_links)
+
+    def dvc(self, work: Path) -> DvcArtifacts | None:
+        """Return what DVC has recorded of artifacts; None where it tracks nothing."""
+        return DvcArtifacts(self.root, work / RECORDED) if is_dvc_repository(self.root) else None
 
     def artifact(self, dataset: str, kind: str) -> Path:
         """Return an artifact folder: kind is raw, captions, latents or shards."""
@@ -33,28 +44,6 @@ class Workspace:
         """Tell whether an artifact is here; one of which DVC has fetched nothing but the manifest is not."""
         folder = self.artifact(dataset, kind)
         return folder.is_dir() and [path.name for path in folder.iterdir()] != [MANIFEST]
-
-    def read_input(self, dataset: str, kind: str) -> Manifest:
-        """Return the manifest of an artifact that a step reads, having fetched those of its files that are not here.
-
-        DVC brings a step nothing but the manifest of what it reads: whether a step has to run can be told by it alone.
-
-        Raises:
-            SchemaError: The artifact is missing or damaged.
-            StepError: Some of its files are neither here nor in DVC's cache or on its remote.
-        """
-        folder = self.artifact(dataset, kind)
-        manifest = parse_manifest(folder)
-        absent = [name for name in manifest.files if not (folder / name).exists()]
-        if absent and is_dvc_repository(self.root):
-            target = f"data/{dataset}/{kind}"
-            log.info("%s: fetching %d files that are not here", target, len(absent))
-            failed = run_dvc(self.root, "checkout", target)
-            if failed is not None and has_remote(self.root):
-                failed = run_dvc(self.root, "pull", target)
-            if failed is not None:
-                raise StepError(f"{target}: {len(absent)} files are not here and cannot be fetched: {failed}")
-        return read_manifest(folder)
 
     def withdrawn(self, dataset: str) -> Path:
         """Return the list of a dataset's withdrawn samples."""

@@ -101,8 +101,17 @@ def cache_folder(project: Path) -> Path:
         SourceError: A configuration is damaged.
     """
     own = project.absolute() / ".dvc"
-    settings = merged([*machine_settings(), read_settings(own / CONFIG), read_settings(own / LOCAL_CONFIG)])
-    return Path(settings.get("cache", {}).get("dir") or own / "cache") / "files" / "md5"
+    return Path(project_settings(project).get("cache", {}).get("dir") or own / "cache") / "files" / "md5"
+
+
+def project_settings(project: Path) -> Settings:
+    """Return all settings that hold for a project's folder; it need not exist.
+
+    Raises:
+        SourceError: A configuration is damaged.
+    """
+    own = project.absolute() / ".dvc"
+    return merged([*machine_settings(), read_settings(own / CONFIG), read_settings(own / LOCAL_CONFIG)])
 
 
 def _machine_folders() -> tuple[Path, Path]:

@@ -52,6 +52,14 @@ def parse_lock(data: bytes, folder: str = "") -> list[DvcOutput]:
     ]
 
 
+def parse_dependencies(data: bytes) -> list[tuple[str, str]]:
+    """Return the paths and MD5s of the files that stages depend on; arguments and errors as for `parse_lock`."""
+    stages = _mapping(_mapping(_load(data), "the file").get("stages", {}), "stages")
+    deps = [dep for name, stage in stages.items() for dep in _list(_mapping(stage, name).get("deps", []), "deps")]
+    found = ((_mapping(dep, "a dependency").get("path"), dep.get("md5")) for dep in deps)
+    return [(path, md5) for path, md5 in found if isinstance(path, str) and isinstance(md5, str)]
+
+
 def parse_dvc_file(data: bytes, folder: str = "") -> list[DvcOutput]:
     """Return what a `.dvc` file tracks; arguments and errors as for `parse_lock`."""
     document = _mapping(_load(data), "the file")

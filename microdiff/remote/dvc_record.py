@@ -43,6 +43,12 @@ class DvcRecord:
                 dropped += 1
         return dropped
 
+    def drop(self, names: set[str]) -> None:
+        """Remove the cache's copies of files, whatever they are."""
+        for path, md5 in (self.files or {}).items():
+            if path in names:
+                self.object_path(md5).unlink(missing_ok=True)
+
 
 def dvc_record(root: Path, dataset: str, kind: str) -> DvcRecord | None:
     """Return what DVC has recorded of an artifact, None where it has nothing.

@@ -1,10 +1,12 @@
 """One commit of a git repository, this one or another, read without a checkout. Needs the program git, nothing else."""
 
 import hashlib
+import io
 import logging
 import os
 import re
 import subprocess
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -45,6 +47,18 @@ class Revision:
         listed = _run(["ls-tree", "-z", "--name-only", f"{self.commit}:{self._inside(folder)}"], self.git)
         return [name for name in listed.stdout.decode().split("\0") if name] if listed.returncode == 0 else []
 
+    def extract(self, folder: Path) -> None:
+        """Write all files into a folder.
+
+        Raises:
+            SourceError: Git cannot give them.
+        """
+        done = _run(["archive", "--format=zip", "-1", self.commit, "."], self.git)
+        if done.returncode:
+            raise SourceError(f"{self.repository}: git cannot write commit {self.commit} into a folder")
+        with zipfile.ZipFile(io.BytesIO(done.stdout)) as archive:
+            archive.extractall(folder)
+
     def _inside(self, path: str) -> str:
         path = str(PurePosixPath(path))
         if self.checkout is not None:
@@ -65,6 +79,24 @@ def find_project(start: Path) -> Path:
         f"{start}: not in a DVC project, so dvc://PATH@REV means nothing here. Change into a clone of the repository "
         "first, name the repository (dvc://https://HOST/REPO//PATH@REV), or use a release file."
     )
+
+
+def earlier_versions(folder: Path, path: str, most: int | None = None) -> list[bytes]:
+    """Return a file as the last commits that changed it have it, the newest first; none where git knows nothing of it.
+
+    Args:
+        folder: In a checkout.
+        path: Of the file, relative to the folder.
+        most: How many commits to look at, from the current one back; None for all commits of all branches and tags.
+    """
+    which = "--all" if most is None else f"--max-count={most}"
+    try:
+        listed = _run(["log", which, "--format=%H", "--", path], folder)
+    except SourceError:  # no git here
+        return []
+    commits = listed.stdout.decode().split() if listed.returncode == 0 else []
+    found = [_run(["cat-file", "blob", f"{commit}:./{path}"], folder) for commit in commits]
+    return [done.stdout for done in found if done.returncode == 0]
 
 
 def open_revision(repository: str | None, rev: str, cache: Path) -> Revision:

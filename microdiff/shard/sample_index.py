@@ -8,7 +8,7 @@ Files: `records` (see `record_type`), `texts` (every sample's key and caption, U
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from microdiff.artifacts.finiteness import check_finite
 from microdiff.artifacts.latents import LatentsFile
 from microdiff.artifacts.mds_index import Column
 from microdiff.artifacts.tables import read_kept
 from microdiff.core.files import read_json, write_json
 from microdiff.core.ledger import KEPT, Result
 from microdiff.core.progress import Reporter
+from microdiff.core.verified_files import Input, InputFile, path_of
 from microdiff.errors import SchemaError
 
 RECORDS, TEXTS, LOCATIONS = "records", "texts", "listing.json"
@@ -99,13 +101,13 @@ class _Column:
         return self.row_of.get(sample["image_key" if self.is_image else "key"], -1)
 
 
-def write_sample_index(latents: Path, name: str, files: Sequence[str], folder: Path, report: Reporter) -> Result:
+def write_sample_index(table: Input, name: str, files: Mapping[str, Input], folder: Path, report: Reporter) -> Result:
     """Index one partition's samples.
 
     Args:
-        latents: The latents artifact's folder.
+        table: What became of the partition's samples, and all that shards hold of them besides latents.
         name: The partition.
-        files: Names of its latents files.
+        files: Its latents files by name.
         folder: Receives the index.
         report: Receives progress.
 
@@ -113,14 +115,16 @@ def write_sample_index(latents: Path, name: str, files: Sequence[str], folder: P
         The number of samples, and as `columns` the encodings of every group's columns by the group's name.
 
     Raises:
-        SchemaError: A kept sample lacks latents, or two files have a column of the same name.
+        DamagedError: A file is not the recorded one.
+        SchemaError: A kept sample lacks latents or has some that are not finite, or two files have a column of the
+            same name.
     """
-    columns = _open_columns(latents, files)
+    columns = _open_columns(name, files)
     records: list[tuple[Any, ...]] = []
     groups: dict[str, list[str]] = {}
     offset = 0
     with (folder / TEXTS).open("wb") as texts:
-        for sample in read_kept(latents / f"{name}.parquet", ["key", "caption", "image_key", "width", "height"]):
+        for sample in read_kept(table, ["key", "caption", "image_key", "width", "height"]):
             rows = [column.find(sample) for column in columns]
             present = [column for column, row in zip(columns, rows, strict=True) if row >= 0]
             names = [column.name for column in present]
@@ -128,8 +132,8 @@ def write_sample_index(latents: Path, name: str, files: Sequence[str], folder: P
             expected = groups.setdefault(str(group), names)
             if names != expected or not group:
                 raise SchemaError(
-                    f"{latents}: sample {sample['key']} of partition {name} has {names}, expected latents of a picture "
-                    f"and {expected}. Restore the latents with dvc checkout."
+                    f"{path_of(table)}: sample {sample['key']} of partition {name} has {names}, expected latents of a "
+                    f"picture and {expected}"
                 )
             key, caption = sample["key"].encode(), sample["caption"].encode()
             texts.write(key + caption)
@@ -172,14 +176,16 @@ def _read_records(number: int, folder: Path) -> tuple[NDArray[Any], ...]:
     return (*fields, np.full(len(records), number, np.uint32), np.arange(len(records), dtype=np.uint32))
 
 
-def _open_columns(latents: Path, files: Sequence[str]) -> list[_Column]:
+def _open_columns(partition: str, files: Mapping[str, Input]) -> list[_Column]:
     found: dict[str, _Column] = {}
-    for file in files:
-        opened = LatentsFile(latents / file)
+    for file, source in files.items():
+        path = source.check() if isinstance(source, InputFile) else source
+        opened = LatentsFile(path)
         for name in opened.names:
             if name in found:
-                raise SchemaError(f"{latents}: {found[name].location.file} and {file} both hold {name}: rebuild them")
+                raise SchemaError(f"partition {partition}: {found[name].location.file} and {file} both hold {name}")
             rows = opened.rows(name)
+            check_finite(path, name, opened)
             encoding = f"ndarray:{rows.dtype.name}:{','.join(map(str, rows.shape[1:]))}"
             location = ColumnLocation(file, opened.offset(name), Column.parse(name, encoding).size or 0, encoding)
             row_of = {key: row for row, key in enumerate(opened.keys(name))}
@@ -192,11 +198,20 @@ def _pixels(image_column: str) -> int:
 
 
 def _digest(sample: Mapping[str, Any], columns: Sequence[_Column], rows: Sequence[int]) -> bytes:
-    plain = [sample[name] for name in PLAIN_COLUMNS]
+    values = (column.rows[row] for column, row in zip(columns, rows, strict=True) if row >= 0)
+    return digest_sample([sample[name] for name in PLAIN_COLUMNS], values)
+
+
+def digest_sample(plain: Sequence[str | int], values: Iterable[Any]) -> bytes:
+    """Return the digest of what a sample puts into a shard, 16 bytes.
+
+    Args:
+        plain: Its values of `PLAIN_COLUMNS`.
+        values: The bytes of its rows of the columns of latents, columns by name.
+    """
     digest = xxhash.xxh3_128(json.dumps(plain).encode())
-    for column, row in zip(columns, rows, strict=True):
-        if row >= 0:
-            digest.update(column.rows[row])
+    for each in values:
+        digest.update(each)
     return digest.digest()
 
 

@@ -12,21 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from microdiff.artifacts.manifest import Manifest
+from microdiff.artifacts.checks import check_shard
 from microdiff.artifacts.mds import ZSTD, empty_bytes
 from microdiff.artifacts.mds_index import INDEX_NAME, ShardEntry, index_document
 from microdiff.config.settings import ShardSettings
-from microdiff.core.code_fingerprint import code_digest
+from microdiff.core.code_identity import code_identity
+from microdiff.core.deciding_code import deciding_modules
 from microdiff.core.files import digest_bytes
 from microdiff.core.ledger import KEPT, Counts
 from microdiff.errors import StepError
-from microdiff.pipeline.params import Params, as_values
+from microdiff.pipeline.inputs import InputArtifact
+from microdiff.pipeline.params import Params
+from microdiff.pipeline.parsing import as_values
 from microdiff.pipeline.run import Run
-from microdiff.pipeline.store import StoredPartition, Task
+from microdiff.pipeline.task import StoredPartition, Task
 from microdiff.pipeline.workspace import Workspace
 from microdiff.shard.packing import Indices, hash_positions, pack_in_order, pack_shuffled
 from microdiff.shard.sample_index import Samples, load_samples, write_sample_index
-from microdiff.shard.writer import ShardPlan, write_shard
+from microdiff.shard.writer import LatentsFiles, ShardPlan, write_shard
 
 _COMPRESSION = {"none": None, "zstd": ZSTD}
 Columns = Mapping[str, str]
@@ -48,10 +51,11 @@ def shard(dataset: str, params: Params, workspace: Workspace) -> Counts:
         StepError: Shards failed, or the latents do not add up.
     """
     entry, settings = params.dataset(dataset), params.shard
-    run = Run("shard", dataset, workspace)
-    with run.store.in_use():
-        latents = workspace.read_input(dataset, "latents")
-        sample_indexes = run.compute(_index_tasks(latents))
+    run = Run("shard", dataset, workspace, params)
+    with run.active():
+        artifact = run.input("latents")
+        latents = artifact.manifest
+        sample_indexes = run.compute(_index_tasks(artifact))
         samples = load_samples([_folder(index) for index in sample_indexes])
         if len(samples.sizes) != latents.counts[KEPT]:
             raise StepError(
@@ -59,7 +63,7 @@ def shard(dataset: str, params: Params, workspace: Workspace) -> Counts:
                 f"{latents.counts[KEPT]}. Rebuild them: dvc repro -f encode@{dataset}"
             )
         columns = _columns_of_groups(dataset, sample_indexes)
-        tasks = list(_shard_tasks(latents.folder, sample_indexes, samples, columns, settings))
+        tasks = list(_shard_tasks(artifact, sample_indexes, samples, columns, settings))
         stored = run.compute(tasks)
         return run.publish(
             workspace.artifact(dataset, "shards"),
@@ -71,11 +75,10 @@ def shard(dataset: str, params: Params, workspace: Workspace) -> Counts:
             facts={
                 "step": "shard",
                 "dataset": dataset,
-                "code": code_digest(
-                    ["microdiff.shard.sample_index", "microdiff.shard.packing", "microdiff.shard.writer"]
-                ),
+                "code": code_identity(deciding_modules("shards")),
                 "settings": as_values(settings),
                 "encoders": latents.facts["encoders"],
+                "computed_with": latents.computed_with(),
                 "columns": columns,
                 "listings": {index.name: index.fingerprints for index in sample_indexes},
                 "lineage": {"latents": latents.facts},
@@ -89,22 +92,30 @@ def _folder(sample_index: StoredPartition) -> Path:
     return next(iter(sample_index.paths.values())).parent
 
 
-def _index_tasks(latents: Manifest) -> list[Task]:
-    code = code_digest(["microdiff.shard.sample_index"])
+def _index_tasks(artifact: InputArtifact) -> list[Task]:
+    latents = artifact.manifest
+    code = code_identity(deciding_modules("shard-list"))
     tasks = []
     for name, num_samples in latents.kept().items():
         digests = latents.digests(name, "")
-        files = [file for file in digests if file.endswith(".safetensors")]
+        table, files = artifact.file(f"{name}.parquet"), _latents_files(artifact, name)
         tasks.append(
             Task(
                 step="shard-list",
                 name=name,
                 cache_key={"code": code, "latents": digests},
-                compute=partial(write_sample_index, latents.folder, name, files),
+                compute=partial(write_sample_index, table, name, dict(files)),
                 num_samples=num_samples,
+                inputs=(table, *(file for _, file in files)),
             )
         )
     return tasks
+
+
+def _latents_files(artifact: InputArtifact, partition: str) -> LatentsFiles:
+    """Return a partition's files of latents, with their names."""
+    names = artifact.manifest.digests(partition, ".safetensors")
+    return tuple((name, artifact.file(name)) for name in names)
 
 
 def _columns_of_groups(dataset: str, sample_indexes: Sequence[StoredPartition]) -> dict[str, Columns]:
@@ -121,7 +132,7 @@ def _columns_of_groups(dataset: str, sample_indexes: Sequence[StoredPartition]) 
 
 
 def _shard_tasks(
-    latents: Path,
+    artifact: InputArtifact,
     sample_indexes: Sequence[StoredPartition],
     samples: Samples,
     columns: Mapping[str, Columns],
@@ -133,8 +144,9 @@ def _shard_tasks(
     What it is determined by is what its samples hold, not which partitions they come from: rebuilding a partition for
     one sample's sake writes again only the shards whose bytes change.
     """
-    code = code_digest(["microdiff.shard.writer"])
-    folders = [_folder(index) for index in sample_indexes]
+    code = code_identity(deciding_modules("shard"))
+    indexes = [_folder(index) for index in sample_indexes]
+    latents = [_latents_files(artifact, index.name) for index in sample_indexes]
     compression = _COMPRESSION[settings.compression]
     pack = pack_shuffled if settings.order == "shuffled" else pack_in_order
     for group, group_columns in columns.items():
@@ -144,6 +156,7 @@ def _shard_tasks(
         for packed in pack(positions, samples.sizes[members], limit):
             chosen = members[packed]
             name = f"{group}/shard.{int(positions[packed[0]]):016x}.mds"
+            plan = _plan(indexes, latents, samples, chosen, group_columns, compression)
             yield Task(
                 step="shard",
                 name=name,
@@ -153,16 +166,16 @@ def _shard_tasks(
                     "compression": compression,
                     "contents": digest_bytes(samples.digests[chosen].tobytes()),
                 },
-                compute=partial(
-                    write_shard, _plan(latents, folders, samples, chosen, group_columns, compression), name
-                ),
+                compute=partial(write_shard, plan, name),
                 num_samples=len(chosen),
+                inputs=tuple(file for files in plan.latents for _, file in files),
+                check=check_shard,
             )
 
 
 def _plan(
-    latents: Path,
     sample_indexes: Sequence[Path],
+    latents: Sequence[LatentsFiles],
     samples: Samples,
     chosen: Indices,
     columns: Columns,
@@ -171,8 +184,8 @@ def _plan(
     """Return a shard's plan. It is sent to a worker, so it names only the partitions that its samples come from."""
     used, partitions = np.unique(samples.partitions[chosen], return_inverse=True)
     return ShardPlan(
-        latents=latents,
         sample_indexes=[sample_indexes[number] for number in used],
+        latents=[latents[number] for number in used],
         partitions=partitions.astype(np.uint32),
         rows=samples.rows[chosen],
         sizes=samples.sizes[chosen],

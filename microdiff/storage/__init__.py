@@ -37,6 +37,10 @@ class CannotResume(TryAgain):
     """A file cannot be read from the byte wanted: it ends before it, or another range was sent."""
 
 
+class Unreachable(SourceError):
+    """A storage has failed too many times in a row."""
+
+
 class NotFound(SourceError):
     """A file is not in the storage."""
 

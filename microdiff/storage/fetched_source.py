@@ -1,14 +1,18 @@
 """A source whose files are copied to this machine: each once, verified before it gets its name."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from microdiff.core.file_facts import file_facts, is_unchanged
 from microdiff.core.files import digest_json, locked_folder, sync
+from microdiff.core.places import writing_to
 from microdiff.core.progress import Reporter
 from microdiff.errors import SourceError
 from microdiff.storage import Changed, Damaged, SourceFile, Storage
+from microdiff.storage.checksums import checksum_of, is_checksum
 from microdiff.storage.fetching import fetch_verified
 
 
@@ -49,8 +53,8 @@ class FetchedSource:
         """
         folder = self._folder(file)
         target = folder / Path(file.path).name
-        with locked_folder(folder):
-            if not target.is_file():
+        with writing_to(folder), locked_folder(folder):
+            if not self._is_whole(target, file):
                 part = target.with_name(f"{target.name}.part")
                 try:
                     fetch_verified(self.storage, file.path, part, identity=file.identity, num_bytes=file.num_bytes)
@@ -61,8 +65,22 @@ class FetchedSource:
                     self._refuse_if_changed(file)
                     raise
                 part.rename(target)
+                _note(target).write_text(json.dumps(file_facts(target)))
                 sync(folder)
         return target
+
+    def _is_whole(self, target: Path, file: SourceFile) -> bool:
+        """Tell whether an earlier fetch left the file and nobody has written to it since; else remove it."""
+        if not target.is_file():
+            return False
+        note = _note(target)
+        if note.is_file() and is_unchanged(target, _parsed(note)):
+            return True
+        if is_checksum(file.identity) and checksum_of(target, file.kind) == file.identity:
+            return True
+        self.storage.report.say(f"{target}: not as it was fetched from {self.storage.name}. It is fetched again.")
+        target.unlink()
+        return False
 
     def forget(self, file: SourceFile) -> None:
         """Remove the copy of a file."""
@@ -85,3 +103,16 @@ class FetchedSource:
                 f"{self.name}/{file.path}: changed on the server: expected {file.identity}, it has {now.identity}. "
                 "Run again, or correct the checksum."
             ) from None
+
+
+def _note(target: Path) -> Path:
+    """Return the file that tells what the fetched one was."""
+    return target.with_name(f"{target.name}.fetched")
+
+
+def _parsed(note: Path) -> object:
+    try:
+        value: object = json.loads(note.read_text())
+    except ValueError:
+        return None
+    return value

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from microdiff.config.roots import public_root
 from microdiff.core.progress import Reporter
 from microdiff.errors import SourceError
 from microdiff.storage import SETTING, Body, CannotResume, Changed, NotFound, SourceFile, Storage, TryAgain
@@ -61,8 +62,8 @@ class FsspecStorage(Storage):
 
     @property
     def name(self) -> str:
-        """The root without user, password and query."""
-        return without_secrets(self.root)
+        """The root without user, password and query; of a folder of this machine, its name."""
+        return public_root(self.root)
 
     def stat(self, path: str, checksum: str | None = None) -> SourceFile:
         """Describe a file by its ETag if there is one, else by whatever the file system says of it."""
@@ -86,15 +87,15 @@ class FsspecStorage(Storage):
         num_bytes, identity = facts
         if start and start >= num_bytes:
             raise CannotResume("it ends before")
-        with self._errors_in_words(path):
-            system, root = self._system()
+        with self.errors_in_words(path):
+            system, root = self.system()
             stream = system.open(f"{root}/{path}", "rb", block_size=_BLOCK_BYTES, cache_type="none")
         with stream:
             yield Body(start, num_bytes, identity.partition(":")[2], self._chunks(stream, path, start, facts))
 
     def _chunks(self, stream: Any, path: str, start: int, facts: tuple[int, str]) -> Iterator[bytes]:
         """Yield a file's bytes, which several requests bring: the file must be the same after the last of them."""
-        with self._errors_in_words(path):
+        with self.errors_in_words(path):
             stream.seek(start)
         while chunk := self._block(stream, path):
             yield chunk
@@ -102,28 +103,28 @@ class FsspecStorage(Storage):
             raise Changed(f"{self.name}/{path}: changed on the server: while it was read. Run again.")
 
     def _block(self, stream: Any, path: str) -> bytes:
-        with self._errors_in_words(path):
+        with self.errors_in_words(path):
             block: bytes = stream.read(_BLOCK_BYTES)
         return block
 
     def _file_names(self, folder: str) -> Sequence[str]:
         """Return what follows the root in the names of a folder's files."""
-        with self._errors_in_words(folder):
-            system, root = self._system()
+        with self.errors_in_words(folder):
+            system, root = self.system()
             entries = system.ls("/".join(filter(None, (root, folder))), detail=True)
         return [entry["name"][len(root) :] for entry in entries if entry["type"] == "file"]
 
     def _facts(self, path: str) -> tuple[int, str]:
         """Return a file's size and identity."""
-        with self._errors_in_words(path):
-            system, root = self._system()
+        with self.errors_in_words(path):
+            system, root = self.system()
             facts = system.info(f"{root}/{path}")
             if facts["type"] != "file":
                 raise FileNotFoundError(path)
             etag = facts.get("ETag") or facts.get("etag")
             return int(facts["size"]), f"etag:{etag}" if etag else f"version:{system.ukey(f'{root}/{path}')}"
 
-    def _system(self) -> tuple[Any, str]:
+    def system(self) -> tuple[Any, str]:
         """Return the file system, and the root's path in it."""
         from fsspec.core import url_to_fs
 
@@ -131,7 +132,8 @@ class FsspecStorage(Storage):
         return system, path.rstrip("/")
 
     @contextmanager
-    def _errors_in_words(self, path: str) -> Iterator[None]:
+    def errors_in_words(self, path: str) -> Iterator[None]:
+        """Raise what the file system's errors mean in place of them."""
         where = "/".join(filter(None, (self.name, path)))
         try:
             yield

@@ -53,7 +53,7 @@ def open_hub(
     """
     parts = re.fullmatch(f"hf://{_FOLDERS[kind]}{_REPO}", root)
     if parts is None:
-        raise SourceError(f"{root}: expected hf://{_FOLDERS[kind]}ORG/REPO@REVISION")
+        raise SourceError(f"{without_secrets(root)}: expected hf://{_FOLDERS[kind]}ORG/REPO@REVISION")
     endpoint = (os.environ.get("HF_ENDPOINT") or _ENDPOINT).rstrip("/")
     if urlsplit(endpoint).scheme not in ("http", "https"):
         raise SourceError(f"HF_ENDPOINT: expected the URL of a hub, such as {_ENDPOINT}")

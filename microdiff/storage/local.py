@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from microdiff.config.roots import public_root
+from microdiff.core.file_facts import file_facts, is_unchanged, now_ns, were_stable
 from microdiff.core.files import digest_json, read_json, write_json
 from microdiff.core.progress import NullReporter, Reporter
 from microdiff.errors import SourceError
@@ -71,7 +73,7 @@ class LocalStorage(Storage):
 
 @dataclass(frozen=True)
 class LocalSource:
-    """A folder on this machine. Files are used in place; checksums are remembered by path, size and time."""
+    """A folder on this machine. Files are used in place; checksums are remembered, see `microdiff.core.file_facts`."""
 
     root: str
     digests: Path
@@ -112,28 +114,21 @@ class LocalSource:
         """Do nothing: the file is the user's own."""
 
     def _checksum(self, file: Path, kind: str) -> str:
-        """Return the file's checksum, computed again only after its size or time changed."""
-        facts = file.stat()
-        known = {
-            "path": str(file.resolve()),
-            "kind": kind,
-            "bytes": facts.st_size,
-            "mtime_ns": facts.st_mtime_ns,
-            "inode": facts.st_ino,
-        }
-        record = self.digests / f"{digest_json(known)}.json"
-        if record.is_file():
+        """Return the file's checksum, computed again only after somebody may have written to it."""
+        started, facts = now_ns(), file_facts(file)
+        record = self.digests / f"{digest_json({'path': str(file.resolve()), 'kind': kind, 'facts': facts})}.json"
+        if record.is_file() and is_unchanged(file, facts):
             checksum: str = read_json(record)["identity"]
             return checksum
         checksum = checksum_of(file, kind)
-        write_json(record, {"identity": checksum})
+        if were_stable(facts, file, started):
+            write_json(record, {"identity": checksum})
         return checksum
 
 
 def local_name(root: str) -> str:
-    """Return how lineage shows a local path: as given if relative, else its last part."""
-    path = Path(root)
-    return path.name if path.is_absolute() else path.as_posix()
+    """Return how lineage shows a local path: as given if it is in the project's folder, else its last part."""
+    return public_root(root)
 
 
 def _files_in(root: Path, folder: str) -> list[str]:

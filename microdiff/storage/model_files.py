@@ -4,8 +4,10 @@ A fetched model is a folder `models/<64 digits>` of the store, laid out as in it
 whole and verified; `make clean-work` leaves it.
 """
 
+import logging
 import os
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,7 +15,18 @@ from typing import overload
 
 from microdiff.config.model_reference import OPENCLIP, ModelReference, parse_model_reference, public_name
 from microdiff.config.settings import ImageEncoderSettings, TextEncoderSettings
-from microdiff.core.files import digest_file, digest_json, link_or_copy, locked_folder, scratch_folder, sweep, sync
+from microdiff.core.file_facts import file_facts, is_unchanged
+from microdiff.core.files import (
+    digest_file,
+    digest_json,
+    link_or_copy,
+    locked_folder,
+    read_json,
+    scratch_folder,
+    sweep,
+    sync,
+    write_json,
+)
 from microdiff.core.progress import Progress
 from microdiff.errors import ParamsError, SourceError
 from microdiff.storage import Source
@@ -21,6 +34,9 @@ from microdiff.storage.hub import open_hub
 from microdiff.storage.local import LocalSource
 from microdiff.storage.opening import open_source
 
+log = logging.getLogger("microdiff")
+
+_NOTE = "files.json"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")  # a tokenizer has at least one
 _SMALL_FILES = (".json", ".txt", ".model")
 _WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model")
@@ -141,9 +157,37 @@ def _fetched(model: str, reference: ModelReference, work: Path, where: str) -> t
     with locked_folder(copy):
         sweep(copy)
         files = copy / "files"
+        if files.is_dir() and (damaged := _damaged(files)):
+            log.warning("%s: damaged: expected the files of %s. They are fetched again.", damaged, public_name(model))
+            shutil.rmtree(files)
         if not files.is_dir():
             _fetch(model, reference, work, where, files)
+            _note_files(files)
     return files / reference.folder, reference.revision or ""
+
+
+def _note_files(files: Path) -> None:
+    """Record the SHA-256 of a fetched model's files beside them, and what tells that nobody has written to them."""
+    noted = {name: [digest_file(path), file_facts(path)] for name, path in _files_below(files).items()}
+    write_json(files.parent / _NOTE, noted)
+
+
+def _damaged(files: Path) -> Path | None:
+    """Return a file of a fetched model that is not as it was fetched, None if all are."""
+    note = files.parent / _NOTE
+    if not note.is_file():  # fetched by an earlier version
+        _note_files(files)
+        return None
+    try:
+        noted = {name: (str(digest), facts) for name, (digest, facts) in read_json(note).items()}
+    except (ValueError, TypeError, AttributeError):
+        return note
+    found = _files_below(files)
+    for name, (digest, facts) in noted.items():
+        path: Path = files / name
+        if name not in found or (not is_unchanged(path, facts) and digest_file(path) != digest):
+            return path
+    return None
 
 
 def _fetch(model: str, reference: ModelReference, work: Path, where: str, target: Path) -> None:

@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from microdiff.errors import SourceError
-from microdiff.storage import Storage, TryAgain
+from microdiff.storage import Storage, TryAgain, Unreachable
 
 ATTEMPTS = 10
 FEW_ATTEMPTS = 5
@@ -46,11 +45,11 @@ class RetryBudget:
         """Wait before another attempt, for at least `wait_s` seconds.
 
         Raises:
-            SourceError: There were too many.
+            Unreachable: There were too many.
         """
         self._failures += 1
         if self._failures >= self._attempts:
-            raise SourceError(
+            raise Unreachable(
                 f"{self._where}: {problem}, {self._attempts} times in a row. Check the network and "
                 f"{self._storage.setting}, or run again later{': it continues from there' if self._resumes else ''}."
             )
@@ -64,7 +63,8 @@ def retried(storage: Storage, path: str, request: Callable[[], T], attempts: int
     """Return what a request returns, repeating it while it raises `TryAgain`.
 
     Raises:
-        SourceError: It keeps failing, or cannot succeed.
+        Unreachable: It keeps failing.
+        SourceError: It cannot succeed.
     """
     budget = RetryBudget(storage, path, attempts)
     while True:

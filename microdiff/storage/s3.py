@@ -69,23 +69,16 @@ class S3Storage(Storage):
     def list(self, folder: str) -> Sequence[str]:
         """Return a folder's files, sorted: objects whose keys go on without a further slash."""
         folder = folder.strip("/")
-        prefix = f"{self._key(folder)}/".lstrip("/")
-        paths: list[str] = []
-        more: dict[str, str] = {}
-        while True:
-            request = partial(self._call, "list_objects_v2", folder, Prefix=prefix, Delimiter="/", **more)
-            page = retried(self, folder, request)
-            paths += [entry["Key"].removeprefix(prefix) for entry in page.get("Contents", ())]
-            if not page.get("IsTruncated"):
-                break
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+        prefix = f"{self.key(folder)}/".lstrip("/")
+        entries = self.pages("Contents", folder, Prefix=prefix, Delimiter="/")
+        paths = [entry["Key"].removeprefix(prefix) for entry in entries]
         return sorted("/".join(filter(None, (folder, path))) for path in paths if path)
 
     @contextmanager
     def read(self, path: str, start: int = 0, version: str = "") -> Iterator[Body]:
         """Open an object."""
         wanted = {"Range": f"bytes={start}-"} if start else {}
-        answer = self._call("get_object", path, Key=self._key(path), **wanted)
+        answer = self.call("get_object", path, Key=self.key(path), **wanted)
         at, num_bytes = 0, int(answer["ContentLength"])
         if found := answer.get("ContentRange"):  # bytes 100-199/200
             span, _, whole = found.removeprefix("bytes ").partition("/")
@@ -95,27 +88,44 @@ class S3Storage(Storage):
                 raise CannotResume(f"the server sent another range than bytes {start}-")
             yield Body(at, num_bytes, _etag(answer), _chunks(body))
 
-    def _key(self, path: str) -> str:
+    def key(self, path: str) -> str:
+        """Return a file's key in the bucket."""
         return "/".join(filter(None, (self.prefix, path)))
 
     def _head(self, path: str) -> Any:
-        key = self._key(path)
+        key = self.key(path)
         try:
-            return self._call("head_object", path, Key=key)
+            return self.call("head_object", path, Key=key)
         except TryAgain:
             raise
         except SourceError:
             # A HEAD that is refused has no body to say why: no such bucket, an unknown key, another region.
-            self._call("list_objects_v2", path, Prefix=key, MaxKeys=1)
+            self.call("list_objects_v2", path, Prefix=key, MaxKeys=1)
             raise
 
-    def _call(self, method: str, path: str, **arguments: Any) -> Any:
+    def call(self, method: str, path: str, **arguments: Any) -> Any:
+        """Call a method of the client for a path, its errors in words."""
+        with self.errors_in_words(path) as client:
+            return getattr(client, method)(Bucket=self.bucket, **arguments)
+
+    def pages(self, field: str, path: str, **arguments: Any) -> Iterator[Any]:
+        """Yield the entries of a listing, page by page."""
+        more: dict[str, str] = {}
+        while True:
+            page = retried(self, path, partial(self.call, "list_objects_v2", path, **arguments, **more))
+            yield from page.get(field, ())
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    @contextmanager
+    def errors_in_words(self, path: str) -> Iterator[Any]:
+        """Give the client, and raise what its errors mean in place of them."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         where = "/".join(filter(None, (self.name, path)))
         try:
-            client = _client(os.getpid(), tuple(sorted(self.options.items())))
-            return getattr(client, method)(Bucket=self.bucket, **arguments)
+            yield _client(os.getpid(), tuple(sorted(self.options.items())))
         except ClientError as error:
             raise self._refusal(where, error) from None
         except BotoCoreError as error:

@@ -2,7 +2,9 @@
 
 import re
 from datetime import UTC, datetime
-from urllib.parse import parse_qs, urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlsplit
+
+from microdiff.config.roots import without_secrets as without_secrets
 
 _ORDINARY_PORTS = {"http": 80, "https": 443}
 
@@ -14,12 +16,6 @@ def same_origin(one: str, other: str) -> bool:
         for parts in (urlsplit(one), urlsplit(other))
     )
     return first == second
-
-
-def without_secrets(url: str) -> str:
-    """Return a URL without user, password, query and fragment."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def expires_at(url: str) -> float | None:

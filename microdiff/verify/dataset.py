@@ -43,9 +43,17 @@ class Verification:
     @property
     def damaged(self) -> dict[str, set[str]]:
         """Files whose bytes are at fault, by artifact."""
+        return self._files(is_damage=True)
+
+    @property
+    def wrong(self) -> dict[str, set[str]]:
+        """Files whose bytes are those recorded, and wrong: they must be made anew, not fetched; by artifact."""
+        return self._files(is_damage=False)
+
+    def _files(self, *, is_damage: bool) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
         for problem in self.problems:
-            if problem.is_damage:
+            if problem.file and problem.is_damage == is_damage:
                 found.setdefault(problem.kind, set()).add(problem.file)
         return found
 
@@ -85,10 +93,23 @@ def verify_dataset(dataset: str, workspace: Workspace, *, deep: bool = False) ->
         result.num_files += sum(len(item.md5) for item in (own, *by_kind[artifact.kind]))
         result.problems += own.problems
         result.problems += [problem for item in by_kind[artifact.kind] for problem in item.problems]
+    result.notes += _kinds_of_machines(dataset, artifacts)
     result.problems += _compare(dataset, workspace, artifacts, by_kind, withdrawn)
     order = list(KINDS)
     result.problems = sorted(set(result.problems), key=lambda problem: (order.index(problem.kind), problem))
     return result
+
+
+def _kinds_of_machines(dataset: str, artifacts: Sequence[Artifact]) -> Iterator[str]:
+    """Say where latents were computed by machines of several kinds."""
+    for artifact in artifacts:
+        kinds = [] if artifact.manifest is None else artifact.manifest.computed_with()
+        if len(kinds) > 1:
+            named = "; ".join(f"{kind.get('device')} with torch {kind.get('torch')}" for kind in kinds)
+            yield (
+                f"data/{dataset}/{artifact.kind}: computed by machines of several kinds, which differ in last bits: "
+                f"{named}"
+            )
 
 
 def _run(label: str, works: Sequence[Work]) -> list[Findings]:

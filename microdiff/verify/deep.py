@@ -106,7 +106,7 @@ def _compare_pictures(
     columns = {px: image_column(settings.latents, px) for px in settings.resolutions}
     rows = {px: {key: row for row, key in enumerate(stored.keys(column))} for px, column in columns.items()}
     wanted = set(_drawn({key for found in rows.values() for key in found}, settings.seed, _SAMPLES))
-    for picture in read_images(raw, name):
+    for picture in read_images(raw / f"{name}.tar"):
         for px, column in columns.items():
             if picture.key not in wanted or picture.key not in rows[px]:
                 continue

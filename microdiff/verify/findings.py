@@ -20,7 +20,8 @@ class Problem:
         file: Path in the artifact; empty for the artifact as a whole.
         what: What is wrong with it.
         key: The sample concerned, if it is known.
-        is_damage: Whether the file's bytes are at fault, so that rebuilding it helps.
+        is_damage: Whether the file's bytes are at fault: they are not those that were recorded. Otherwise what was
+            recorded is wrong.
     """
 
     dataset: str
@@ -38,7 +39,7 @@ class Problem:
     @property
     def remedy(self) -> str:
         """The command that repairs it."""
-        if self.is_damage:
+        if self.file:
             return f"python -m stages.verify {self.dataset} --repair"
         return f"dvc repro -f -s {self.step}@{self.dataset}"
 

@@ -1,14 +1,14 @@
 """Check one partition of the latents artifact: table, tensors, and that no value is NaN or infinite."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from microdiff.artifacts.column_names import mask_column, text_file
+from microdiff.artifacts.checks import RowType, image_row, text_row
+from microdiff.artifacts.column_names import text_file
+from microdiff.artifacts.finiteness import non_finite_rows
 from microdiff.artifacts.latents import LatentsFile
 from microdiff.core.ledger import KEPT, Reason
 from microdiff.core.progress import Reporter
@@ -18,11 +18,8 @@ from microdiff.verify.files import Expected, check_files
 from microdiff.verify.findings import Findings
 from microdiff.verify.tables import UNREADABLE, Row, caption_cells, note_unreadable, read_table
 
-_ROWS_AT_ONCE_BYTES = 64 * 2**20
-_BFLOAT16_EXPONENT = np.uint16(0x7F80)
 _SHOWN = 3
 _CELLS = ("caption", "image_key", "width", "height")
-RowType = tuple[str, tuple[int, ...]]
 
 
 def check_latents(
@@ -83,37 +80,6 @@ def check_latents(
     return findings
 
 
-def image_row(encoder: Mapping[str, Any], tensor: str) -> RowType | None:
-    """Return the dtype and the shape of a row of a tensor in an image latents file; None if it has no such tensor."""
-    kind, _, px = tensor.partition("_")
-    is_moments = encoder["latents"] == "moments"
-    if kind != ("moments" if is_moments else "latents") or not px.isdigit():
-        return None
-    side = int(px) // encoder["downsampling"]
-    return encoder["stored_dtype"], (encoder["channels"] * (2 if is_moments else 1), side, side)
-
-
-def text_row(column: str, encoder: Mapping[str, Any], tensor: str) -> RowType | None:
-    """Return the dtype and the shape of a row of a tensor in a text column's file; None if it has no such tensor."""
-    if tensor == column:
-        return encoder["stored_dtype"], (encoder["tokens"], encoder["width"])
-    if encoder.get("mask") and tensor == mask_column(column):
-        return "uint8", (encoder["tokens"],)
-    return None
-
-
-def is_finite(values: NDArray[Any], dtype: str) -> bool:
-    """Tell whether no value is NaN or infinite.
-
-    Args:
-        values: Of any shape; bfloat16 as the uint16 of its bits.
-        dtype: `float16`, `float32`, `bfloat16`, or a whole-number type, whose values always are.
-    """
-    if dtype == "bfloat16":
-        return not ((values & _BFLOAT16_EXPONENT) == _BFLOAT16_EXPONENT).any()
-    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
-
-
 def _open(folder: Path, file: str, findings: Findings) -> LatentsFile | None:
     try:
         return LatentsFile(folder / file)
@@ -143,24 +109,8 @@ def _check_file(
             what = f"{tensor} has {len(rows)} rows, {len(keys)} keys, {len(set(keys))} of them distinct"
             findings.add(file, what, is_damage=damaged)
             continue
-        for number in _non_finite(rows, dtype):
+        for number in islice(non_finite_rows(rows, dtype), _SHOWN):
             findings.add(file, f"{tensor} holds NaN or infinity", keys[number], is_damage=damaged)
-
-
-def _non_finite(rows: NDArray[Any], dtype: str) -> Iterator[int]:
-    """Yield the first few rows that hold such values, reading a bounded number of bytes at once."""
-    step = max(1, _ROWS_AT_ONCE_BYTES // max(1, rows[:1].nbytes))
-    found = 0
-    for start in range(0, len(rows), step):
-        block = np.asarray(rows[start : start + step])
-        if is_finite(block, dtype):
-            continue
-        for number, row in enumerate(block):
-            if not is_finite(row, dtype):
-                found += 1
-                yield start + number
-                if found == _SHOWN:
-                    return
 
 
 def _check_rows(

@@ -11,6 +11,7 @@ from microdiff.pipeline.workspace import Workspace
 from microdiff.verify.dataset import Verification, verify_dataset
 
 _SHOWN = 50
+_ROUNDS = 3  # of repair: what was wrong may have hidden what else is
 
 
 def run(
@@ -46,11 +47,13 @@ def run(
     is_well = True
     for dataset in datasets or here:
         result = _verify(dataset, params, workspace, deep=deep, say=say)
-        if repair and result.damaged:
+        for _ in range(_ROUNDS if repair else 0):
+            if not result.damaged and not result.wrong:
+                break
             from microdiff.verify.repair import repair as rebuild
 
             rebuild(result, params, workspace)
-            say(f"{dataset}: rebuilt what was damaged; verifying again")
+            say(f"{dataset}: rebuilt what was damaged, and what was made of it; verifying again")
             result = _verify(dataset, params, workspace, deep=deep, say=say)
         is_well &= not result.problems
     return is_well

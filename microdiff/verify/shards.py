@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from microdiff.artifacts.finiteness import is_finite
 from microdiff.artifacts.mds_index import Column, ShardEntry
 from microdiff.artifacts.mds_scan import MdsFile
 from microdiff.core.progress import Reporter
@@ -13,7 +14,6 @@ from microdiff.core.withdrawn import Withdrawn
 from microdiff.verify.digests import digest_key, digest_values, hashes, is_drawn
 from microdiff.verify.files import Expected, check_files
 from microdiff.verify.findings import Findings
-from microdiff.verify.latents import is_finite
 from microdiff.verify.tables import UNREADABLE, note_unreadable
 
 

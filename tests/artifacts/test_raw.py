@@ -52,7 +52,7 @@ def written(records: Iterable[Sample | Rejection], folder: Path) -> tuple[Counts
     check_balance(counts, None, "test")
     assert len(rows) == counts["in"] == report.samples
     kept = list(read_kept(folder / "p.parquet", ["key", "sha256"]))
-    assert [(image.key, digest_bytes(image.data)) for image in read_images(folder, "p")] == [
+    assert [(image.key, digest_bytes(image.data)) for image in read_images(folder / "p.tar")] == [
         (row["key"], row["sha256"]) for row in kept
     ]
     assert len(kept) == counts["kept"]
@@ -141,7 +141,7 @@ def test_what_utf8_cannot_hold_becomes_a_question_mark(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["x" * 150, "日本語" * 50], ids=["long", "long and not ASCII"])
 def test_keys_longer_than_a_tar_header_are_kept_whole(key: str, tmp_path: Path) -> None:
     assert written([sample(key, "a cat")], tmp_path)[1][0]["key"] == key
-    assert [image.key for image in read_images(tmp_path, "p")] == [key]
+    assert [image.key for image in read_images(tmp_path / "p.tar")] == [key]
 
 
 def test_no_records_make_an_empty_partition(tmp_path: Path) -> None:
@@ -191,23 +191,23 @@ def test_a_damaged_tar_is_an_error_and_never_fewer_pictures(damage: object, why:
     path = tmp_path / "p.tar"
     assert callable(damage)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(SchemaError, match=r"p\.tar: damaged .*dvc checkout"):
-        list(read_images(tmp_path, "p"))
+    with pytest.raises(SchemaError, match=r"p\.tar: damaged \("):
+        list(read_images(tmp_path / "p.tar"))
 
 
 def test_a_tar_that_holds_no_files_or_is_missing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match=r"q\.tar: missing"):
-        next(read_images(tmp_path, "q"))
+        next(read_images(tmp_path / "q.tar"))
     with tarfile.open(tmp_path / "q.tar", "w") as tar:
         folder = tarfile.TarInfo("folder")
         folder.type = tarfile.DIRTYPE
         tar.addfile(folder)
     with pytest.raises(SchemaError, match="folder is not a file"):
-        next(read_images(tmp_path, "q"))
+        next(read_images(tmp_path / "q.tar"))
 
 
 def test_pictures_are_read_one_at_a_time(tmp_path: Path) -> None:
     written([sample(key, "x") for key in "abc"], tmp_path)
-    images = read_images(tmp_path, "p")
+    images = read_images(tmp_path / "p.tar")
     assert next(images) == RawImage("a", PNG)
     images.close()  # type: ignore[attr-defined]

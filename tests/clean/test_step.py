@@ -21,7 +21,8 @@ from microdiff.core.progress import NullReporter
 from microdiff.download.raw_writer import SCHEMA as RAW_SCHEMA
 from microdiff.download.step import download
 from microdiff.encode.step import encode
-from microdiff.pipeline.params import Params, parse
+from microdiff.pipeline.params import Params
+from microdiff.pipeline.parsing import parse
 from microdiff.pipeline.workspace import Workspace
 
 
@@ -132,11 +133,12 @@ def test_of_equal_pictures_with_equal_captions_the_first_stays(tmp_path: Path) -
             ],
         },
     )
-    found = find_duplicates(tmp_path, ["0000", "0001"], policy(cleaner="deepfloyd", drop_duplicates=True))
+    tables = {name: tmp_path / f"{name}.parquet" for name in ("0000", "0001")}
+    found = find_duplicates(tables, policy(cleaner="deepfloyd", drop_duplicates=True))
     assert found == {"0000": frozenset(), "0001": frozenset({"d", "f"})}
     (tmp_path / "out").mkdir()
     result = write_captions(
-        tmp_path, "0001", policy(cleaner="deepfloyd"), found["0001"], tmp_path / "out", NullReporter()
+        tables["0001"], "0001", policy(cleaner="deepfloyd"), found["0001"], tmp_path / "out", NullReporter()
     )
     assert result.counts == {"in": 3, "kept": 1, "duplicate": 2}
     assert pq.read_table(tmp_path / "out" / "0001.parquet")["status"].to_pylist() == ["duplicate", "kept", "duplicate"]

@@ -12,6 +12,8 @@ import pytest
 from conftest import REPO
 from microdiff.commands.code_digests import FOLDER, code_files, stale_code_files, write_code_files
 from microdiff.core.code_fingerprint import SourceTree
+from microdiff.core.code_identity import SAME_BYTES, CodeIdentities, Listing, add_listings
+from microdiff.core.deciding_code import deciding_modules
 
 DATASETS = sorted(path.stem for path in (REPO / "microdiff" / "handlers").glob("[!_]*.py"))
 STEPS = {"download.json", "clean.json", "encode.json", "shard.json"}
@@ -96,6 +98,42 @@ def test_a_handler_that_does_not_parse_concerns_its_own_dataset(project: Path) -
 def test_a_new_handler_has_a_file_of_its_own(project: Path) -> None:
     shutil.copy(project / "microdiff/handlers/coco.py", project / "microdiff/handlers/laion.py")
     assert stale_code_files(project) == ["handlers/laion.json"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "dataset", "stale"),
+    [
+        ("clean", "", ["clean.json"]),
+        ("encode-join", "", ["encode.json"]),
+        ("latents", "", ["encode.json"]),
+        ("shard-list", "", ["shard.json"]),
+        ("download", "coco", ["handlers/coco.json"]),
+        ("download-annotations", "jdb", ["handlers/jdb.json"]),
+    ],
+)
+def test_a_listed_digest_makes_stale_what_has_it(project: Path, kind: str, dataset: str, stale: list[str]) -> None:
+    """Its fingerprints are others now: DVC runs these nodes, which find what the earlier code computed."""
+    digest = CodeIdentities(project).digest(deciding_modules(kind, dataset))
+    add_listings(project / SAME_BYTES, {digest: Listing("a" * 64, "seen")})
+    assert stale_code_files(project) == stale
+    name = f"{kind} {dataset}" if dataset else kind
+    assert code_files(project)[stale[0]]["same_bytes"] == {name: "a" * 64}
+
+
+def test_a_listed_digest_of_other_code_makes_nothing_stale(project: Path) -> None:
+    add_listings(project / SAME_BYTES, {"b" * 64: Listing("a" * 64, "seen")})
+    assert stale_code_files(project) == []
+
+
+def test_a_damaged_list_is_said_in_words(project: Path) -> None:
+    (project / SAME_BYTES).write_text("digest\tidentity\treason\n<<<<<<< HEAD\n", encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(project)}
+    command = [sys.executable, "-m", "stages.code"]
+    done = subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: code/same_bytes.tsv, line 2: expected two digests")
 
 
 def test_check_says_what_is_stale_writes_nothing_and_waits_for_who_does(project: Path) -> None:

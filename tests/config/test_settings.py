@@ -156,7 +156,7 @@ def test_names_of_text_columns(columns: list[str], wrong: list[str]) -> None:
     ],
 )
 def test_what_pins_a_model(model: str, revision: str | None, wrong: list[str]) -> None:
-    assert [name for name, _ in reference_problems(model, revision)] == wrong
+    assert [name for name, _ in reference_problems(model, None, revision)] == wrong
 
 
 @pytest.mark.parametrize(

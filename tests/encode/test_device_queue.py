@@ -32,7 +32,7 @@ from microdiff.errors import StepError
 from microdiff.images.crops import center_crops
 from microdiff.models import image_encoder, text_encoder
 from microdiff.models.text_encoder import Tokens
-from microdiff.pipeline.params import parse
+from microdiff.pipeline.parsing import parse
 from tests.reporters import Said
 from tests.waiting import PATIENCE_S
 
@@ -150,7 +150,7 @@ def encode_keys(
     """Encode small pictures with these keys."""
     write_tar(folder, {key: jpeg(64, 64, blue=7 + place) for place, key in enumerate(keys)})
     settings = image_settings(**{"resolutions": [64], **changes})
-    result = write_image_latents(folder, "0000", settings, folder, report or Said())
+    result = write_image_latents(folder / "0000.tar", "0000", settings, folder, report or Said())
     return result, LatentsFile(folder / "0000.image.safetensors")
 
 
@@ -164,9 +164,9 @@ def test_pictures_are_encoded_once_in_full_batches_where_they_have_the_resolutio
     pictures = {key: jpeg(*size) for key, size in sizes.items()}
     pictures["broken"] = pictures["a"][:200]
     write_tar(tmp_path, pictures)
-    assert [each.key for each in read_images(tmp_path, "0000")] == list(pictures)
+    assert [each.key for each in read_images(tmp_path / "0000.tar")] == list(pictures)
     vae, heard = use_vae(FakeVae()), Said()
-    result = write_image_latents(tmp_path, "0000", image_settings(batch_size=2), tmp_path, heard)
+    result = write_image_latents(tmp_path / "0000.tar", "0000", image_settings(batch_size=2), tmp_path, heard)
 
     assert [call[:2] for call in vae.calls if not call[2]] == [
         (256, ["a", "b"]),
@@ -190,7 +190,7 @@ def test_pictures_are_encoded_once_in_full_batches_where_they_have_the_resolutio
 def test_a_partition_without_a_readable_picture_is_no_error(tmp_path: Path, use_vae: Callable[[Any], Any]) -> None:
     vae = use_vae(FakeVae())
     write_tar(tmp_path, {"a": b"", "b": b"GIF89a"})
-    result = write_image_latents(tmp_path, "0000", image_settings(), tmp_path, Said())
+    result = write_image_latents(tmp_path / "0000.tar", "0000", image_settings(), tmp_path, Said())
     assert result.counts == {"in": 2, "kept": 0, "undecodable": 2}
     assert vae.calls == []
 
@@ -311,7 +311,9 @@ def test_captions_are_halved_likewise(tmp_path: Path, monkeypatch: pytest.Monkey
     tower, heard = FakeTower(masked=True, fits=2), Said()
     monkeypatch.setattr(text_encoder, "text_encoder", lambda settings: tower)
     write_captions(tmp_path, {f"key{n}": "x" * (n + 2) for n in range(5)})
-    write_caption_latents(tmp_path, "0000", "caption_latents", text_settings(batch_size=5), tmp_path, heard)
+    write_caption_latents(
+        tmp_path / "0000.parquet", "0000", "caption_latents", text_settings(batch_size=5), tmp_path, heard
+    )
     assert tower.asked == [[2, 3, 4, 5, 6], [2, 3], [4, 5], [6]]
     assert heard.sizes == {"caption_latents": 2}
     file = LatentsFile(tmp_path / "0000.text.safetensors")
@@ -425,7 +427,7 @@ def test_the_next_partition_is_decoded_while_the_device_computes(
 
     def unit(name: str) -> None:
         (tmp_path / f"out{name}").mkdir()
-        results[name] = write_image_latents(tmp_path, name, settings, tmp_path / f"out{name}", Said())
+        results[name] = write_image_latents(tmp_path / f"{name}.tar", name, settings, tmp_path / f"out{name}", Said())
 
     first, following = (threading.Thread(target=unit, args=(name,)) for name in ("0000", "0001"))
     first.start()
@@ -530,7 +532,9 @@ def test_each_distinct_caption_is_encoded_once(tmp_path: Path, monkeypatch: pyte
     tower, heard = FakeTower(masked), Said()
     monkeypatch.setattr(text_encoder, "text_encoder", lambda settings: tower)
     column = "caption_latents_other"
-    result = write_caption_latents(tmp_path, "0000", column, text_settings(batch_size=3), tmp_path, heard)
+    result = write_caption_latents(
+        tmp_path / "0000.parquet", "0000", column, text_settings(batch_size=3), tmp_path, heard
+    )
     assert tower.asked[:2] == [[3, 4, -1], [5]]
     assert tower.asked[2:] == [[-1]]  # again, in float32
     assert result.counts == {"in": 6, "kept": 5, "non_finite": 1}

@@ -56,7 +56,7 @@ def test_every_sample_and_why(tmp_path: Path) -> None:
     }
     (tmp_path / "out").mkdir()
     columns = {512: "latents_512", 256: "latents_256"}
-    result = write_merged(tmp_path, "0000", image, texts, columns, tmp_path / "out", NullReporter())
+    result = write_merged(tmp_path / "0000.parquet", "0000", image, texts, columns, tmp_path / "out", NullReporter())
     assert pq.read_table(tmp_path / "out/0000.parquet").to_pylist() == [
         {
             "key": key,

@@ -1,5 +1,6 @@
 """The encode step as a whole: what it does not compute, that nothing changes its bytes, and what it says of its run."""
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +44,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     class Vae:
         device = torch.device("cpu")
-        description: dict[str, Any] = {}  # noqa: RUF012 - never changed
+
+        def __init__(self, latents: str, store: str) -> None:
+            self.description = {"latents": latents, "stored_dtype": store, "channels": 4, "downsampling": 8}
 
         def encode(self, images: Tensor, keys: Sequence[str], *, precise: bool = False) -> Tensor:
             counted[f"images {images.shape[1]}"] += len(keys)
@@ -51,7 +54,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     class Tower:
         device = torch.device("cpu")
-        description: dict[str, Any] = {}  # noqa: RUF012 - never changed
+        description: dict[str, Any] = {"stored_dtype": "float16", "tokens": 1, "width": 1}  # noqa: RUF012 - not changed
 
         def __init__(self, batch_size: int) -> None:
             self.batch_size = batch_size  # tells the columns apart
@@ -63,7 +66,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
             counted[f"captions {self.batch_size}"] += len(tokens.ids_BT)
             return tokens.ids_BT[:, :, None].float()
 
-    monkeypatch.setattr(image_encoder, "image_encoder", lambda settings: Vae())
+    monkeypatch.setattr(image_encoder, "image_encoder", lambda settings: Vae(settings.latents, settings.store))
     monkeypatch.setattr(text_encoder, "text_encoder", lambda settings: Tower(settings.batch_size))
     return counted
 
@@ -114,6 +117,7 @@ def test_neither_order_nor_units_in_hand_change_a_byte(
     encode("coco", make_params(SEVERAL), prepared)
     expected = tree_bytes(prepared.artifact("coco", "latents"))
     monkeypatch.setenv("MICRODIFF_WORK", str(tmp_path / "other work"))
+    shutil.rmtree(prepared.artifact("coco", "latents"))  # they would be found there
 
     def on_threads(tasks: Sequence[tuple[str, Work]], _: WorkerPlan, report: Reporter) -> Iterator[TaskResult]:
         with ThreadPoolExecutor(3) as pool:

@@ -56,7 +56,9 @@ def test_a_sample_that_any_encoder_refused_is_rejected(tmp_path: Path) -> None:
         "caption_latents_t5": write_file(tmp_path / "t5", "caption_latents_t5", "bda", {"c": "non_finite"}),
     }
     (tmp_path / "out").mkdir()
-    result = write_merged(tmp_path, "0000", image, texts, {256: "moments_256"}, tmp_path / "out", NullReporter())
+    result = write_merged(
+        tmp_path / "0000.parquet", "0000", image, texts, {256: "moments_256"}, tmp_path / "out", NullReporter()
+    )
     statuses = pq.read_table(tmp_path / "out/0000.parquet")["status"].to_pylist()
     assert statuses == ["kept", "non_finite", "non_finite", "undecodable"]
     assert result.counts == {"in": 4, "kept": 1, "non_finite": 2, "undecodable": 1, "with_256": 1}

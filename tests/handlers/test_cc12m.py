@@ -99,7 +99,9 @@ class TestCC12M(HandlerContract):
         }
 
     def test_pictures_are_the_source_bytes_unless_they_are_gray(self, raw: Raw) -> None:
-        images = {image.key: image.data for part in raw.partitions for image in read_images(raw.folder, part.name)}
+        images = {
+            image.key: image.data for part in raw.partitions for image in read_images(raw.folder / f"{part.name}.tar")
+        }
         for row in raw.rows:
             if row["status"] != "kept":
                 continue

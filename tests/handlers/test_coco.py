@@ -105,7 +105,9 @@ class TestCoco(HandlerContract):
         }
 
     def test_kept_rows_describe_the_stored_pictures(self, raw: Raw) -> None:
-        images = {image.key: image.data for part in raw.partitions for image in read_images(raw.folder, part.name)}
+        images = {
+            image.key: image.data for part in raw.partitions for image in read_images(raw.folder / f"{part.name}.tar")
+        }
         rows = {row["key"]: row for row in raw.rows if row["status"] == "kept"}
         for name, data in images.items():
             picture, row = Image.open(io.BytesIO(data)), rows[name]
@@ -130,7 +132,7 @@ class TestCoco(HandlerContract):
             with tarfile.open(raw.folder / f"{partition.name}.tar") as tar:
                 names = tar.getnames()
             assert names == sorted(names)
-            for name, image in zip(names, read_images(raw.folder, partition.name), strict=True):
+            for name, image in zip(names, read_images(raw.folder / f"{partition.name}.tar"), strict=True):
                 assert Path(name).stem == image.key
                 if image.data != members[f"val2014/{image.key}.jpg"]:
                     changed.add(image.key)

@@ -110,14 +110,21 @@ class TestDiffusionDB(HandlerContract):
         for partition in raw.partitions:
             with zipfile.ZipFile(REPO / "samples" / "diffdb" / partition.files[0]) as archive:
                 members = {Path(name).stem: archive.read(name) for name in archive.namelist()}
-            for image in read_images(raw.folder, partition.name):
+            for image in read_images(raw.folder / f"{partition.name}.tar"):
                 assert image.data == members[image.key.removeprefix(f"{partition.name}_")]
 
     def test_scores_decide_in_the_clean_step(self, raw: Raw, tmp_path: Path) -> None:
         settings = load_params(REPO / "presets" / "sample.yaml").dataset("diffdb").clean
         rows: dict[str, dict[str, Any]] = {}
         for partition in raw.partitions:
-            write_captions(raw.folder, partition.name, settings, frozenset(), tmp_path, NullReporter())
+            write_captions(
+                raw.folder / f"{partition.name}.parquet",
+                partition.name,
+                settings,
+                frozenset(),
+                tmp_path,
+                NullReporter(),
+            )
             table = tmp_path / f"{partition.name}.parquet"
             rows |= {row["key"]: row for row in read_rows(table, ["key", "status", "caption"])}
         assert {name: row["status"] for name, row in rows.items() if row["status"] != "kept"} == {

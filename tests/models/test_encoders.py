@@ -15,7 +15,7 @@ from microdiff.images.normalize import store_image
 from microdiff.images.ops import centre_crop, decode
 from microdiff.models import image_encoder, text_encoder
 from microdiff.models.openclip_text import text_tower
-from microdiff.pipeline.params import parse
+from microdiff.pipeline.parsing import parse
 from microdiff.storage.model_files import located
 
 ENCODE = sample_preset()["encode"]

@@ -28,7 +28,9 @@ from microdiff.config.settings import (
     TextEncoderSettings,
 )
 from microdiff.core.code_fingerprint import SourceTree
+from microdiff.core.files import digest_file
 from microdiff.core.ledger import Result
+from microdiff.core.verified_files import InputFile
 from microdiff.core.withdrawn import Withdrawal, Withdrawn, write_withdrawn
 from microdiff.download.raw_writer import SCHEMA as RAW_SCHEMA
 from microdiff.download.step import download
@@ -39,7 +41,8 @@ from microdiff.formats.url_list import Slice
 from microdiff.handlers import handler_class
 from microdiff.pipeline.params import Dataset, Params
 from microdiff.pipeline.run import Run
-from microdiff.pipeline.store import Store, StoredPartition, Task
+from microdiff.pipeline.store import Store
+from microdiff.pipeline.task import StoredPartition, Task
 from microdiff.pipeline.workspace import Workspace
 from microdiff.shard.step import shard
 from microdiff.storage import SourceFile
@@ -112,6 +115,7 @@ class World:
     withdrawn: Mapping[str, str] = field(default_factory=dict)  # partitions by key
     edited: str = ""  # a module
     digests: dict[str, str] = field(default_factory=dict)  # of files of artifacts, where they are not the usual ones
+    has_true_digests: bool = False  # as processes need that verify them
     raw_rows: Mapping[str, Sequence[Mapping[str, Any]]] = field(
         default_factory=lambda: {"0000": [raw_row("a", "1")], "0001": [raw_row("b", "2")]}
     )
@@ -194,6 +198,7 @@ def tasks_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TasksOf:
             patch.setattr(Store, "find", spying)
             patch.setattr(Store, "compute", computing)
             patch.setattr(Run, "publish", stop)
+            patch.setattr(InputFile, "_compare", lambda *_: None)  # digests are made up
             digest = SourceTree.module_digest
             patch.setattr(
                 SourceTree, "module_digest", lambda tree, name: digest(tree, name) + "!" * (name == world.edited)
@@ -250,7 +255,7 @@ def _write(world: World, workspace: Workspace, step: str) -> None:
             files = {
                 path.name: {
                     "bytes": path.stat().st_size,
-                    "sha256": world.digests.get(f"{kind}/{path.name}", f"sha256 of {path.name}"),
+                    "sha256": world.digests.get(f"{kind}/{path.name}", usual_digest(world, path)),
                 }
                 for path in folder.glob(f"{name}.*")
             }
@@ -258,6 +263,10 @@ def _write(world: World, workspace: Workspace, step: str) -> None:
         total = sum(partition["counts"]["kept"] for partition in partitions.values())
         facts = {"format": 1, "source_records": total, "counts": {"in": total, "kept": total}, "encoders": {}}
         write_manifest(folder, {**facts, "partitions": partitions})
+
+
+def usual_digest(world: World, path: Path) -> str:
+    return digest_file(path) if world.has_true_digests else f"sha256 of {path.name}"
 
 
 def _write_latents(folder: Path, name: str, samples: Sequence[Mapping[str, Any]], dtypes: Mapping[str, str]) -> None:
@@ -416,7 +425,7 @@ def test_every_setting_is_in_a_table() -> None:
         assert said == {each.name for each in fields(kind)}, section
     of_dataset = {f"datasets.coco.{each.name}" for each in fields(Dataset)}
     assert of_dataset == DECIDE_NOTHING.keys() | {CLEAN, "datasets.coco.handler"}
-    assert {each.name for each in fields(Params)} == {"download", "encode", "shard", "datasets"}
+    assert {each.name for each in fields(Params)} == {"download", "encode", "shard", "datasets", "store_salt"}
     assert {each.name for each in fields(EncodeSettings)} == {"image", "text"}
     assert HANDLERS.keys() == {module.name for module in pkgutil.iter_modules(handlers.__path__)}
     for dataset, others in HANDLERS.items():
@@ -447,6 +456,7 @@ def test_limits_places_and_workers_decide_nothing(
 ) -> None:
     here = world(**COCO)
     here.withdrawn = {"a": "0001"}
+    here.has_true_digests = True
     before = tasks_of(here, step)
     assert before
     if name == "source":
@@ -460,12 +470,24 @@ def test_limits_places_and_workers_decide_nothing(
     assert differing(before, tasks_of(here, step)) == {}
 
 
+@pytest.mark.parametrize("step", STEPS)
+def test_another_salt_disowns_every_task(tasks_of: TasksOf, step: str) -> None:
+    here = world(**COCO)
+    here.withdrawn = {"a": "0001"}
+    before = tasks_of(here, step)
+    here.set("store_salt", "2026")
+    assert differing(before, tasks_of(here, step)) == {kind: set(names) for kind, names in before.items()}
+
+
 @pytest.mark.parametrize(("dataset", "name"), [(each, name) for each, others in HANDLERS.items() for name in others])
 def test_a_handlers_setting_decides_its_partitions(tasks_of: TasksOf, dataset: str, name: str) -> None:
     here = world(dataset, **FIRST[dataset])
     before = tasks_of(here, "download")
     here.set(f"datasets.{dataset}.handler.{name}", HANDLERS[dataset][name])
     found = differing(before, tasks_of(here, "download"))
+    if name == "captions_source":  # says where the captions are; what they are, their checksum says
+        assert found == {}
+        return
     assert found["download"] == set(NAMES)
     assert ("download-annotations" in found) == (
         "download-annotations" in before or (dataset, name) == ("textcaps", "form")

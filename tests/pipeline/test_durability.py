@@ -10,11 +10,14 @@ import pytest
 from disk_spy import DiskSpy
 from microdiff.artifacts.manifest import read_manifest
 from microdiff.artifacts.mds import ZSTD, write_encoded
+from microdiff.core.files import link_or_copy
 from microdiff.core.ledger import Result
 from microdiff.core.progress import NullReporter, Reporter
+from microdiff.pipeline.hashed import NOTE
+from microdiff.pipeline.offer import Offer
 from microdiff.pipeline.publish import assemble
-from microdiff.pipeline.store import Store, StoredPartition, Task
-from microdiff.pipeline.store_record import StoreRecord
+from microdiff.pipeline.store import Store
+from microdiff.pipeline.task import StoredPartition, Task
 from microdiff.pipeline.workers import WorkerPlan
 
 
@@ -36,7 +39,7 @@ def publish(folder: Path, stored: StoredPartition) -> None:
 
 
 def test_a_finished_partition_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = DiskSpy(monkeypatch)
+    disk = DiskSpy(monkeypatch, spared=(NOTE,))
     stored = computed(Store(tmp_path))
     assert stored.paths["512/shard.mds"].parents[1] in disk.renamed
     assert (disk.lost, disk.unsynced) == ([], [])
@@ -47,7 +50,7 @@ def test_a_published_artifact_is_on_disk(tmp_path: Path, monkeypatch: pytest.Mon
     def refuse(*_: object) -> None:
         raise OSError(errno.EXDEV, "another file system")
 
-    disk = DiskSpy(monkeypatch)
+    disk = DiskSpy(monkeypatch, spared=(NOTE,))
     stored = computed(Store(tmp_path / "work"))
     if not links:
         monkeypatch.setattr(os, "link", refuse)
@@ -61,11 +64,11 @@ def test_a_published_artifact_is_on_disk(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_partition_taken_in_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = DiskSpy(monkeypatch)
+    disk = DiskSpy(monkeypatch, spared=(NOTE,))
     stored = computed(Store(tmp_path / "one"))
     other = Store(tmp_path / "other")
-    record = StoreRecord("0000", stored.counts, {}, stored.files)
-    assert other.add("step", stored.fingerprints[0], record, stored.paths)
+    offer = Offer(stored.record, lambda name, _, target: link_or_copy(stored.paths[name], target), "the first store")
+    assert other.add("step", stored.fingerprints[0], offer)
     assert disk.renamed[-1].parent == other.root / "step"
     assert (disk.lost, disk.unsynced) == ([], [])
 
@@ -109,7 +112,7 @@ def failing() -> Iterator[bytes]:
 def test_a_shard_has_its_name_only_when_it_is_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str | None
 ) -> None:
-    disk = DiskSpy(monkeypatch)
+    disk = DiskSpy(monkeypatch, spared=(NOTE,))
     columns = {"key": "str", "width": "int32"}
     sample = b"\x01\0\0\0" + b"a" + b"\x07\0\0\0"
     entry = write_encoded(tmp_path / "shard.mds", columns, [len(sample)], [sample], compression)

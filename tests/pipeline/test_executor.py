@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from microdiff.errors import ParamsError, SourceError
 from microdiff.pipeline.executor import TaskResult, run_tasks
 from microdiff.pipeline.workers import WorkerPlan, num_workers
 from tests.reporters import Said
-from tests.waiting import end, wait_until
+from tests.waiting import PATIENCE_S, end, wait_until
 
 
 def square(value: int, report: Reporter) -> int:
@@ -88,6 +89,64 @@ def test_failures_stay_with_their_unit(workers: int, in_hand: int) -> None:
     assert outcomes["bad"].details == ""
     assert outcomes["bug"].error == "KeyError: 'never'"
     assert "Traceback" in outcomes["bug"].details
+
+
+def fill(log: Path, error: Exception, report: Reporter) -> None:
+    """Find the disk full, having said that it was tried."""
+    with log.open("a") as file:
+        file.write("tried\n")
+    raise error
+
+
+def linger(log: Path, report: Reporter) -> None:
+    """Work for longer than anybody waits, having said so."""
+    with log.open("a") as file:
+        file.write(f"{os.getpid()} works\n")
+    time.sleep(10 * PATIENCE_S)
+
+
+def fill_when_others_work(log: Path, error: Exception, report: Reporter) -> None:
+    wait_until(lambda: log.exists() and "works" in log.read_text(), "another task runs")
+    fill(log, error, report)
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device", "/the/place")
+
+
+@pytest.mark.parametrize(("workers", "in_hand"), [(1, 1), (2, 1), (1, 2)])
+@pytest.mark.parametrize(
+    "error",
+    [
+        FULL,
+        OSError(errno.EDQUOT, "", "/the/place"),
+        OSError(errno.EROFS, "", "/the/place"),
+        OSError(errno.EACCES, "", "/the/place"),
+        OSError(errno.EXDEV, "", "/the/source", None, "/the/place"),
+    ],
+)
+def test_a_full_disk_ends_all_at_once(tmp_path: Path, error: OSError, workers: int, in_hand: int) -> None:
+    tasks = [(str(n), partial(fill, tmp_path / "log", error)) for n in range(20)]
+    outcomes, heard = run(tasks, workers, in_hand)
+    tried = (tmp_path / "log").read_text().count("tried")
+    if error.errno == errno.EXDEV:  # not such an error: each task twice
+        assert (len(outcomes), tried) == (20, 40)
+        return
+    (outcome,) = outcomes.values()
+    assert outcome.unwritable is not None
+    assert (outcome.unwritable.kind, outcome.unwritable.place) == (error.errno, "/the/place")
+    assert tried <= workers * in_hand
+    assert heard.messages == []
+
+
+def test_a_full_disk_stops_what_runs(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    started = time.monotonic()
+    outcomes, _ = run([("full", partial(fill_when_others_work, log, FULL)), ("long", partial(linger, log))], 2)
+    assert outcomes.keys() == {"full"}
+    assert time.monotonic() - started < PATIENCE_S
+    process = int(log.read_text().split()[0])
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
 
 
 def test_wrong_settings_are_not_tried_again() -> None:

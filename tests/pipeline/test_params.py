@@ -1,3 +1,5 @@
+import re
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -5,9 +7,13 @@ from typing import Any
 import pytest
 
 from conftest import REPO, changed, sample_preset
+from microdiff.config.roots import is_root
 from microdiff.errors import ParamsError
+from microdiff.handlers import handler_class
 from microdiff.pipeline import params as params_module
 from microdiff.pipeline.params import Params, dataset_names, load_params
+from microdiff.pipeline.parsing import as_values, deciding_values
+from tests.small_disk import as_nobody
 from tests.waiting import run
 
 PRESETS = ("sample", "small", "full")
@@ -162,3 +168,61 @@ def test_changed_leaves_the_original_alone() -> None:
     document = sample_preset()
     assert changed(document, {"shard.seed": 1}) != document
     assert document == sample_preset()
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda path: path.mkdir(), r"cannot be read: Is a directory\. Check --params"),
+        (lambda path: path.write_bytes(b"a: \xff\xfe"), "not UTF-8: invalid start byte at byte 3"),
+        (lambda path: path.write_text("a: [1, 2\nb: 3\n"), r"not YAML: expected ',' or '\]', but got ':' in line 2"),
+        (lambda path: path.write_text("? [a]\n: b\n"), "not YAML: found unhashable key in line 1"),
+        (lambda path: path.touch(), "params: expected a mapping, got None"),
+        (lambda path: path.symlink_to(path), "cannot be read: Too many levels of symbolic links"),
+    ],
+)
+def test_a_file_that_is_none_is_told_of(tmp_path: Path, make: Callable[[Path], Any], problem: str) -> None:
+    path = tmp_path / "params.yaml"
+    make(path)
+    for read in (load_params, dataset_names):
+        with pytest.raises(ParamsError, match=problem) as caught:
+            read(path)
+        assert str(path) in str(caught.value)
+
+
+def test_a_file_that_may_not_be_read_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("a: b\n")
+    (tmp_path / "params.yaml").chmod(0)
+
+    def attempt() -> None:
+        with pytest.raises(ParamsError, match=r"params\.yaml: cannot be read: Permission denied"):
+            load_params(tmp_path / "params.yaml")
+
+    as_nobody(attempt, tmp_path)
+
+
+def test_variables_are_looked_up_in_roots_alone(make_params: Callable[..., Params], monkeypatch: Any) -> None:
+    monkeypatch.setenv("COCO", "samples/coco")
+    params = make_params({"datasets.coco.download.source": "$COCO", "encode.image.model": "$COCO/vae"})
+    assert params.datasets["coco"].source == "samples/coco"
+    assert params.encode.image.model == "samples/coco/vae"
+    with pytest.raises(ParamsError, match=r"clean\.cleaner: expected one of .*, got '\$COCO'"):
+        make_params({"datasets.coco.clean.cleaner": "$COCO"})
+    with pytest.raises(ParamsError, match=r"download\.source: names the environment variable NONE, which is not set"):
+        make_params({"datasets.coco.download.source": "$NONE/coco"})
+
+
+def test_roots_decide_no_bytes(make_params: Callable[..., Params]) -> None:
+    handler = make_params({"datasets.sa1b.download.captions_source": "/mine/texts"}).datasets["sa1b"].handler
+    assert as_values(handler)["captions_source"] == "texts"
+    assert "captions_source" not in deciding_values(handler)
+    assert deciding_values(handler)["captions_file"] == "SA1B_caption.tar.gz"
+
+
+def test_fields_that_say_where_something_is_are_roots() -> None:
+    """Or else its secrets and paths would be in manifests, and equal content elsewhere would be computed again."""
+    for name in sample_preset()["datasets"]:
+        cls = handler_class(name)
+        assert cls is not None
+        for field, hint in typing.get_type_hints(cls, include_extras=True).items():
+            assert not re.search("source|root|url$|path|folder", field) or is_root(hint), f"{name}: {field}"

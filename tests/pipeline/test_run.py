@@ -1,6 +1,6 @@
 """One run of one step on tasks made here: order, failures, the ledger's checks, and that nothing wrong is published."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from microdiff.core.files import read_json
 from microdiff.core.ledger import Counts, Result
 from microdiff.core.progress import Reporter
 from microdiff.errors import RejectionError, SourceError, StepError
+from microdiff.pipeline.params import Params
 from microdiff.pipeline.run import Run
-from microdiff.pipeline.store import StoredPartition, Task
+from microdiff.pipeline.task import StoredPartition, Task
 from microdiff.pipeline.workers import WorkerPlan, plan_workers
 from microdiff.pipeline.workspace import Workspace
 
@@ -35,9 +36,9 @@ PARTITIONS: Mapping[str, Mapping[str, int]] = {"0000": GOOD, "0001": {"in": 5, "
 
 
 @pytest.fixture
-def run(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(workspace: Workspace, make_params: Callable[..., Params], monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("MICRODIFF_WORKERS", "1")
-    return Run("clean", "coco", workspace)
+    return Run("clean", "coco", workspace, make_params())
 
 
 def publish(run: Run, stored: list[StoredPartition], **changes: Any) -> Counts:

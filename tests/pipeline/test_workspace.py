@@ -1,14 +1,20 @@
 """What a step does with an artifact of which DVC has brought nothing but the manifest."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
-from conftest import copy_of
+from conftest import REPO, copy_of
 from microdiff.artifacts.manifest import MANIFEST
 from microdiff.commands.forget import Request, forget
-from microdiff.errors import SchemaError, StepError
+from microdiff.core.verified_files import InputFile
+from microdiff.errors import StepError
+from microdiff.pipeline.inputs import InputArtifact
+from microdiff.pipeline.params import load_params
+from microdiff.pipeline.run import Run
 from microdiff.pipeline.workspace import Workspace
 from microdiff.verify.dataset import verify_dataset
 from tests.waiting import run_python
@@ -29,40 +35,68 @@ def keep_the_manifest_alone(folder: Path) -> None:
 
 @pytest.fixture
 def here(built: Workspace, tmp_path: Path) -> Workspace:
-    """A DVC repository that tracks the raw artifact, with a remote that has it and a full cache."""
+    """A DVC repository that tracks the raw artifact, with a remote that has it and a full cache; its store is empty."""
     workspace = copy_of(built, tmp_path / "here")
+    shutil.rmtree(workspace.root / ".work")
     dvc(workspace.root, "init", "--no-scm", "--quiet")
     dvc(workspace.root, "remote", "add", "--default", "storage", str(tmp_path / "remote"), "--quiet")
     dvc(workspace.root, "add", "data/coco/raw", "--quiet")
     dvc(workspace.root, "push", "--quiet")
+    tracked = yaml.safe_load((workspace.root / "data/coco/raw.dvc").read_text())["outs"][0]
+    stages = {"download@coco": {"cmd": "true", "outs": [{**tracked, "path": "data/coco/raw"}]}}
+    (workspace.root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
     return workspace
 
 
+def opened(workspace: Workspace, source: Path = REPO / "samples/coco") -> InputArtifact:
+    params = load_params(workspace.root / "params.yaml")
+    coco = replace(params.dataset("coco"), source=str(source))
+    return Run("clean", "coco", workspace, replace(params, datasets={"coco": coco})).input("raw")
+
+
+def fetched(artifact: InputArtifact, *names: str) -> list[InputFile]:
+    files = [artifact.file(name) for name in names]
+    artifact.fetch(files)
+    return files
+
+
 @pytest.mark.parametrize("has_cache", [True, False])
-def test_a_step_fetches_what_it_reads(here: Workspace, has_cache: bool) -> None:
+def test_a_step_fetches_what_it_reads_and_no_more(here: Workspace, has_cache: bool) -> None:
+    """It puts that beside the store: the artifact's folder is whole, or it is not there."""
     folder = here.artifact("coco", "raw")
-    whole = sorted(path.name for path in folder.iterdir())
     keep_the_manifest_alone(folder)
     if not has_cache:
         shutil.rmtree(here.root / ".dvc" / "cache")
-    assert here.read_input("coco", "raw").partitions.keys() == {"0000", "0001", "0002"}
-    assert sorted(path.name for path in folder.iterdir()) == whole
+    artifact = opened(here)
+    assert artifact.manifest.partitions.keys() == {"0000", "0001", "0002"}
+    files = fetched(artifact, "0001.parquet", "0002.tar")
+    assert [file.is_whole() for file in files] == [True, True]
+    assert [path.name for path in folder.iterdir()] == [MANIFEST]
+    assert sorted((here.root / ".work/inputs").iterdir()) == sorted(file.path for file in files)
 
 
-def test_what_is_nowhere_is_said(here: Workspace, tmp_path: Path) -> None:
-    folder = here.artifact("coco", "raw")
-    keep_the_manifest_alone(folder)
+def test_what_is_nowhere_is_computed_again(here: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    keep_the_manifest_alone(here.artifact("coco", "raw"))
     shutil.rmtree(here.root / ".dvc" / "cache")
     shutil.rmtree(tmp_path / "remote")
-    with pytest.raises(StepError, match="data/coco/raw: 6 files are not here and cannot be fetched: "):
-        here.read_input("coco", "raw")
+    (file,) = fetched(opened(here), "0001.tar")
+    assert file.is_whole()
+    assert "data/coco/raw: 0001.tar is nowhere whole: the step before computes it again" in caplog.messages
 
 
-def test_without_dvc_a_missing_file_is_an_error(built: Workspace, tmp_path: Path) -> None:
+def test_what_is_nowhere_and_cannot_be_computed_is_said(here: Workspace, tmp_path: Path) -> None:
+    keep_the_manifest_alone(here.artifact("coco", "raw"))
+    shutil.rmtree(here.root / ".dvc" / "cache")
+    shutil.rmtree(tmp_path / "remote")
+    with pytest.raises(StepError, match=r"data/coco/raw: 0001\.tar is damaged and cannot be computed again: .*nowhere"):
+        fetched(opened(here, tmp_path / "nowhere"), "0001.tar")
+
+
+def test_without_dvc_a_missing_file_comes_from_the_store(built: Workspace, tmp_path: Path) -> None:
     workspace = copy_of(built, tmp_path / "copy")
     (workspace.artifact("coco", "raw") / "0001.tar").unlink()
-    with pytest.raises(SchemaError, match=r"0001\.tar: .*it is missing"):
-        workspace.read_input("coco", "raw")
+    (file,) = fetched(opened(workspace, tmp_path / "nowhere"), "0001.tar")
+    assert file.is_whole()
 
 
 def test_a_manifest_alone_is_no_artifact_and_no_damage(built: Workspace, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def team(server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name).touch()
     shutil.copy(REPO / "Makefile", root / "Makefile")
     (root / "dvc.yaml").write_text(PIPELINE)
-    (root / "params.yaml").write_text("shard: {order: shuffled}\n")
+    shutil.copy(REPO / "presets" / "sample.yaml", root / "params.yaml")
     for name, data in FIRST.items():
         (root / "made" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "made" / name).write_bytes(data)
@@ -169,11 +169,12 @@ def test_a_newcomer_needs_the_shards_alone_and_after_an_edit_the_latents(team: P
     assert "Data and pipelines are up to date." in output
     assert "Running stage" not in output
     assert artifacts(clone) == ["shards"]
-    (clone / "params.yaml").write_text("shard: {order: source}\n")
+    edited = (clone / "params.yaml").read_text().replace("order: shuffled", "order: source")
+    (clone / "params.yaml").write_text(edited)
     output = make(clone, "coco")
     assert [line for line in output.splitlines() if "Running stage" in line] == ["Running stage 'shard@coco':"]
     assert artifacts(clone) == ["latents", "shards"]
-    assert (clone / SHARDS / "params.yaml").read_text() == "shard: {order: source}\n"
+    assert (clone / SHARDS / "params.yaml").read_text() == edited
 
 
 def test_shards_are_streamed_from_what_dvc_pushed(here: Path, server: S3Server) -> None:

@@ -127,7 +127,8 @@ def test_hashes_and_digests_of_samples(tmp_path: Path) -> None:
             sizes = {"width": 300 + number, "height": 256}
             add_row({"key": key, "status": "kept", "caption": f"кот {number}", "image_key": key, **sizes})
     (tmp_path / "listing").mkdir()
-    write_sample_index(tmp_path, "0000", ["0000.image.safetensors"], tmp_path / "listing", NullReporter())
+    files = {"0000.image.safetensors": tmp_path / "0000.image.safetensors"}
+    write_sample_index(tmp_path / "0000.parquet", "0000", files, tmp_path / "listing", NullReporter())
     samples = load_samples([tmp_path / "listing"])
     assert samples.key_hashes.tolist() == [10277580333775093943, 4572387067383459701]
     assert [digest.tobytes().hex() for digest in samples.digests] == [

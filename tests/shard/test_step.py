@@ -1,9 +1,11 @@
 """The shard step on latents made up here: columns, order, takedown, compression, kills, and other readers."""
 
 import os
+import re
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,15 @@ import numpy as np
 import pytest
 
 from conftest import REPO, tree_bytes
-from microdiff.artifacts.manifest import read_manifest
+from microdiff.artifacts.manifest import FileRecord, read_manifest, write_manifest
 from microdiff.artifacts.mds_index import read_index
 from microdiff.artifacts.mds_scan import MdsFile
 from microdiff.artifacts.tables import table_writer
-from microdiff.core.files import digest_file, read_json, write_json
+from microdiff.core.files import digest_file, read_json
 from microdiff.encode.merge import SCHEMA
 from microdiff.errors import SchemaError, StepError
 from microdiff.pipeline.params import Params
+from microdiff.pipeline.store_record import StoreRecord
 from microdiff.pipeline.workspace import Workspace
 from microdiff.shard import writer
 from microdiff.shard.sample_index import record_type
@@ -170,6 +173,10 @@ def test_partition_names_decide_nothing(workspace: Workspace, make_params: MakeP
     assert shard_files(workspace) == before
 
 
+def rewrite_manifest(folder: Path, value: dict[str, Any]) -> None:
+    write_manifest(folder, {name: each for name, each in value.items() if name != "digest"})
+
+
 def test_partitions_of_other_shapes_are_refused(workspace: Workspace, make_params: MakeParams) -> None:
     write_artifact(workspace.root, {"0000": [1, 2]})
     folder = workspace.artifact("coco", "latents")
@@ -181,7 +188,7 @@ def test_partitions_of_other_shapes_are_refused(workspace: Workspace, make_param
     joined = read_json(folder / "manifest.json")
     joined["partitions"] |= manifest["partitions"]
     joined["counts"] = {"in": 4, "kept": 4}
-    write_json(folder / "manifest.json", joined)
+    rewrite_manifest(folder, joined)
     with pytest.raises(StepError, match=r"partition 0001 has .* at 256 px, others"):
         shard("coco", make_params(SMALL), workspace)
 
@@ -192,13 +199,15 @@ def test_a_sample_without_latents_is_named(workspace: Workspace, make_params: Ma
     manifest = read_json(folder / "manifest.json")
     (folder / "0000.text_t5.safetensors").unlink()
     del manifest["partitions"]["0000"]["files"]["0000.text_t5.safetensors"]
-    write_json(folder / "manifest.json", manifest)
     table = folder / "0000.parquet"
     with table_writer(table, SCHEMA) as add_row:
         for key, image_key in (("k0001", "image of k0001"), ("k0002", "nobody")):
             add_row({"key": key, "status": "kept", "caption": "", "image_key": image_key, "width": 1, "height": 1})
-    manifest["partitions"]["0000"]["files"]["0000.parquet"]["bytes"] = table.stat().st_size
-    write_json(folder / "manifest.json", manifest)
+    manifest["partitions"]["0000"]["files"]["0000.parquet"] = {
+        "bytes": table.stat().st_size,
+        "sha256": digest_file(table),
+    }
+    rewrite_manifest(folder, manifest)
     with pytest.raises(StepError, match="sample k0002 of partition 0000 has"):
         shard("coco", make_params(SMALL), workspace)
 
@@ -223,18 +232,66 @@ def test_the_buffer_is_used_again_only_when_it_is_written(
     assert_equal(read_all(workspace.artifact("coco", "shards")), samples)
 
 
-def test_latents_cut_short_after_they_were_indexed_are_named(workspace: Workspace, make_params: MakeParams) -> None:
+def test_latents_cut_short_after_they_were_indexed_are_named(
+    workspace: Workspace, make_params: MakeParams, caplog: pytest.LogCaptureFixture
+) -> None:
     write_artifact(workspace.root, {"0000": [1, 2]})
     shard("coco", make_params(SMALL), workspace)
     file = workspace.artifact("coco", "latents") / "0000.image.safetensors"
     os.truncate(file, file.stat().st_size - 8000)
     manifest = read_json(file.with_name("manifest.json"))
-    manifest["partitions"]["0000"]["files"][file.name]["bytes"] -= 8000
-    write_json(file.with_name("manifest.json"), manifest)
-    with pytest.raises(StepError, match=r"0000\.image\.safetensors: shorter than when it was indexed"):
-        shard(
-            "coco", make_params({"shard.shard_bytes": 2**20, "shard.seed": 5, "shard.compression": "zstd"}), workspace
-        )
+    manifest["partitions"]["0000"]["files"][file.name]["bytes"] -= 8000  # as if it happened since that was looked at
+    rewrite_manifest(file.parent, manifest)
+    writer._open_partitions.cache_clear()  # as in another process
+    other = {"shard.shard_bytes": 2**20, "shard.seed": 5, "shard.compression": "zstd"}
+    with pytest.raises(StepError, match=r"0000\.image\.safetensors is damaged and cannot be computed again"):
+        shard("coco", make_params(other), workspace)
+    assert re.search(r"0000\.image\.safetensors, sample k000[12]: damaged: expected sha256 ", caplog.text)
+
+
+OTHER = {"shard.shard_bytes": 65536, "shard.seed": 5}
+
+
+def flip(file: Path, at: int = -1) -> str:
+    """Change a bit in place, and return the file's digest before that."""
+    digest, data = digest_file(file), bytearray(file.read_bytes())
+    data[at] ^= 1
+    with file.open("r+b") as opened:
+        opened.write(data)
+    return digest
+
+
+@pytest.mark.parametrize("kind", ["image", "text", "text_t5"])
+def test_a_bit_that_changed_after_indexing_names_file_and_sample(
+    workspace: Workspace, make_params: MakeParams, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    write_artifact(workspace.root, PARTITIONS)
+    shard("coco", make_params(SMALL), workspace)
+    published = shard_files(workspace)
+    file = workspace.artifact("coco", "latents") / f"0002.{kind}.safetensors"
+    digest = flip(file)  # in the last row of the last tensor, which is the first sample's: rows are written in reverse
+    with pytest.raises(StepError, match=rf"0002\.{kind}\.safetensors is damaged and cannot be computed again"):
+        shard("coco", make_params(OTHER), workspace)
+    sample = "k0051" if kind == "image" else "k0050"  # the first one with latents for 512 px, and the first one
+    found = digest_file(file)[:12] if file.exists() else "[0-9a-f]{12}"
+    line = rf"0002\.{kind}\.safetensors, sample {sample}: damaged: expected sha256 {digest[:12]}\.\.\., found {found}"
+    assert re.search(line, caplog.text)
+    assert shard_files(workspace) == published
+
+
+def test_a_file_that_was_mended_is_read_though_the_damaged_one_is_still_open(
+    workspace: Workspace, make_params: MakeParams, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = write_artifact(workspace.root, PARTITIONS)
+    shard("coco", make_params(SMALL), workspace)
+    file = workspace.artifact("coco", "latents") / "0002.image.safetensors"
+    whole = file.read_bytes()
+    flip(file)  # the file that this process holds open
+    file.unlink()
+    file.write_bytes(whole)
+    shard("coco", make_params(OTHER), workspace)
+    assert_equal(read_all(workspace.artifact("coco", "shards")), samples)
+    assert caplog.messages == []
 
 
 def other_shape(index: Path) -> None:
@@ -264,6 +321,13 @@ def sample_of_other_size(index: Path, change: int = 1) -> None:
     records.tofile(index / "records")
 
 
+def record_as_it_is(index: Path) -> None:
+    """Have a folder's record state the files that it holds: damage that a wrong program made, and no disk."""
+    record = StoreRecord.read(index)
+    files = {name: FileRecord((index / name).stat().st_size, digest_file(index / name)) for name in record.files}
+    replace(record, files=files).write(index)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -282,6 +346,7 @@ def test_what_a_shard_would_state_wrongly_is_refused(
     shard("coco", make_params({"shard.shard_bytes": 2**20}), workspace)
     (listing,) = (workspace.root / ".work" / "shard-list").glob("*/listing.json")
     damage(listing.parent)
+    record_as_it_is(listing.parent)
     writer._open_partitions.cache_clear()  # as in another process
     with pytest.raises(StepError, match=message):
         shard(

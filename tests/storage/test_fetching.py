@@ -1,5 +1,6 @@
 """Every fault of a server on every kind of source read over HTTP; kills in the middle, and what they leave."""
 
+import errno
 import hashlib
 import io
 import os
@@ -19,6 +20,8 @@ from conftest import REPO
 from microdiff.errors import SourceError
 from microdiff.pipeline.store import Store
 from microdiff.storage import Source, SourceFile, retry
+from microdiff.storage.fetched_source import FetchedSource
+from microdiff.storage.local import LocalStorage
 from microdiff.storage.opening import open_source
 from tests.durability import DiskOrder
 from tests.hub_server import HubServer
@@ -203,6 +206,8 @@ def test_bytes_are_on_disk_before_the_name_and_the_name_before_it_is_told(
 FETCH = """
 import sys
 from pathlib import Path
+from microdiff.storage.fetched_source import FetchedSource
+from microdiff.storage.local import LocalStorage
 from microdiff.storage.opening import open_source
 root, path, checksum, work = sys.argv[1:]
 source = open_source(root, Path(work))
@@ -285,3 +290,16 @@ def test_pruning_keeps_what_is_known_of_sources(setting: Setting) -> None:
     num_requests = len(setting.server.requests)
     assert setting.stat() == file
     assert len(setting.server.requests) == num_requests
+
+
+def test_a_full_disk_is_named_and_the_fetch_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "a.bin").write_bytes(b"bytes")
+    source = FetchedSource(storage=LocalStorage(root=tmp_path / "there"), fetched=tmp_path / "fetch")
+    file = source.stat("a.bin")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            source.fetch(file)
+    assert Path(str(caught.value.filename)).parent == tmp_path / "fetch"
+    assert source.fetch(file).read_bytes() == b"bytes"

@@ -106,7 +106,7 @@ def test_names_say_where_a_model_is(model: str, revision: str | None, place: tup
     found = parse_model_reference(model, "sub", revision)
     assert (found.kind, found.root, found.folder, found.revision) == place
     assert public_name(model) == shown
-    assert not list(reference_problems(model, revision))
+    assert not list(reference_problems(model, None, revision))
 
 
 @pytest.mark.parametrize(

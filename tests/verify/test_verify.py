@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import REPO, build_coco, copy_of, made_once, sample_preset, tree_bytes
+from microdiff.artifacts.finiteness import is_finite
 from microdiff.artifacts.kinds import KINDS
 from microdiff.artifacts.latents import LatentsFile
 from microdiff.artifacts.manifest import MANIFEST, is_whole, read_manifest, write_manifest
@@ -29,7 +30,6 @@ from microdiff.remote.dvc_dir_object import folder_digest
 from microdiff.remote.dvc_record import dvc_record
 from microdiff.verify.dataset import Verification, verify_dataset
 from microdiff.verify.deep import psnr, relative_difference, verify_deep
-from microdiff.verify.latents import is_finite
 from microdiff.verify.run import run
 from tests import tiny_models
 from tests.waiting import run as run_program

@@ -366,7 +366,7 @@ def test_of_many_bad_rows_a_few_are_named(tmp_path: Path) -> None:
 
 
 def test_values_are_looked_at_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("microdiff.verify.latents._ROWS_AT_ONCE_BYTES", 20)  # a row or two
+    monkeypatch.setattr("microdiff.artifacts.finiteness._ROWS_AT_ONCE_BYTES", 20)  # a row or two
     for row, key in enumerate(KEYS):
         latents = Latents()
         latents.values["caption_latents_b"][row, 0, 1] = 0x7F80
