@@ -146,7 +146,7 @@ def test_of_equal_pictures_with_equal_captions_the_first_stays(tmp_path: Path) -
 
 def test_two_are_enough_to_be_duplicates(tmp_path: Path) -> None:
     write_raw(tmp_path, {"0000": [raw_row("a", "A cat"), raw_row("b", "A cat")]})
-    found = find_duplicates(tmp_path, ["0000"], policy(drop_duplicates=True))
+    found = find_duplicates({"0000": tmp_path / "0000.parquet"}, policy(drop_duplicates=True))
     assert found == {"0000": frozenset({"b"})}
 
 

@@ -257,7 +257,8 @@ class FineOnly(FakeVae):
 def test_one_resolution_that_is_not_finite_spoils_its_sample(tmp_path: Path, use_vae: Callable[[Any], Any]) -> None:
     use_vae(FineOnly())
     write_tar(tmp_path, {key: jpeg(128, 128) for key in ("a", "fine", "b")})
-    result = write_image_latents(tmp_path, "0000", image_settings(resolutions=[64, 128]), tmp_path, Said())
+    settings = image_settings(resolutions=[64, 128])
+    result = write_image_latents(tmp_path / "0000.tar", "0000", settings, tmp_path, Said())
     file = LatentsFile(tmp_path / "0000.image.safetensors")
     assert file.rejected == {"fine": "non_finite"}
     assert (file.keys("latents_64"), file.keys("latents_128")) == (["a", "fine", "b"], ["a", "b"])

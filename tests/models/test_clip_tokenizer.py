@@ -111,3 +111,14 @@ def test_what_a_library_remembers_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     for word in ("a", "b", "c"):
         cache[word] = word
     assert dict(cache) == {"<end>": "<end>", "a": "a"}
+
+
+def test_words_of_very_long_captions_are_not_remembered() -> None:
+    whole, word_ids = open_clip_tokenizer(77)
+    asked: list[str] = []
+    tokens = ClipTokens(whole, lambda word: asked.append(word) or word_ids(word))  # type: ignore[func-returns-value]
+    asked.clear()
+    tokens(["x" * 4001])
+    assert asked == []
+    tokens(["x" * 4000])
+    assert asked == ["x" * 4000]

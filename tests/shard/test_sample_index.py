@@ -19,7 +19,9 @@ def index(latents: Path, *files: str) -> dict[str, Any]:
     """Index partition 0000; return the columns of its groups."""
     folder = latents / "index"
     folder.mkdir()
-    columns: dict[str, Any] = write_sample_index(latents, "0000", files, folder, NullReporter()).facts["columns"]
+    paths = {file: latents / file for file in files}
+    result = write_sample_index(latents / "0000.parquet", "0000", paths, folder, NullReporter())
+    columns: dict[str, Any] = result.facts["columns"]
     return columns
 
 
