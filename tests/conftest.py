@@ -63,8 +63,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("MICRODIFF_")]:
-        monkeypatch.delenv(name)
+    for name in ("WORKERS", "THREADS", "EXECUTOR", "WORK", "DEBUG", "STORE", "HASH_ALWAYS"):
+        monkeypatch.delenv(f"MICRODIFF_{name}", raising=False)
     monkeypatch.chdir(REPO)
 
 

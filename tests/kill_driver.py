@@ -178,7 +178,7 @@ def _kill(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
         time.sleep(_POLL_S)
     if _is_there(process.pid):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.wait(_LONGEST_S)
     while _is_there(process.pid):
         time.sleep(_POLL_S)
 
@@ -199,12 +199,13 @@ def _finish(process: "subprocess.Popen[bytes]", log: Path) -> None:
 def make_clone(root: Path) -> None:
     """Copy the files of the working tree that git knows or would take, less what dvc.lock has recorded."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listing, cwd=REPO, capture_output=True, text=True, check=True).stdout.split("\0")
+    listed = subprocess.run(listing, cwd=REPO, capture_output=True, text=True, check=True, timeout=_LONGEST_S)
+    names = listed.stdout.split("\0")
     for name in filter(None, names):
         if (REPO / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(REPO / name, root / name)
-    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True, timeout=_LONGEST_S)
 
 
 def main() -> None:

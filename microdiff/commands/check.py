@@ -17,6 +17,7 @@ from microdiff.errors import ParamsError
 from microdiff.pipeline.params import Params, load_params
 from microdiff.remote.dvc_lock import LOCK
 from microdiff.remote.dvc_lock_copy import restore_lock
+from microdiff.remote.dvc_presence import restore_rwlock
 
 log = logging.getLogger("microdiff")
 
@@ -31,8 +32,9 @@ def check_lock(root: Path) -> None:
     Raises:
         SchemaError: It holds conflicts of a merge, or no good copy is left.
     """
-    if (said := restore_lock(root)) is not None:
-        log.warning("%s", said)
+    for said in (restore_lock(root), restore_rwlock(root)):
+        if said is not None:
+            log.warning("%s", said)
 
 
 def check_params(root: Path, datasets: Sequence[str] = ()) -> None:

@@ -45,6 +45,7 @@ class Finder:
         self._shared = shared
         self._lock = threading.Lock()
         self._opened: list[RecordedParts] = []
+        self._unwritable: OSError | None = None
         self._unopened = self._recorded()
         self.damaged_there: set[str] = set()  # fingerprints whose files in the shared store are damaged
 
@@ -69,6 +70,8 @@ class Finder:
         if offer.record.name != task.name:
             log.warning("%s: it is partition %s, expected %s: not used", offer.place, offer.record.name, task.name)
             return False
+        if self._unwritable is not None:
+            raise self._unwritable
         try:
             self._store.add(task.step, fingerprint, offer, task.check)
         except SchemaError as error:
@@ -78,6 +81,9 @@ class Finder:
         except NotFound as error:
             log.debug("%s", error)
             return False
+        except OSError as error:  # as of a full disk, on which other threads need not try
+            self._unwritable = error
+            raise
         except MicrodiffError as error:
             log.warning("%s: partition %s cannot be had from there: %s", offer.place, task.name, error)
             return False

@@ -22,6 +22,7 @@ from microdiff.core.ledger import (
     metrics,
     rejections,
 )
+from microdiff.core.places import Unwritable
 from microdiff.core.prefetch import num_threads, prefetch_map
 from microdiff.core.progress import Progress
 from microdiff.core.verified_files import InputFile
@@ -81,9 +82,18 @@ class Run:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Keep the store from being pruned, and see partitions off to the shared store."""
-        with self.store.in_use(), self._uploads:
-            yield
+        """Keep the store from being pruned, and see partitions off to the shared store.
+
+        Raises:
+            WriteError: A place could not be written.
+        """
+        try:
+            with self.store.in_use(), self._uploads:
+                yield
+        except OSError as error:
+            if (unwritable := Unwritable.of(error)) is None:
+                raise
+            raise WriteError(f"{self.step} {self.dataset}: {unwritable}") from error
 
     def input(self, kind: str) -> InputArtifact:
         """Return an artifact that the step reads.

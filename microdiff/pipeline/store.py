@@ -125,7 +125,7 @@ class Store:
         target = self.root / step / fingerprint
         if target.exists():
             return False
-        with scratch_folder(target.parent) as folder:
+        with writing_to(target.parent), scratch_folder(target.parent) as folder:
             record = offer.record
             for name, file in record.files.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)

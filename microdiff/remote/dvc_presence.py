@@ -3,11 +3,13 @@
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from microdiff.artifacts.kinds import KINDS
 from microdiff.artifacts.manifest import MANIFEST, parse_manifest
+from microdiff.core.files import whole_file
 from microdiff.errors import SchemaError, SourceError
 from microdiff.remote.dvc_config import CONFIG, LOCAL_CONFIG, machine_settings, merged, read_settings, remotes
 from microdiff.remote.dvc_lock import LOCK, DvcOutput, parse_lock
@@ -17,6 +19,9 @@ from microdiff.storage import NotFound, Storage
 from microdiff.storage.opening import open_remote
 
 log = logging.getLogger("microdiff")
+
+_POLL_S = 0.05
+_PATIENCE_S = 2.0
 
 
 def default_remote(root: Path) -> dict[str, str] | None:
@@ -90,6 +95,30 @@ def others_at_work(root: Path, dataset: str) -> list[int]:
         return []
     ours = (f"{os.sep}data{os.sep}{dataset}{os.sep}", f"{os.sep}code{os.sep}", f"{os.sep}{dataset}.json")
     return sorted({pid for path, pid in _holders(held) if any(part in path for part in ours) and is_alive(pid)})
+
+
+def restore_rwlock(root: Path, patience_s: float | None = None) -> str | None:
+    """Empty DVC's file of locks if a kill cut it, with which no DVC command works; return what to say of it.
+
+    Args:
+        root: The project.
+        patience_s: How long to wait for a process that may be writing it; None for two seconds.
+    """
+    path = root / ".dvc" / "tmp" / "rwlock"
+    deadline = time.monotonic() + (_PATIENCE_S if patience_s is None else patience_s)
+    while True:
+        try:
+            json.loads(path.read_bytes())
+            return None
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            if time.monotonic() >= deadline:
+                break
+        time.sleep(_POLL_S)
+    with whole_file(path) as file:
+        file.write(b"{}")
+    return f"{path}: a killed DVC command left it cut; it is emptied"
 
 
 def _holders(held: object) -> Iterator[tuple[str, int]]:

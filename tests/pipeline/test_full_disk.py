@@ -77,7 +77,7 @@ def test_a_write_that_fails_is_not_tried_again(here: Workspace, tmp_path: Path, 
     script = FAILING.format(
         folder=f"{folder}/{'clean' if step == 'clean' else step}", log=str(log), stage=f"stages.{step}"
     )
-    environment = {"MICRODIFF_WORK": str(folder), "MICRODIFF_WORKERS": "1"}
+    environment = {"MICRODIFF_WORK": str(folder), "MICRODIFF_WORKERS": "1", "MICRODIFF_THREADS": "1"}
     code, said = python("-c", script, str(number), "-m", here=here, **environment)
     assert code == 1
     assert len(said) == 1, said

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from microdiff.core.progress import NullReporter
 from microdiff.errors import SourceError
 from microdiff.storage import writable
 from microdiff.storage.writable import open_writable
@@ -17,7 +18,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_what_is_written_is_listed_and_removed(tmp_path: Path, file: Path) -> None:
-    store = open_writable(str(tmp_path / "store"), "A_SETTING")
+    store = open_writable(str(tmp_path / "store"), "A_SETTING", NullReporter())
     (tmp_path / "store").mkdir()
     for path in ("clean/a/one", "clean/a/two", "clean/b/one"):
         store.write(path, file)
@@ -47,11 +48,11 @@ def test_a_folder_that_another_process_removes_meanwhile_is_made_again(
         copy(source, target)
 
     monkeypatch.setattr(writable, "copy_whole", removing)
-    open_writable(str(tmp_path / "store"), "A_SETTING").write("access/a", file)
+    open_writable(str(tmp_path / "store"), "A_SETTING", NullReporter()).write("access/a", file)
     assert (tmp_path / "store/access/a").read_text() == "bytes"
 
 
 def test_what_cannot_be_written_is_said(tmp_path: Path, file: Path) -> None:
     (tmp_path / "store").write_text("a file where a folder should be")
     with pytest.raises(SourceError, match=r"store/a/b: cannot be written: .* Check A_SETTING"):
-        open_writable(str(tmp_path / "store"), "A_SETTING").write("a/b", file)
+        open_writable(str(tmp_path / "store"), "A_SETTING", NullReporter()).write("a/b", file)

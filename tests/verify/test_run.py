@@ -49,7 +49,6 @@ def test_of_many_problems_some_are_shown_and_each_remedy_once(here: Workspace, m
     assert said[51:] == [
         "... and 10 more",
         "repair it: python -m stages.verify b --repair",
-        "repair it: dvc repro -f -s download@b",
         said[-1],
     ]
     assert said[-1].startswith("b: 60 problems in raw: 4 files")

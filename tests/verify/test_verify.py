@@ -318,7 +318,7 @@ def test_what_does_not_fit_together_is_told(here: Workspace, kind: str, change: 
     assert not result.damaged
     told = [each for each in result.problems if message in each.what and Path(each.file).match(file)]
     assert told, "\n".join(map(str, result.problems))
-    assert told[0].remedy.startswith("dvc repro -f -s ")
+    assert told[0].remedy == "python -m stages.verify coco --repair"
 
 
 def test_a_key_of_two_partitions_is_told(here: Workspace) -> None:
