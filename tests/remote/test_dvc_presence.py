@@ -17,7 +17,7 @@ WHOLE = {"write": {"/a/data/coco/raw": {"pid": 1, "cmd": "dvc repro"}}, "read": 
 
 
 def locked_by_dvc(folder: Path) -> None:
-    with rwlock(str(folder), localfs, "dvc repro", [], [str(folder / "out")]):
+    with rwlock(str(folder), localfs, "dvc repro", [], [str(folder / "out")], False):
         pass
 
 
