@@ -126,9 +126,7 @@ def redact(stored: StoredPartition, withdrawn: Withdrawn, folder: Path, report: 
     tar_name, table_name = f"{stored.name}.tar", f"{stored.name}.parquet"
     for name, path in stored.paths.items():
         if digest_file(path) != stored.files[name].sha256:
-            raise SchemaError(
-                f"{path}: damaged, its sha256 is not the recorded one. Remove {path.parent}, run it again."
-            )
+            raise SchemaError(f"{path}: damaged, its sha256 is not the recorded one. Run it again.")
     ledger = Ledger()
     with tarfile.open(folder / tar_name, "w", format=tarfile.PAX_FORMAT) as tar:
         for member, data in read_members(stored.paths[tar_name]):

@@ -75,8 +75,9 @@ class Finder:
         try:
             self._store.add(task.step, fingerprint, offer, task.check)
         except SchemaError as error:
+            if fingerprint not in self.damaged_there:
+                log.warning("%s: %s. It is not used.", offer.place, error)
             self.damaged_there.add(fingerprint)
-            log.warning("%s: %s. It is not used.", offer.place, error)
             return False
         except NotFound as error:
             log.debug("%s", error)
