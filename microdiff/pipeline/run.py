@@ -33,7 +33,7 @@ from microdiff.pipeline.hashed import carried_over
 from microdiff.pipeline.inputs import InputArtifact
 from microdiff.pipeline.params import Params
 from microdiff.pipeline.publish import assemble
-from microdiff.pipeline.run_facts import feeding_facts, total_samples
+from microdiff.pipeline.run_facts import failure_message, feeding_facts, total_samples
 from microdiff.pipeline.shared_store import open_shared_store
 from microdiff.pipeline.store_users import register
 from microdiff.pipeline.task import StoredPartition, Task
@@ -173,7 +173,7 @@ class Run:
         else:
             failed += damaged
         if failed:
-            raise StepError(self._failure(failed, len(tasks)))
+            raise StepError(failure_message(f"{self.step} {self.dataset}", failed, len(tasks)))
         return [done[task.step, task.name] for task in tasks]
 
     def _compute(
@@ -212,14 +212,6 @@ class Run:
                 artifact.mend(error)
                 return
         raise StepError(f"{self.step} {self.dataset}: {error}")
-
-    def _failure(self, failed: Sequence[TaskResult], total: int) -> str:
-        for outcome in failed:
-            if outcome.details:
-                log.debug("%s:\n%s", outcome.name, outcome.details)
-        lines = [f"  {outcome.name}: {outcome.error}" for outcome in sorted(failed, key=lambda item: item.name)]
-        head = f"{self.step} {self.dataset}: {len(failed)} of {total} partitions failed; the others are kept."
-        return "\n".join([head, *lines, "Run it again: only the failed ones are computed."])
 
     def publish(
         self,

@@ -1,10 +1,14 @@
-"""What a run says of itself: how much there is to do, and how fast devices were fed."""
+"""What a run says of itself: how much there is to do, how fast devices were fed, and which partitions failed."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from microdiff.core.progress import Progress
+from microdiff.pipeline.executor import TaskResult
 from microdiff.pipeline.task import Task
+
+log = logging.getLogger("microdiff")
 
 
 def total_samples(tasks: Sequence[Task]) -> dict[str, int | None]:
@@ -25,3 +29,13 @@ def feeding_facts(progress: Progress, devices: int) -> dict[str, Any]:
         "input_wait_s": round(progress.idle_s, 3),
         "batch_size": dict(sorted(progress.batch_sizes.items())),
     }
+
+
+def failure_message(label: str, failed: Sequence[TaskResult], total: int) -> str:
+    """Return what to say of a step some of whose partitions failed; tracebacks go to the log of debug messages."""
+    for outcome in failed:
+        if outcome.details:
+            log.debug("%s:\n%s", outcome.name, outcome.details)
+    lines = [f"  {outcome.name}: {outcome.error}" for outcome in sorted(failed, key=lambda item: item.name)]
+    head = f"{label}: {len(failed)} of {total} partitions failed; the others are kept."
+    return "\n".join([head, *lines, "Run it again: only the failed ones are computed."])
