@@ -169,7 +169,8 @@ def _repro(root: Path, dataset: str, steps: Sequence[str], *options: str) -> Non
     """
     nodes = [f"{step}@{dataset}" for step in steps]
     _wait_for_others(root, dataset, 0.0)
-    while (code := _dvc(root, "repro", *options, "--single-item", *nodes)) != 0:
+    # DVC's run cache would link what it holds without reading it: an output that was damaged in place comes back so.
+    while (code := _dvc(root, "repro", "--no-run-cache", *options, "--single-item", *nodes)) != 0:
         if not _wait_for_others(root, dataset, _BETWEEN_NODES_S):
             raise StepError(f"{' '.join(nodes)}: DVC ended with exit code {code}; what it said is above.")
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 
+from microdiff.artifacts.kinds import KINDS
 from microdiff.artifacts.manifest import MANIFEST, FileRecord, Manifest, PartRecord, is_whole, parse_manifest
 from microdiff.artifacts.raw import read_members
 from microdiff.artifacts.tables import read_kept
@@ -201,7 +202,7 @@ class InputArtifact:
         dataset = self._path.split("/")[1]
         raise SchemaError(
             f"{self._path}/{MANIFEST}: damaged, and recorded nowhere. "
-            f"Repair it: python -m stages.verify {dataset} --repair"
+            f"Make it again: dvc repro --force --single-item {KINDS[self._folder.name]}@{dataset}"
         )
 
     def _with_sample(self, error: DamagedError, name: str) -> DamagedError:

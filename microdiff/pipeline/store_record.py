@@ -65,6 +65,8 @@ class StoreRecord:
             check_relative(files)
             with_what = {str(key): str(item) for key, item in dict(value.get("computed_with", {})).items()}
             return cls(str(value["name"]), counts, dict(value["facts"]), files, with_what)
+        except UnicodeDecodeError:
+            raise SchemaError(f"{where}: no record of a partition (it is not UTF-8)") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SchemaError(f"{where}: no record of a partition ({error!r})") from error
 

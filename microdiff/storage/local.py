@@ -65,6 +65,8 @@ class LocalStorage(Storage):
                 raise SourceError(f"{self.root}: no such folder. Mount it, or check {self.setting}.") from None
         except PermissionError:
             raise SourceError(f"{file}: may not be read. Ask its owner for access.") from None
+        except OSError as error:  # a mounted file system has its moments
+            raise TryAgain(f"{file}: {error.strerror}") from None
         else:
             if not file.is_dir():
                 return facts.st_size, str(facts.st_mtime_ns)

@@ -84,7 +84,10 @@ def _made_of(names: Iterable[str], kind: str, dataset: str, workspace: Workspace
     for other in after[kind] if names else ():
         if not workspace.is_here(dataset, other):
             continue
-        files = list(parse_manifest(workspace.artifact(dataset, other)).files)
+        try:
+            files = list(parse_manifest(workspace.artifact(dataset, other)).files)
+        except SchemaError:  # it is damaged itself; its turn comes, and what it is rebuilt of is mended by then
+            continue
         yield other, {file for file in files for name in names if _is_made_of(other, file, kind, name)}
 
 
