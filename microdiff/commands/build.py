@@ -22,6 +22,7 @@ from microdiff.artifacts.kinds import KINDS
 from microdiff.artifacts.manifest import MANIFEST
 from microdiff.commands.check import check_lock, check_params
 from microdiff.commands.code_digests import FOLDER, stale_code_files
+from microdiff.commands.damage import drop_damaged
 from microdiff.commands.shared_store import restore_manifests
 from microdiff.core.files import try_lock, whole_file
 from microdiff.core.places import check_writable
@@ -85,6 +86,7 @@ def refresh_code(root: Path = Path()) -> None:
 
 
 def _build(dataset: str, root: Path) -> None:
+    drop_damaged(root, dataset, root / OWN)
     remote = default_remote(root)
     absent = absent_artifacts(root, dataset)
     metrics = _without_restored(absent_metrics(root, dataset), dataset, root)
@@ -169,8 +171,7 @@ def _repro(root: Path, dataset: str, steps: Sequence[str], *options: str) -> Non
     """
     nodes = [f"{step}@{dataset}" for step in steps]
     _wait_for_others(root, dataset, 0.0)
-    # DVC's run cache would link what it holds without reading it: an output that was damaged in place comes back so.
-    while (code := _dvc(root, "repro", "--no-run-cache", *options, "--single-item", *nodes)) != 0:
+    while (code := _dvc(root, "repro", *options, "--single-item", *nodes)) != 0:
         if not _wait_for_others(root, dataset, _BETWEEN_NODES_S):
             raise StepError(f"{' '.join(nodes)}: DVC ended with exit code {code}; what it said is above.")
 
