@@ -33,7 +33,7 @@ def drop_damaged(root: Path, dataset: str, notes: Path) -> int:
     dropped = 0
     for kind in KINDS:
         folder = root / "data" / dataset / kind
-        if not (folder / MANIFEST).is_file():
+        if not (folder / MANIFEST).is_file() or _states_no_digest(folder / MANIFEST):
             continue
         try:
             manifest = parse_manifest(folder) if is_whole(folder) else None
@@ -68,6 +68,15 @@ def _drop(path: Path, project: DvcArtifacts) -> int:
     project.drop_links(path)
     path.unlink(missing_ok=True)
     return 1
+
+
+def _states_no_digest(manifest: Path) -> bool:
+    """Tell whether a manifest is JSON without a digest of its own, so that nothing can be told of it."""
+    try:
+        found = json.loads(manifest.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return not isinstance(found, dict) or "digest" not in found
 
 
 def _read(note: Path) -> dict[str, list[int]]:
