@@ -98,7 +98,7 @@ def writing_to(place: Path, source: Path | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # libraries wrap what the system said; whatever else it is goes on as it came
         found = Unwritable.of(error)
         is_here = found is not None and Path(found.place or place).is_relative_to(place)
         if found is None or found.kind in _REFUSED or not (is_here or found.place == str(source)):

@@ -51,9 +51,10 @@ class InputFile:
         with file:
             try:
                 yield file
-            except Exception as error:
-                if not isinstance(error, OSError):
-                    self._compare(file)
+            except OSError:  # it cannot be read, or something else cannot: that says nothing of its bytes
+                raise
+            except Exception:  # whatever a parser makes of damaged bytes; of whole ones it goes on as it came
+                self._compare(file)
                 raise
             self._compare(file)
 

@@ -309,35 +309,22 @@ def test_every_target_that_calls_dvc_puts_a_cut_lock_right(project: Project, tar
     assert "Put the last good copy in its place" in done.stdout + done.stderr
 
 
-def test_two_makes_at_once_take_turns(project: Project) -> None:
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (("make", "-o", "setup", "coco"), "another make is at work on it: waiting for its end"),
+        (("dvc", "repro", "shard@coco"), "another DVC command (process"),
+    ],
+)
+def test_a_make_waits_for_what_is_at_work(project: Project, command: tuple[str, ...], told: str) -> None:
     (project.root / "setting-encode").write_text("two")
     (project.root / "hold-encode").touch()
-    first = project.start("make", "-o", "setup", "coco")
+    first = project.start(*command)
     second = None
     try:
-        wait_until(lambda: "encode" in log_of(project), "the first make is in the midst of a node")
+        wait_until(lambda: "encode" in log_of(project), "the first one is in the midst of a node")
         second = project.start("make", "-o", "setup", "coco")
-        wait_until_said(second, "another make is at work on it: waiting for its end")
-        (project.root / "hold-encode").unlink()
-        for process in (first, second):
-            said, _ = process.communicate(timeout=PATIENCE_S)
-            assert process.returncode == 0, said
-        assert project.ran() == ["encode", "shard"]
-    finally:
-        end(first)
-        if second is not None:
-            end(second)
-
-
-def test_a_make_waits_for_a_bare_repro(project: Project) -> None:
-    (project.root / "setting-encode").write_text("two")
-    (project.root / "hold-encode").touch()
-    first = project.start("dvc", "repro", "shard@coco")
-    second = None
-    try:
-        wait_until(lambda: "encode" in log_of(project), "a node runs")
-        second = project.start("make", "-o", "setup", "coco")
-        wait_until_said(second, "another DVC command (process")
+        wait_until_said(second, told)
         (project.root / "hold-encode").unlink()
         for process in (first, second):
             said, _ = process.communicate(timeout=PATIENCE_S)
