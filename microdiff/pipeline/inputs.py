@@ -190,15 +190,18 @@ class InputArtifact:
         return parse_manifest(self._folder)
 
     def _put_recorded_manifest(self) -> None:
-        for version in self._project.versions(self._path) if self._project is not None else ():
+        # No other version's: what it lists may be other pictures and captions.
+        version = None if self._project is None else self._project.current(self._path)
+        if version is not None:
             with scratch_folder(self._store.root / INPUTS) as scratch:
                 try:
                     version.put(MANIFEST, scratch / MANIFEST)
-                except MicrodiffError:
-                    continue
-                if is_whole(scratch):
-                    (scratch / MANIFEST).replace(self._folder / MANIFEST)
-                    return
+                except MicrodiffError as error:
+                    log.debug("%s: %s", self._path, error)
+                else:
+                    if md5_of(scratch / MANIFEST) == version.files.get(MANIFEST):
+                        (scratch / MANIFEST).replace(self._folder / MANIFEST)
+                        return
         dataset = self._path.split("/")[1]
         raise SchemaError(
             f"{self._path}/{MANIFEST}: damaged, and recorded nowhere. "

@@ -87,6 +87,13 @@ class DvcArtifacts:
         self._has_remote = True
         self._locks: list[bytes] | None = None
 
+    def current(self, path: str) -> TrackedVersion | None:
+        """Return a folder as dvc.lock records it, None where that cannot be had."""
+        file = self._root / LOCK
+        digest = _digest_of(path, file.read_bytes()) if file.is_file() else None
+        files = None if digest is None else self._files(digest, path)
+        return None if digest is None or files is None else TrackedVersion(path, digest, files, self)
+
     def versions(self, path: str) -> Iterator[TrackedVersion]:
         """Yield the versions of a folder, the one in dvc.lock first; those of which nothing can be had are left out."""
         seen = set()
