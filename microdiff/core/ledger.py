@@ -20,16 +20,22 @@ class Reason(StrEnum):
 
     TOO_SMALL = "too_small"  # short side below min_side_px
     TOO_LARGE = "too_large"  # more bytes or pixels than a picture may have
-    UNDECODABLE = "undecodable"  # not a picture, or a damaged one
+    UNDECODABLE = "undecodable"  # not a picture, a damaged one, or one whose pixel data are incomplete
+    UNSUPPORTED_PICTURE = "unsupported_picture"  # whole, but in a form whose colours we would have to guess
+    UNSUPPORTED_MEMBER = "unsupported_member"  # encrypted, or compressed in a way that cannot be read
     MISSING_IMAGE = "missing_image"  # captions without a picture
     MISSING_CAPTION = "missing_caption"  # a picture without captions
+    BAD_CAPTION = "bad_caption"  # not text: another type, or bytes in no known encoding
     EMPTY_CAPTION = "empty_caption"  # nothing to read in any caption, or in the one chosen
     NSFW = "nsfw"  # above the dataset's thresholds
     UNSAFE_MEMBER = "unsafe_member"  # a link, a device, or a path that leads out of its archive
     DAMAGED_ARCHIVE = "damaged_archive"  # stands for what could not be read behind the damage
     FAILED_DOWNLOAD = "failed_download"  # the source lists it and did not deliver it
     DUPLICATE_KEY = "duplicate_key"  # an earlier record has the same key
-    DUPLICATE = "duplicate"  # same picture and caption as an earlier sample
+    AMBIGUOUS_KEY = "ambiguous_key"  # members that cannot be told apart: which caption is whose is unknown
+    DUPLICATE = "duplicate"  # same picture, or same picture and caption, as an earlier sample
+    REPEATED_PICTURE = "repeated_picture"  # its picture has more captions than max_captions_per_picture
+    IN_EVALUATION_SET = "in_evaluation_set"  # its picture is one of exclude_pictures
     WITHDRAWN = "withdrawn"  # taken out on request, see microdiff.core.withdrawn
     NON_FINITE = "non_finite"  # its latents hold NaN or infinity, or exceed float16
 
