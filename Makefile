@@ -90,9 +90,8 @@ pull: setup ## Fetch all shards from the DVC remote
 	@python -m stages.check --lock-only
 	dvc pull shard
 
-push: setup ## Send all artifacts to the DVC remote
-	@python -m stages.check --lock-only
-	dvc push
+push: setup ## Check all artifacts and send them to the DVC remote; CHECK=1 also reads what it has
+	@python -m stages.push $(if $(CHECK),--read-remote)
 
 clean-work: setup ## Remove finished partitions that no artifact refers to
 	@python -m stages.clean_work

@@ -108,7 +108,7 @@ class DvcArtifacts:
 
     def put(self, md5: str, target: Path, name: str, expected: tuple[int, str] | None) -> None:
         """See `TrackedVersion.put`."""
-        cached = self.cache / md5[:2] / md5[2:]
+        cached = self.cached(md5)
         if cached.is_file():
             if expected is None or InputFile(cached, *expected).is_whole():
                 link_or_copy(cached, target)
@@ -124,10 +124,14 @@ class DvcArtifacts:
                 InputFile(folder / "part", *expected).check()
             (folder / "part").rename(target)
 
+    def cached(self, md5: str) -> Path:
+        """Return where the cache has an object, if it has it."""
+        return self.cache / md5[:2] / md5[2:]
+
     def keep(self, md5: str, path: Path) -> None:
         """Put a file into the cache, unless it is there: its copy was dropped because it was damaged."""
-        cached = self.cache / md5[:2] / md5[2:]
-        if not cached.exists() and md5_of(path) == md5:
+        cached = self.cached(md5)
+        if not cached.exists() and md5_of(path) == md5.removesuffix(".dir"):
             cached.parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(path, cached)
             cached.chmod(_PROTECTED)
@@ -151,7 +155,7 @@ class DvcArtifacts:
         """Remove a version's files from the cache; the object that lists them stays, and so does its manifest."""
         for name, md5 in version.files.items():
             if name != "manifest.json":
-                (self.cache / md5[:2] / md5[2:]).unlink(missing_ok=True)
+                self.cached(md5).unlink(missing_ok=True)
 
     def drop_links(self, path: Path) -> None:
         """Remove a damaged file from the cache, if that has the same file by a hard link or a symbolic one."""
@@ -168,7 +172,7 @@ class DvcArtifacts:
     def _files(self, digest: str, path: str) -> Mapping[str, str] | None:
         """Return the files of a version, None where its dir object cannot be had."""
         try:
-            cached = self.cache / digest[:2] / digest[2:]
+            cached = self.cached(digest)
             if cached.is_file():
                 return parse_dir_object(cached.read_bytes(), str(cached))
             remote = self._open_remote()

@@ -6,7 +6,7 @@ import os
 import shutil
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -197,3 +197,10 @@ class WritableFsspec(FsspecStorage, WritableStorage):
             time = facts.get("mtime") or facts.get("LastModified") or facts.get("updated") or facts.get("created") or 0
             modified = time.timestamp() if hasattr(time, "timestamp") else float(str(time))
             yield StoredFile(path, int(str(facts["size"])), modified)
+
+
+def as_writable(storage: Storage) -> WritableStorage | None:
+    """Return a storage as one that can be written to, None if its kind cannot."""
+    kinds: dict[type[Storage], type[WritableStorage]] = {LocalStorage: WritableFolder, S3Storage: WritableS3}
+    kind = kinds.get(type(storage))
+    return None if kind is None else kind(**{field.name: getattr(storage, field.name) for field in fields(storage)})

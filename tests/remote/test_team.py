@@ -240,6 +240,26 @@ def test_an_object_damaged_on_the_remote_is_refused_by_both(
     assert everything(f"dvc://{SHARDS}@v1") == FIRST
 
 
+def test_a_push_sends_no_damage_and_mends_the_remote(team: Path, server: S3Server, tmp_path: Path) -> None:
+    clone = clone_of(team, tmp_path)
+    make(clone, "pull-coco")
+    key = f"latents/{object_of(md5_of(FIRST[SHARD]))}"
+    cached = clone / ".dvc/cache" / object_of(md5_of(FIRST[SHARD]))
+    with server.client() as client:
+        client.put_object(Bucket="team", Key=key, Body=b"X" + FIRST[SHARD][1:])
+        assert "it was damaged on the remote" in make(clone, "push", "CHECK=1")
+        assert client.get_object(Bucket="team", Key=key)["Body"].read() == FIRST[SHARD]
+        client.delete_object(Bucket="team", Key=key)
+        try:
+            for damaged in (cached, clone / SHARDS / SHARD):
+                damaged.chmod(0o644)
+                damaged.write_bytes(b"X" + FIRST[SHARD][1:])
+            assert f"/{SHARD}: damaged in DVC's cache" in make(clone, "push", expected=2)
+            assert f"{ROOT.removeprefix('team/')}/{object_of(md5_of(FIRST[SHARD]))}" not in server.objects("team", "")
+        finally:
+            client.put_object(Bucket="team", Key=key, Body=FIRST[SHARD])
+
+
 def test_a_release_says_what_was_not_pushed(here: Path, server: S3Server, tmp_path: Path) -> None:
     key = f"latents/{object_of(md5_of(FIRST[SHARD]))}"
     with server.client() as client:
