@@ -134,7 +134,7 @@ class _Pool:
         self._plan = plan
         self._report = report
         self._pending = deque(range(len(tasks)))
-        self._suspects: deque[int] = deque()  # were in hand when a worker died; each is run alone
+        self._suspects: deque[int] = deque()  # were in hand when a worker died: each is run alone
         self._alone: set[int] = set()  # the suspects that run now
         self._attempts = [0] * len(tasks)
         self._workers = [_Worker(index, plan) for index in range(min(plan.workers, len(tasks)))]
@@ -178,7 +178,8 @@ class _Pool:
             yield from self._replace_worker(worker)
             return
         if kind == _ENDED:
-            yield from self._end(worker, task, *values)
+            outcome, final = values
+            yield from self._end(worker, task, outcome, None if final else self._pending)
         else:
             getattr(self._report, kind)(*values)
 
@@ -189,7 +190,8 @@ class _Pool:
         self._workers[self._workers.index(worker)] = _Worker(worker.index, self._plan)
         if len(worker.tasks) == 1:
             (task,) = worker.tasks
-            yield from self._end(worker, task, TaskResult(self._tasks[task][0], error=error), False)
+            # Repeated alone, too: what runs beside it would die with it.
+            yield from self._end(worker, task, TaskResult(self._tasks[task][0], error=error), self._suspects)
             return
         names = " and ".join(self._tasks[task][0] for task in sorted(worker.tasks))
         self._report.say(f"{error} while it worked on {names}: running each of them alone")
@@ -197,14 +199,15 @@ class _Pool:
             self._attempts[task] -= 1
             self._suspects.append(task)
 
-    def _end(self, worker: _Worker, task: int, outcome: TaskResult, final: bool) -> Iterator[TaskResult]:
+    def _end(self, worker: _Worker, task: int, outcome: TaskResult, again: deque[int] | None) -> Iterator[TaskResult]:
+        """Take a task from a worker; yield its outcome, or put it among those to run again, if there are any."""
         worker.tasks.discard(task)
         self._alone.discard(task)
-        if final or self._attempts[task] >= ATTEMPTS:
+        if again is None or self._attempts[task] >= ATTEMPTS:
             yield replace(outcome, name=self._tasks[task][0])
             return
         self._report.say(_retrying(outcome))
-        self._pending.append(task)
+        again.append(task)
 
 
 def _exit_cause(worker: _Worker) -> str:
