@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from microdiff.errors import SourceError, StepError
+from microdiff.errors import ParamsError, SourceError, StepError
 from microdiff.remote.dvc_command import dvc_output, is_dvc_repository
 from microdiff.remote.dvc_presence import default_remote
 
@@ -41,9 +41,12 @@ def collect_garbage(root: Path, *, apply: bool, remote: bool) -> list[Unreferred
         What there is in the cache, and on the remote if the project has one.
 
     Raises:
+        ParamsError: The remote is asked for without `apply`; it is looked at anyway.
         SourceError: There is no DVC project.
         StepError: DVC failed.
     """
+    if remote and not apply:
+        raise ParamsError("--remote says where to remove, so it needs --apply (make gc APPLY=1 REMOTE=1)")
     if not is_dvc_repository(root):
         raise SourceError(f"{root.absolute()}: no DVC repository. Change into the project's folder.")
     cached = [Path(name) for name in _unreferred(root, ())]

@@ -54,7 +54,7 @@ def restore_manifests(datasets: list[str], workspace: Workspace, *, known_only: 
         ParamsError: There is no shared store, or dvc.lock names no such dataset.
         SourceError: The store cannot be read.
     """
-    store = _opened()
+    store = _opened(workspace)
     lock = workspace.root / "dvc.lock"
     recorded = _manifests_in(lock.read_bytes()) if lock.is_file() else {}
     known = sorted({dataset for dataset, _ in recorded})
@@ -109,7 +109,7 @@ def clean_store(age_s: float, workspace: Workspace, *, dry_run: bool = False) ->
         ParamsError: There is no shared store, or it may not be written to.
         StepError: It cannot be told what the current dvc.lock refers to.
     """
-    store = _opened()
+    store = _opened(workspace)
     if not store.may_write:
         raise ParamsError(f"{store.name}: it may not be written to.")
     keep = _referred(store, workspace)
@@ -135,8 +135,8 @@ def clean_store(age_s: float, workspace: Workspace, *, dry_run: bool = False) ->
     return removed, num_bytes, kept
 
 
-def _opened() -> SharedStore:
-    store = open_shared_store()
+def _opened(workspace: Workspace) -> SharedStore:
+    store = open_shared_store(workspace.store().root, workspace.root / "data")
     if store is None:
         raise ParamsError(f"{VARIABLE} names no shared store: a folder, s3://BUCKET/PREFIX, or another URL.")
     return store

@@ -46,7 +46,11 @@ def slim(dataset: str, workspace: Workspace, *, force: bool = False) -> Slimmed:
         StepError: Files are not on the remote, or a step is running.
     """
     if not workspace.is_here(dataset, "shards"):
-        raise ParamsError(f"data/{dataset}/shards: not here. Build them first: make {dataset}")
+        here = sorted(path.parent.name for path in workspace.root.glob("data/*/shards"))
+        raise ParamsError(
+            f"data/{dataset}/shards: not here; there are those of {', '.join(here) or 'no dataset'}. "
+            "Build a dataset's shards first: make NAME"
+        )
     store = workspace.store()
     project = workspace.dvc(store.root)
     if project is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from microdiff.artifacts.manifest import parse_manifest
-from microdiff.errors import MicrodiffError, SchemaError
+from microdiff.errors import DamagedError, MicrodiffError, SchemaError
 from microdiff.pipeline.offer import Offer
 from microdiff.pipeline.recorded import RecordedParts, parts_of_folder, recorded_versions
 from microdiff.pipeline.shared_store import SharedStore
@@ -76,7 +76,7 @@ class Finder:
             self._store.add(task.step, fingerprint, offer, task.check)
         except SchemaError as error:
             if fingerprint not in self.damaged_there:
-                log.warning("%s: %s. It is not used.", offer.place, error)
+                log.warning("%s: %s. It is %s.", offer.place, error, "dropped" if self._drop(error) else "not used")
             self.damaged_there.add(fingerprint)
             return False
         except NotFound as error:
@@ -88,6 +88,14 @@ class Finder:
         except MicrodiffError as error:
             log.warning("%s: partition %s cannot be had from there: %s", offer.place, task.name, error)
             return False
+        return True
+
+    def _drop(self, error: SchemaError) -> bool:
+        """Remove a damaged file from the artifact that is here, under all its names; tell whether it was one."""
+        if not isinstance(error, DamagedError) or self._folder is None or error.path.parent != self._folder:
+            return False
+        self._store.forget_damaged(error.path)
+        error.path.unlink(missing_ok=True)
         return True
 
     def _offers(self, step: str, fingerprint: str) -> Iterator[Offer]:

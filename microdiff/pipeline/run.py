@@ -68,7 +68,7 @@ class Run:
         register(workspace)
         self.workers = num_workers()
         self._params = params
-        self._shared = open_shared_store()
+        self._shared = open_shared_store(self.store.root, workspace.root / "data")
         self._project = workspace.dvc(self.store.root)
         kind = next(kind for kind, name in KINDS.items() if name == step)
         folder = workspace.artifact(dataset, kind)

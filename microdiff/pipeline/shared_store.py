@@ -42,12 +42,15 @@ _PAUSE_S = 60.0  # without requests, after the store could not be reached
 T = TypeVar("T")
 
 
-def open_shared_store() -> "SharedStore | None":
+def open_shared_store(*own: Path) -> "SharedStore | None":
     """Return the store that MICRODIFF_STORE names, None where it names none.
 
+    Args:
+        own: Folders of the project, in which it must not be: what tidies these would take it for theirs.
+
     Raises:
-        ParamsError: It is of an unknown kind, or access to it is refused. A store that cannot be reached is no error:
-            work goes on without it.
+        ParamsError: It is of an unknown kind, in a folder of the project, or access to it is refused. A store that
+            cannot be reached is no error: work goes on without it.
     """
     root = os.environ.get(VARIABLE, "")
     if not root:
@@ -56,6 +59,13 @@ def open_shared_store() -> "SharedStore | None":
         store = SharedStore(open_writable(root, VARIABLE, NullReporter()))
     except SourceError as error:
         raise ParamsError(str(error)) from None
+    if isinstance(store.storage, LocalStorage):
+        place = store.storage.root.resolve()
+        for folder in own:
+            if place.is_relative_to(folder.resolve()):
+                raise ParamsError(
+                    f"{VARIABLE}: {place} is in {folder}, which is this project's own. Name another folder."
+                )
     store.prove_access()
     return store
 

@@ -40,12 +40,12 @@ def open_fsspec(root: str, report: Reporter, setting: str = SETTING) -> "FsspecS
     except ImportError:
         package = known_implementations[scheme]["class"].partition(".")[0]
         raise SourceError(
-            f"{name}: {scheme}:// needs the package {package}. Install it into this environment."
+            f"{name}: {scheme}:// needs the package {package}. Install it into this environment, or check {setting}."
         ) from None
     except ValueError:
         raise SourceError(
             f"{name}: unknown kind of source; expected a local folder, a list of links, http://, https://, "
-            "hf://datasets/ORG/REPO@REVISION, s3://, or another that fsspec knows"
+            f"hf://datasets/ORG/REPO@REVISION, s3://, or another that fsspec knows. Check {setting}."
         ) from None
     return FsspecStorage(root=root.rstrip("/"), report=report, setting=setting)
 

@@ -51,7 +51,7 @@ def _open_url(root: str, report: LogReporter, setting: str) -> Storage:
     if parts.scheme in ("http", "https"):
         return WebStorage(root=root.rstrip("/"), report=report, setting=setting)
     if parts.scheme in ("s3", "s3a"):
-        return S3Storage(bucket=bucket_of(root), prefix=parts.path.strip("/"), report=report, setting=setting)
+        return S3Storage(bucket=bucket_of(root, setting), prefix=parts.path.strip("/"), report=report, setting=setting)
     return open_fsspec(root, report, setting)
 
 
@@ -73,7 +73,11 @@ def open_remote(settings: Mapping[str, str], setting: str = "the remote's settin
             raise SourceError(f"{name}: a remote with {mode} keeps files by name. Use one without it, or dvc pull.")
     if parts.scheme == "s3":
         return S3Storage(
-            bucket=bucket_of(url), prefix=parts.path.strip("/"), options=settings, report=report, setting=setting
+            bucket=bucket_of(url, setting),
+            prefix=parts.path.strip("/"),
+            options=settings,
+            report=report,
+            setting=setting,
         )
     if parts.scheme in ("http", "https"):
         user, password = settings.get("user", ""), settings.get("password", "")
@@ -92,6 +96,13 @@ def public_settings(settings: Mapping[str, str]) -> dict[str, str]:
     return {name: without_secrets(value) if "://" in value else value for name, value in public.items()}
 
 
-def bucket_of(url: str) -> str:
-    """Return the bucket that an `s3://` URL names."""
-    return urlsplit(url).netloc.rpartition("@")[2]
+def bucket_of(url: str, setting: str) -> str:
+    """Return the bucket that an `s3://` URL names.
+
+    Raises:
+        SourceError: It names none.
+    """
+    bucket = urlsplit(url).netloc.rpartition("@")[2]
+    if not bucket:
+        raise SourceError(f"{without_secrets(url)}: names no bucket, expected s3://BUCKET/PREFIX. Check {setting}.")
+    return bucket

@@ -82,7 +82,7 @@ def open_writable(root: str, setting: str, report: Reporter) -> WritableStorage:
         folder = Path(parts.path if parts.scheme == "file" else root).expanduser().absolute()
         return WritableFolder(root=folder, report=report, setting=setting)
     if parts.scheme in ("s3", "s3a"):
-        return WritableS3(bucket=bucket_of(root), prefix=parts.path.strip("/"), report=report, setting=setting)
+        return WritableS3(bucket=bucket_of(root, setting), prefix=parts.path.strip("/"), report=report, setting=setting)
     if parts.scheme in ("http", "https", "hf"):
         raise SourceError(f"{without_secrets(root)}: {parts.scheme}:// cannot be written to. Check {setting}.")
     opened = open_fsspec(root, report, setting)

@@ -41,8 +41,10 @@ def run(
     nothing = [name for name in datasets or here if name not in here]
     if nothing or not here:
         what = f"no artifacts of {', '.join(nothing)}" if nothing else "no artifacts"
+        others = f"; there are those of {', '.join(here)}" if here else ""
         raise ParamsError(
-            f"{workspace.root / 'data'}: {what} to verify. Build them (make all) or fetch them (make pull)."
+            f"{workspace.root / 'data'}: {what} to verify{others}. "
+            "Build a dataset (make NAME) or fetch it (make pull-NAME)."
         )
     is_well = True
     for dataset in datasets or here:

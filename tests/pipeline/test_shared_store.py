@@ -259,6 +259,32 @@ def test_what_cannot_be_written_to_is_an_error(monkeypatch: pytest.MonkeyPatch, 
         open_shared_store()
 
 
+@pytest.mark.parametrize(
+    ("root", "problem"),
+    [
+        ("s3://", r"names no bucket, expected s3://BUCKET/PREFIX. Check MICRODIFF_STORE"),
+        ("s3:///prefix", r"names no bucket"),
+        ("foo://x", r"foo://x: unknown kind of source; .* Check MICRODIFF_STORE"),
+    ],
+)
+def test_what_names_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch, root: str, problem: str) -> None:
+    monkeypatch.setenv(VARIABLE, root)
+    with pytest.raises(ParamsError, match=problem):
+        open_shared_store()
+
+
+@pytest.mark.parametrize("place", [".", "sub/folder", "link"])
+def test_a_folder_of_the_project_is_no_shared_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    own = tmp_path / "own"
+    (own / "sub/folder").mkdir(parents=True)
+    (own / "link").symlink_to(own / "sub")
+    monkeypatch.setenv(VARIABLE, str(own / place))
+    with pytest.raises(ParamsError, match=r"MICRODIFF_STORE: .* is in .*own, which is this project's own"):
+        open_shared_store(tmp_path / "another", own)
+
+
 def test_no_store_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "")
     assert open_shared_store() is None

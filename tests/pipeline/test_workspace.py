@@ -11,12 +11,13 @@ from conftest import REPO, copy_of
 from microdiff.artifacts.manifest import MANIFEST
 from microdiff.commands.forget import Request, forget
 from microdiff.core.verified_files import InputFile
-from microdiff.errors import StepError
+from microdiff.errors import SchemaError, StepError
 from microdiff.pipeline.inputs import InputArtifact
 from microdiff.pipeline.params import load_params
 from microdiff.pipeline.run import Run
 from microdiff.pipeline.workspace import Workspace
 from microdiff.verify.dataset import verify_dataset
+from tests.waiting import run as run_program
 from tests.waiting import run_python
 
 pytestmark = pytest.mark.slow
@@ -90,6 +91,48 @@ def test_what_is_nowhere_and_cannot_be_computed_is_said(here: Workspace, tmp_pat
     shutil.rmtree(tmp_path / "remote")
     with pytest.raises(StepError, match=r"data/coco/raw: 0001\.tar is damaged and cannot be computed again: .*nowhere"):
         fetched(opened(here, tmp_path / "nowhere"), "0001.tar")
+
+
+def flip(path: Path) -> None:
+    """Change a bit of a file that has no other names."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.unlink()
+    path.write_bytes(data)
+
+
+def commit_all(root: Path) -> None:
+    """Make a git repository of a folder, with one commit of dvc.lock."""
+    for arguments in (
+        ["init", "--quiet"],
+        ["add", "dvc.lock"],
+        ["-c", "user.name=n", "-c", "user.email=e", "commit", "--quiet", "-m", "data"],
+    ):
+        done = run_program(["git", *arguments], cwd=root)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_damaged_manifest_is_replaced_by_the_recorded_one(here: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    path = here.artifact("coco", "raw") / MANIFEST
+    whole = path.read_bytes()
+    flip(path)
+    assert opened(here).manifest.partitions.keys() == {"0000", "0001", "0002"}
+    assert path.read_bytes() == whole
+    assert "data/coco/raw/manifest.json: damaged: its own digest does not fit" in caplog.messages
+
+
+def test_a_damaged_manifest_is_not_replaced_by_an_earlier_one(here: Workspace) -> None:
+    """What an earlier one lists is whole, and may be other pictures and captions."""
+    commit_all(here.root)
+    flip(here.artifact("coco", "raw") / MANIFEST)
+    lock = here.root / "dvc.lock"
+    recorded = yaml.safe_load(lock.read_text())
+    recorded["stages"]["download@coco"]["outs"][0]["md5"] = f"{'0' * 32}.dir"  # which neither cache nor remote has
+    lock.write_text(yaml.safe_dump(recorded))
+    with pytest.raises(
+        SchemaError, match=r"raw/manifest\.json: damaged.*dvc repro --force --single-item download@coco"
+    ):
+        opened(here)
 
 
 def test_without_dvc_a_missing_file_comes_from_the_store(built: Workspace, tmp_path: Path) -> None:
