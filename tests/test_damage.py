@@ -1,12 +1,16 @@
 """A bit between every two steps: a step mends what it reads, says what was wrong, and gives a sound run's bytes."""
 
+import errno
 import hashlib
+import io
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +20,7 @@ from microdiff.clean.step import clean
 from microdiff.core.files import digest_file
 from microdiff.download.step import download
 from microdiff.encode.step import encode
+from microdiff.errors import MicrodiffError
 from microdiff.pipeline.params import Params, load_params
 from microdiff.pipeline.shared_store import VARIABLE
 from microdiff.pipeline.workspace import Workspace
@@ -188,3 +193,49 @@ def test_a_damaged_input_is_mended_and_the_result_is_that_of_a_sound_one(
         return
     assert path.read_bytes() == done.data
     assert done.said in said
+
+
+class Failing(io.RawIOBase):
+    """A file of which the disk gives no more after half its bytes."""
+
+    def __init__(self, file: io.RawIOBase, half: int) -> None:
+        self._file, self._left = file, half
+
+    def read(self, size: int = -1) -> bytes:
+        if self._left <= 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        data: bytes = self._file.read(min(self._left, size) if size >= 0 else self._left)
+        self._left -= len(data)
+        return data
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@pytest.mark.parametrize(("step", "file"), INPUTS, ids=[file for _, file in INPUTS])
+def test_an_input_that_the_disk_does_not_give_is_named_and_kept(
+    built: Workspace, expected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, file: str
+) -> None:
+    """It may be read another time: nothing is dropped, the other partitions are computed, and a rerun does the rest."""
+    here = copy_of(built, tmp_path / "here")
+    path = here.root / "data/coco" / file
+    whole = path.read_bytes()
+    opened = Path.open
+
+    def failing(self: Path, mode: str = "r", buffering: int = -1, **options: Any) -> Any:
+        found = opened(self, mode, buffering, **options)
+        return Failing(found, len(whole) // 2) if self == path and buffering == 0 else found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", failing)
+        with pytest.raises(MicrodiffError, match=rf"{re.escape(str(path))}: Input/output error"):
+            run(step, here)
+    assert path.read_bytes() == whole
+    writer._open_partitions().cache_clear()
+    run(step, here)
+    kind = next(kind for kind in KINDS if KINDS[kind] == step)
+    assert tree_bytes(here.artifact("coco", kind)) == tree_bytes(expected / step)

@@ -1,6 +1,8 @@
 """Files whose bytes are hashed as they are read: nothing is computed from bytes that are not the recorded ones."""
 
+import errno
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,17 +109,26 @@ class HashingReader(RawIOBase):
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file: BinaryIO = path.open("rb", buffering=0)
         self._hash = hashlib.sha256()
 
     def read(self, size: int | None = -1) -> bytes:
-        """Return the next bytes: `size` of them, all that are left if it is negative."""
-        if size is None or size < 0:
-            data = self._file.read()
-        else:
-            data = b""
-            while len(data) < size and (more := self._file.read(size - len(data))):
-                data = data + more if data else more
+        """Return the next bytes: `size` of them, all that are left if it is negative.
+
+        Raises:
+            OSError: They cannot be read; it names the file, which the system's error does not.
+        """
+        try:
+            if size is None or size < 0:
+                data = self._file.read()
+            else:
+                data = b""
+                while len(data) < size and (more := self._file.read(size - len(data))):
+                    data = data + more if data else more
+        except OSError as error:
+            number = error.errno or errno.EIO
+            raise OSError(number, os.strerror(number), str(self._path)) from None
         self._hash.update(data)
         return data
 

@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from microdiff.core.places import Unwritable
+from microdiff.core.places import Unwritable, os_error_in_words
 from microdiff.core.progress import SAMPLES, Reporter
 from microdiff.errors import DamagedError, MicrodiffError, ParamsError
 from microdiff.pipeline.workers import WorkerPlan
@@ -103,8 +103,10 @@ def _attempt(name: str, work: Work, report: Reporter) -> tuple[TaskResult, bool]
         details = "" if isinstance(error, MicrodiffError) else traceback.format_exc()
         if unwritable is not None:
             return TaskResult(name, error=str(unwritable), details=details, unwritable=unwritable), True
-        words = str(error) if isinstance(error, MicrodiffError) else f"{type(error).__name__}: {error}"
-        return TaskResult(name, error=words, details=details), False
+        said = str(error) if isinstance(error, MicrodiffError) else None
+        if isinstance(error, OSError):
+            said = os_error_in_words(error)
+        return TaskResult(name, error=said or f"{type(error).__name__}: {error}", details=details), False
 
 
 class _Worker:
