@@ -1,5 +1,8 @@
 """Measure how long one partition of DiffusionDB takes to find its rows in the metadata, and how much memory.
 
+Where the rows of a partition would have to be looked for in most of the file, a table is made of it once: that time is
+a line of its own.
+
     python bench/metadata.py [--rows N] [--group N]
 
 Makes a parquet file with the columns and types of metadata-large.parquet and a thousand rows per partition, sorted by
@@ -21,6 +24,8 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without being installed
 
+from microdiff.core.progress import NullReporter
+from microdiff.formats.annotations import Annotations, write_annotations
 from microdiff.formats.records import Inputs, Partition
 from microdiff.handlers.diffdb import DiffusionDB
 
@@ -28,6 +33,7 @@ _ROWS_PER_PART = 1000
 _ROWS_PER_PROMPT = 8
 _ROWS_AT_ONCE = 2**18
 _METADATA = "metadata-large.parquet"
+_TABLE = "annotations.sqlite"
 _ZIP = "diffusiondb-large-part-1/part-000001.zip"
 _SCHEMA = pa.schema(
     {
@@ -93,11 +99,21 @@ def write_metadata(path: Path, num_rows: int, rows_per_group: int, shuffled: boo
 def read(folder: Path, part: int) -> tuple[int, float, float, float]:
     """Return how many records a partition has, seconds by the CPU, and MiB at first and at most."""
     partition = Partition(name=f"{part:06d}", number=part, files=(_ZIP, _METADATA))
-    inputs = Inputs(files={_ZIP: folder / "empty.zip", _METADATA: folder / _METADATA}, scratch=folder)
+    files = {_ZIP: folder / "empty.zip", _METADATA: folder / _METADATA}
+    inputs = Inputs(files=files, scratch=folder, annotations=Annotations(folder / _TABLE))
     pa.array([0])  # imports what pyarrow imports at its first use
     before, start = _peak_mib(), time.process_time()
     num_records = sum(1 for _ in DiffusionDB().read(partition, inputs))
     return num_records, time.process_time() - start, before, _peak_mib()
+
+
+def make_table(folder: Path) -> tuple[int, float, float, float]:
+    """Return what `read` returns, of making the table."""
+    pa.array([0])
+    before, start = _peak_mib(), time.process_time()
+    rows = DiffusionDB().read_annotations({_METADATA: folder / _METADATA})
+    num_rows = write_annotations(folder / _TABLE, rows, NullReporter())
+    return num_rows, time.process_time() - start, before, _peak_mib()
 
 
 def _peak_mib() -> float:
@@ -113,7 +129,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the file (1000000)")
     parser.add_argument("--group", type=int, default=2**20, help="rows per row group (1048576)")
     options = parser.parse_args()
-    print(f"{'rows':9} {'file MiB':>8} {'records':>8} {'seconds':>8} {'MiB before':>11} {'MiB peak':>9}")
+    print(f"{'':9} {'rows':>9} {'seconds':>8} {'MiB before':>11} {'MiB peak':>9}")
     for shuffled in (False, True):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -121,11 +137,12 @@ def main() -> None:
             zipfile.ZipFile(folder / "empty.zip", "w").close()
             with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
                 parts = [1, max(1, options.rows // _ROWS_PER_PART // 2)]
-                results = [pool.apply(read, (folder, part)) for part in parts]
-            size = (folder / _METADATA).stat().st_size / 2**20
-        for num_records, seconds, before, peak in results:
-            order = "shuffled" if shuffled else "sorted"
-            print(f"{order:9} {size:8.0f} {num_records:8} {seconds:8.2f} {before:11.0f} {peak:9.0f}")
+                results = [("table", *pool.apply(make_table, (folder,)))]
+                results += [("part", *pool.apply(read, (folder, part))) for part in parts]
+            size, table_size = ((folder / name).stat().st_size / 2**20 for name in (_METADATA, _TABLE))
+        print(f"{'shuffled' if shuffled else 'sorted'}: {size:.0f} MiB, its table {table_size:.0f} MiB")
+        for what, num_records, seconds, before, peak in results:
+            print(f"{what:9} {num_records:9} {seconds:8.2f} {before:11.0f} {peak:9.0f}")
 
 
 if __name__ == "__main__":

@@ -190,6 +190,7 @@ class _Table:
     def __init__(self, entry: Dataset, origin: _Origin, run: Run) -> None:
         self._run = run
         self._source = origin.annotations
+        self._shared = frozenset(origin.inventory.files) if entry.handler.annotation_root() is None else frozenset()
         self.files = origin.inventory.annotations
         self._task = Task(
             step="download-annotations",
@@ -220,7 +221,8 @@ class _Table:
                 if isinstance(item, TaskResult):
                     raise StepError(f"{item.name}: {item.error}")
         for file in self.files:
-            self._source.forget(file)
+            if file.path not in self._shared:  # with the partitions, which need it still
+                self._source.forget(file)
 
 
 def _write_table(

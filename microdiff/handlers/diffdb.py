@@ -20,7 +20,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -32,7 +32,7 @@ import pyarrow as pa
 from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
 from microdiff.formats.archives import BadMember, LargeMember, is_picture, open_zip, read_member, read_picture, stem
-from microdiff.formats.parquet import read_parquet
+from microdiff.formats.parquet import read_parquet, reads_per_row
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample
 from microdiff.handlers import Handler
 from microdiff.storage import Source
@@ -49,6 +49,7 @@ _COLUMNS = pa.schema(
     + [("timestamp", pa.timestamp("us"))]
 )
 _ROWS_AT_ONCE = 32768
+_MOST_READS = 100  # of each row of the metadata: sorting them all once takes as long as some 100 reads
 _SAMPLERS = re.findall(r"\w+", "ddim plms k_euler k_euler_ancestral k_heun k_dpm_2 k_dpm_2_ancestral k_lms others")
 _NOTES = {"prompt": "p", "seed": "se", "step": "st", "cfg": "c", "sampler": "sa"}
 
@@ -73,11 +74,22 @@ class DiffusionDB(Handler):
             for number, path in sorted(by_number.items())
         ]
 
+    def annotation_files(self, source: Source) -> Sequence[str]:
+        """Return the metadata."""
+        return (_METADATA,)
+
+    def read_annotations(self, files: Mapping[str, Path]) -> Iterator[tuple[str, Any]]:
+        """Yield the rows of the metadata by their part, where reading a part's would mean reading most of the file."""
+        if _is_slow(files[_METADATA]):
+            for row in read_parquet(files[_METADATA], _COLUMNS, _ROWS_AT_ONCE):
+                if row["part_id"] is not None:
+                    yield _part_key(row["part_id"]), _plain(row)
+
     def read(self, partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
         """Yield a zip's records, sorted by uuid."""
         path = partition.files[0]
         rows, members = defaultdict(list), defaultdict(list)
-        for row in _rows(inputs.files[_METADATA], partition.number):
+        for row in _rows(inputs, partition.number):
             rows[stem(row["image_name"])].append(row)
         with open_zip(inputs.files[path]) as archive:
             for name in sorted(filter(is_picture, archive.namelist())):
@@ -100,15 +112,31 @@ class DiffusionDB(Handler):
                         yield Sample(image=found, **facts)
 
 
-def _rows(path: Path, part: int) -> list[dict[str, Any]]:
+def _rows(inputs: Inputs, part: int) -> list[dict[str, Any]]:
     """Read a part's rows of the metadata, sorted by name."""
-    rows = list(read_parquet(path, _COLUMNS, _ROWS_AT_ONCE, ("part_id", part)))
-    for row in rows:
-        row["image_name"] = row["image_name"] or ""
-        row["sampler"] = dict(enumerate(_SAMPLERS, 1)).get(row["sampler"])
-        row["timestamp"] = row["timestamp"] and f"{row['timestamp'].isoformat()}Z"
-        row |= {name: _number(row[name] or "nan") for name in _DECIMALS}
+    path, key = inputs.files[_METADATA], _part_key(part)
+    if _is_slow(path):
+        rows = [row for _, row in inputs.annotations.between(key, f"{key}\0")]
+    else:
+        rows = [_plain(row) for row in read_parquet(path, _COLUMNS, _ROWS_AT_ONCE, ("part_id", part))]
     return sorted(rows, key=lambda row: row["image_name"])
+
+
+def _is_slow(metadata: Path) -> bool:
+    """Tell whether the rows of one part are anywhere in the metadata, or in a row group with those of many others."""
+    return reads_per_row(metadata, "part_id") > _MOST_READS
+
+
+def _part_key(part: int) -> str:
+    return f"{part:09d}"
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of the metadata as JSON values."""
+    sampler = dict(enumerate(_SAMPLERS, 1)).get(row["sampler"])
+    timestamp = row["timestamp"] and f"{row['timestamp'].isoformat()}Z"
+    decimals = {name: _number(row[name] or "nan") for name in _DECIMALS}
+    return {**row, "image_name": row["image_name"] or "", "sampler": sampler, "timestamp": timestamp, **decimals}
 
 
 def _notes(archive: ZipFile) -> dict[str, dict[str, Any]]:

@@ -126,6 +126,17 @@ def test_what_was_fetched_is_given_back_when_its_last_partition_is_stored(
     assert not [line for line in shelf.log if not line.startswith("forget")]
 
 
+def test_annotations_among_the_partitions_files_are_kept_for_them(
+    shelf: Shelf, workspace: Workspace, make_params: MakeParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sa1b, "annotation_root", lambda _: None)
+    monkeypatch.setattr(Sa1b, "annotation_files", lambda *_: (SHARED,))
+    download("sa1b", make_params(SETTINGS), workspace)
+    assert shelf.log[:2] == ["fetch shared.zip", "fetch shared.zip"]
+    assert shelf.log.count("forget shared.zip") == 1
+    assert shelf.log[-2:] == ["forget shared.zip", "forget 0001.zip"]
+
+
 def test_a_key_in_two_partitions_is_an_error_and_in_one_a_rejection(
     shelf: Shelf, workspace: Workspace, make_params: MakeParams
 ) -> None:

@@ -1,3 +1,4 @@
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from microdiff.errors import SourceError
-from microdiff.formats.parquet import read_parquet
+from microdiff.formats.parquet import read_parquet, reads_per_row
 
 COLUMNS = pa.schema({"part": pa.int64(), "text": pa.string()})
 TABLE = pa.table({"text": [f"text {i}" for i in range(12)], "part": pa.array([1, 2, 3] * 4, pa.uint16())})
@@ -53,6 +54,32 @@ def test_the_column_is_found_behind_nested_ones(tmp_path: Path) -> None:
     nested = pa.array([{"part": 9, "text": "x"}] * 12, pa.struct({"part": pa.int64(), "text": pa.string()}))
     path = write(tmp_path, TABLE.add_column(0, "nested", nested), row_group_size=1)
     assert texts(path, 2) == ["text 1", "text 4", "text 7", "text 10"]
+
+
+@pytest.mark.parametrize(
+    ("part", "rows_per_group", "reads"),
+    [
+        ([1, 1, 2, 2, 3, 3], 2, 1.0),
+        ([1, 1, 2, 2, 3, 3], 3, 2.0),
+        ([1, 1, 2, 2, 3, 3], 6, 3.0),
+        ([3, 1, 2, 1, 3, 2], 2, (2 * 3 + 2 * 2 + 2 * 2) / 6),
+        ([None, 5, 5], 3, 1.0),
+        ([None, None], 1, math.inf),
+        ([], 1, 0.0),
+    ],
+)
+def test_how_often_rows_are_read_is_known_beforehand(
+    tmp_path: Path, part: list[int | None], rows_per_group: int, reads: float
+) -> None:
+    path = tmp_path / "file.parquet"
+    pq.write_table(pa.table({"part": pa.array(part, pa.int32())}), path, row_group_size=rows_per_group)
+    assert reads_per_row(path, "part") == reads
+
+
+def test_without_statistics_rows_may_be_read_any_number_of_times(tmp_path: Path) -> None:
+    path = tmp_path / "file.parquet"
+    pq.write_table(pa.table({"part": [1]}), path, write_statistics=False)
+    assert reads_per_row(path, "part") == math.inf
 
 
 def test_row_groups_that_cannot_hold_a_part_are_not_read(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from microdiff.core.progress import NullReporter
 from microdiff.errors import SourceError
 from microdiff.formats import archives
 from microdiff.formats.records import Partition, Rejection, Sample
+from microdiff.handlers import diffdb
 from microdiff.handlers.diffdb import DiffusionDB
 from microdiff.pipeline.params import load_params
 from microdiff.storage.opening import open_source
@@ -340,6 +341,36 @@ def test_rows_of_a_part_are_found_wherever_they_are(mini: Miniature) -> None:
     for mini.rows_per_group in (1, 7):
         random.Random(mini.rows_per_group).shuffle(mini.rows)
         assert mini.records() == expected
+
+
+@pytest.mark.parametrize("rows_per_group", [1, 7, 1000])
+def test_a_table_of_the_metadata_gives_the_same_records(
+    mini: Miniature, monkeypatch: pytest.MonkeyPatch, rows_per_group: int
+) -> None:
+    """Whether there is one depends on how often each row would be read; what is read does not."""
+    mini.rows_per_group = rows_per_group
+    mini.rows = (
+        [mini.row(f"x{i}.webp", part_id=i % 9) for i in range(90)] + [mini.row("y.webp", part_id=None)] + mini.rows
+    )
+    random.Random(1).shuffle(mini.rows)
+    metadata = mini.folder / METADATA
+    monkeypatch.setattr(diffdb, "_MOST_READS", math.inf)
+    expected = mini.records()
+    assert not list(DiffusionDB().read_annotations({METADATA: metadata}))
+    monkeypatch.setattr(diffdb, "_MOST_READS", 0)
+    assert len(list(DiffusionDB().read_annotations({METADATA: metadata}))) == len(mini.rows) - 1
+    assert mini.records() == expected
+
+
+def test_a_table_is_made_where_a_part_may_be_anywhere(mini: Miniature) -> None:
+    mini.rows = [mini.row(f"x{i}.webp", part_id=i % 300) for i in range(600)]
+    mini.rows_per_group = 600
+    mini.write()
+    assert len(list(DiffusionDB().read_annotations({METADATA: mini.folder / METADATA}))) == 600
+    mini.rows.sort(key=lambda row: row["part_id"])
+    mini.rows_per_group = 40
+    mini.write()
+    assert not list(DiffusionDB().read_annotations({METADATA: mini.folder / METADATA}))
 
 
 def test_the_metadata_may_have_more_columns_in_another_order(mini: Miniature) -> None:
