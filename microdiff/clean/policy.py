@@ -85,7 +85,7 @@ def is_above(meta: Mapping[str, Any], settings: CleanSettings) -> bool:
 
 
 def write_captions(
-    raw: Input, name: str, settings: CleanSettings, duplicates: frozenset[str], folder: Path, report: Reporter
+    raw: Input, name: str, settings: CleanSettings, unwanted: Mapping[str, Reason], folder: Path, report: Reporter
 ) -> Result:
     """Choose and clean the captions of one partition.
 
@@ -93,7 +93,7 @@ def write_captions(
         raw: The partition's raw table.
         name: The partition.
         settings: The policy.
-        duplicates: Keys to reject as duplicates.
+        unwanted: Keys of samples, or of pictures with all their captions, to reject, and why.
         folder: Receives `<name>.parquet`.
         report: Receives progress.
 
@@ -109,8 +109,9 @@ def write_captions(
             rows = list(caption_rows(raw_row, settings))
             expanded += len(rows) - 1
             for row in rows:
-                if row["key"] in duplicates and row["status"] == KEPT:
-                    row["status"] = Reason.DUPLICATE.value
+                reason = unwanted.get(row["key"]) or unwanted.get(row["image_key"])
+                if reason is not None and row["status"] == KEPT:
+                    row["status"] = reason.value
                 ledger.enter()
                 ledger.leave(row["status"])
                 if row["status"] == KEPT:

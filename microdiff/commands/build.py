@@ -19,14 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from microdiff.artifacts.kinds import KINDS
-from microdiff.artifacts.manifest import MANIFEST
+from microdiff.artifacts.manifest import MANIFEST, parse_manifest
 from microdiff.commands.check import check_lock, check_params
 from microdiff.commands.code_digests import FOLDER, stale_code_files
 from microdiff.commands.damage import drop_damaged
 from microdiff.commands.shared_store import restore_manifests
-from microdiff.core.files import try_lock, whole_file
+from microdiff.core.files import md5_of, try_lock, whole_file
 from microdiff.core.places import check_writable
-from microdiff.errors import SourceError, StepError
+from microdiff.errors import SchemaError, SourceError, StepError
 from microdiff.pipeline.shared_store import VARIABLE
 from microdiff.pipeline.workspace import Workspace
 from microdiff.remote.dvc_command import dvc_environment
@@ -88,6 +88,9 @@ def refresh_code(root: Path = Path()) -> None:
 def _build(dataset: str, root: Path) -> None:
     drop_damaged(root, dataset, root / OWN)
     remote = default_remote(root)
+    if changed := _changed_sets(dataset, root):
+        log.info("%s: changed since the captions of %s were made: making them again", ", ".join(changed), dataset)
+        _repro(root, dataset, ["clean"], "--force", *(() if remote is None else ("--pull", "--allow-missing")))
     absent = absent_artifacts(root, dataset)
     metrics = _without_restored(absent_metrics(root, dataset), dataset, root)
     if remote is None:
@@ -107,6 +110,20 @@ def _build(dataset: str, root: Path) -> None:
     if "shards" in absent_artifacts(root, dataset) and _dvc(root, "pull", f"shard@{dataset}") != 0:
         log.warning("data/%s/shards cannot be pulled: making it again", dataset)
         _repro(root, dataset, ["shard"], "--pull")
+
+
+def _changed_sets(dataset: str, root: Path) -> list[str]:
+    """Return the artifacts of other datasets that the captions depend on and that are others now.
+
+    DVC does not know of them: which ones they are is a setting (`exclude_pictures`, `duplicates_across`).
+    """
+    folder = root / "data" / dataset / "captions"
+    try:
+        made_from = parse_manifest(folder).facts.get("made_from", {}) if folder.is_dir() else {}
+    except SchemaError:  # it is made again anyway
+        return []
+    manifests = {name: root / name / MANIFEST for name in made_from if name.startswith("data/")}
+    return [name for name, path in manifests.items() if path.is_file() and md5_of(path) != made_from[name]]
 
 
 def _stated(dataset: str, root: Path) -> list[str]:

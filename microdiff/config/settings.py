@@ -13,6 +13,7 @@ from microdiff.config.roots import Root
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 Problems = Iterator[tuple[str, str]]
+_LARGEST_DISTANCE = 64  # of 256 bits: beyond, pictures that have nothing in common are taken for the same
 _FIRST_TEXT_COLUMN = "caption_latents"
 _TEXT_COLUMN = re.compile(_FIRST_TEXT_COLUMN + r"(_[a-z0-9_]+)?")
 
@@ -54,8 +55,17 @@ class CleanSettings:
         max_scores: Largest allowed value of scores in the source's `meta`, by name, such as `image_nsfw: 0.2`. A
             sample above any of them is rejected as nsfw.
         missing_scores: What to do with a sample that lacks such a score or whose score is not a number.
-        drop_duplicates: Whether to reject samples whose picture's bytes and clean caption equal an earlier sample's.
+        drop_duplicates: Whether to reject samples whose picture's bytes and clean caption equal an earlier sample's
+            (true), or whose `picture` alone does.
         seed: For `random`.
+        duplicates_across: Raw artifacts or shard sets that come first: a sample whose picture one of them has is a
+            duplicate. Paths, such as `data/coco/raw`.
+        max_captions_per_picture: Of a picture that occurs again and again, how many samples are kept, the first ones;
+            null: all.
+        exclude_pictures: Raw artifacts or shard sets whose pictures must not be trained on, such as those of an
+            evaluation set. Paths.
+        exclude_distance: Up to how many of 256 bits the perceptual hash of such a picture may differ from one of
+            theirs; null: only equal bytes count, and no picture is decoded.
     """
 
     cleaner: Literal["none", "deepfloyd", "light"]
@@ -63,13 +73,21 @@ class CleanSettings:
     min_chars: int
     max_scores: Mapping[str, float]
     missing_scores: Literal["keep", "reject"]
-    drop_duplicates: bool
+    drop_duplicates: Literal[False, True, "picture"]
     seed: int
+    duplicates_across: tuple[Root, ...] = ()
+    max_captions_per_picture: int | None = None
+    exclude_pictures: tuple[Root, ...] = ()
+    exclude_distance: int | None = 24
 
     def problems(self) -> Problems:
         """Yield values out of range."""
         if self.min_chars < 1:
             yield "min_chars", f"expected at least 1, got {self.min_chars}"
+        if self.max_captions_per_picture is not None and self.max_captions_per_picture < 1:
+            yield "max_captions_per_picture", f"expected null or at least 1, got {self.max_captions_per_picture}"
+        if self.exclude_distance is not None and not 0 <= self.exclude_distance <= _LARGEST_DISTANCE:
+            yield "exclude_distance", f"expected null or 0 to {_LARGEST_DISTANCE}, got {self.exclude_distance}"
 
 
 @dataclass(frozen=True, kw_only=True)

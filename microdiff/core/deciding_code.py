@@ -16,6 +16,7 @@ DECIDING_CODE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "clean": {
         "clean": ("microdiff.clean.policy",),
+        "clean-hashes": ("microdiff.clean.picture_hashes",),
     },
     "encode": {
         "encode-image": ("microdiff.encode.image_latents",),

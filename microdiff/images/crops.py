@@ -16,7 +16,7 @@ from microdiff.images.ops import DAMAGED, decode_rgb, flatten, reduced_size
 
 Pixels = NDArray[np.uint8]
 
-_FORMATS = ("JPEG", "PNG", "WEBP")  # that pictures are stored in
+STORED_FORMATS = ("JPEG", "PNG", "WEBP")  # that pictures are stored in
 
 
 def center_crops(data: bytes, resolutions: Sequence[int]) -> dict[int, Pixels] | None:
@@ -40,7 +40,7 @@ def center_crops(data: bytes, resolutions: Sequence[int]) -> dict[int, Pixels] |
 def decode_pixels(data: bytes) -> Pixels | None:
     """Return a picture as uint8 (H, W, 3), or None where it is damaged."""
     try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image: Image.Image = Image.open(io.BytesIO(data), formats=STORED_FORMATS)
         if image.format in ("JPEG", "MPO") and image.mode == "RGB":  # MPO: a JPEG with more frames behind it
             rgb = decode_rgb(data, image.size)
             if rgb is not None:

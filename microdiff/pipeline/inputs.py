@@ -182,14 +182,21 @@ class InputArtifact:
         return next(found, None)
 
     def _read_manifest(self) -> Manifest:
-        """Return the manifest; a damaged one is replaced by the one that DVC has recorded."""
-        if (self._folder / MANIFEST).is_file() and not is_whole(self._folder):
+        """Return the manifest; one that is damaged or not here is replaced by the one that DVC has recorded."""
+        if not (self._folder / MANIFEST).is_file():
+            self._put_recorded_manifest()
+        elif not is_whole(self._folder):
             log.warning("%s/%s: damaged: its own digest does not fit", self._path, MANIFEST)
             self._store.forget_damaged(self._folder / MANIFEST)
-            self._put_recorded_manifest()
+            if not self._put_recorded_manifest():
+                dataset = self._path.split("/")[1]
+                raise SchemaError(
+                    f"{self._path}/{MANIFEST}: damaged, and recorded nowhere. "
+                    f"Make it again: dvc repro --force --single-item {KINDS[self._folder.name]}@{dataset}"
+                )
         return parse_manifest(self._folder)
 
-    def _put_recorded_manifest(self) -> None:
+    def _put_recorded_manifest(self) -> bool:
         # No other version's: what it lists may be other pictures and captions.
         version = None if self._project is None else self._project.current(self._path)
         if version is not None:
@@ -200,13 +207,10 @@ class InputArtifact:
                     log.debug("%s: %s", self._path, error)
                 else:
                     if md5_of(scratch / MANIFEST) == version.files.get(MANIFEST):
+                        self._folder.mkdir(parents=True, exist_ok=True)
                         (scratch / MANIFEST).replace(self._folder / MANIFEST)
-                        return
-        dataset = self._path.split("/")[1]
-        raise SchemaError(
-            f"{self._path}/{MANIFEST}: damaged, and recorded nowhere. "
-            f"Make it again: dvc repro --force --single-item {KINDS[self._folder.name]}@{dataset}"
-        )
+                        return True
+        return False
 
     def _with_sample(self, error: DamagedError, name: str) -> DamagedError:
         """Return the error, with the first damaged picture's key if the file is a raw partition's tar."""

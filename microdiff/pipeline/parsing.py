@@ -46,7 +46,11 @@ def parse(cls: type[T], value: object, where: str, problems: list[str], also: tu
 def as_values(settings: object) -> dict[str, Any]:
     """Return a settings dataclass as JSON values, for fingerprints and manifests; roots have their public form."""
     values: dict[str, Any] = dataclasses.asdict(cast("Any", settings))
-    return {name: public_root(value) if name in _roots(settings) else value for name, value in values.items()}
+    return {name: _public(value) if name in _roots(settings) else value for name, value in values.items()}
+
+
+def _public(value: Any) -> Any:
+    return public_root(value) if isinstance(value, str) else [public_root(root) for root in value]
 
 
 def deciding_values(settings: object) -> dict[str, Any]:
@@ -55,7 +59,8 @@ def deciding_values(settings: object) -> dict[str, Any]:
 
 
 def _roots(settings: object) -> list[str]:
-    return [name for name, hint in typing.get_type_hints(type(settings), include_extras=True).items() if is_root(hint)]
+    hints = typing.get_type_hints(type(settings), include_extras=True).items()
+    return [name for name, hint in hints if is_root(hint) or any(map(is_root, typing.get_args(hint)))]
 
 
 def _required(field: "dataclasses.Field[Any]") -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from microdiff.artifacts.kinds import KINDS
 from microdiff.artifacts.manifest import MANIFEST
@@ -74,7 +74,7 @@ class Run:
         folder = workspace.artifact(dataset, kind)
         places = (folder, self._project, self._shared) if workspace.finds_elsewhere else (None, None, None)
         self.finder = Finder(self.store, f"data/{dataset}/{kind}", *places)
-        self._inputs: list[InputArtifact] = []
+        self._inputs: dict[str, InputArtifact] = {}
         self._started = time.monotonic()
         self._computed = self._reused = self._samples = 0
         self._device_facts: dict[str, Any] = {}
@@ -95,22 +95,40 @@ class Run:
                 raise
             raise WriteError(f"{self.step} {self.dataset}: {unwritable}") from error
 
-    def input(self, kind: str) -> InputArtifact:
-        """Return an artifact that the step reads.
+    def input(self, kind: str, dataset: str | None = None) -> InputArtifact:
+        """Return an artifact that the step reads, of this dataset unless another one is named.
 
         Raises:
             SchemaError: Its manifest is missing, or damaged everywhere.
         """
+        name = dataset or self.dataset
         artifact = InputArtifact(
-            self.workspace.artifact(self.dataset, kind),
-            f"data/{self.dataset}/{kind}",
+            self.workspace.artifact(name, kind),
+            f"data/{name}/{kind}",
             self.store,
             self._project,
             self._shared,
-            partial(recompute, KINDS[kind], self.dataset, self._params, self.workspace),
+            partial(recompute, KINDS[kind], name, self._params, self.workspace),
         )
-        self._inputs.append(artifact)
+        self._inputs[kind if dataset is None else f"data/{name}/{kind}"] = artifact
         return artifact
+
+    def input_at(self, folder: Path, name: str) -> InputArtifact:
+        """Return an artifact of another project, which is used as it is.
+
+        Args:
+            folder: The artifact's.
+            name: What it is called in messages and manifests.
+
+        Raises:
+            SchemaError: Its manifest is missing or damaged.
+        """
+
+        def not_ours() -> NoReturn:
+            raise StepError(f"{folder}: it is another project's")
+
+        self._inputs[name] = InputArtifact(folder, name, self.store, None, None, not_ours)
+        return self._inputs[name]
 
     def read(self, file: InputFile) -> InputFile:
         """Return an input for the step itself, here and whole.
@@ -203,11 +221,11 @@ class Run:
         return failed
 
     def _fetch(self, files: Collection[InputFile]) -> None:
-        for artifact in self._inputs:
+        for artifact in self._inputs.values():
             artifact.fetch(files)
 
     def _mend(self, error: DamagedError | None) -> None:
-        for artifact in self._inputs:
+        for artifact in self._inputs.values():
             if error is not None and artifact.has(error.path):
                 artifact.mend(error)
                 return
@@ -224,6 +242,7 @@ class Run:
         facts: Mapping[str, Any],
         extra: Mapping[str, Any] | None = None,
         measures: Callable[[], Mapping[str, float]] = dict,
+        notes: Callable[[], Mapping[str, Any]] = dict,
     ) -> Counts:
         """Check the ledger and publish the artifact folder, metrics and run facts.
 
@@ -237,6 +256,7 @@ class Run:
             facts: For the manifest.
             extra: JSON files to put into the folder, by path.
             measures: Gives further metrics, once the folder is there.
+            notes: Gives further run facts: what a person may want to look at, and no metric can say.
 
         Returns:
             The counts of the step.
@@ -259,12 +279,12 @@ class Run:
         with carried_over({self.store.root / part.step / part.fingerprints[0]: part.files for part in parts}):
             assemble(folder, stored, records, counts, {**facts, **self._made_from(), "withdrawn": gone}, extra or {})
         self._send_manifest(folder)
-        self._write_reports(counts, measures())
+        self._write_reports(counts, measures(), notes())
         return counts
 
     def _made_from(self) -> dict[str, Any]:
         """Return the MD5s of the manifests of what the step reads, as dvc.lock has them."""
-        return {"made_from": {each.kind: each.md5 for each in self._inputs}} if self._inputs else {}
+        return {"made_from": {name: each.md5 for name, each in self._inputs.items()}} if self._inputs else {}
 
     def _send_manifest(self, folder: Path) -> None:
         if self._shared is not None and self._shared.may_write:
@@ -273,7 +293,7 @@ class Run:
             except SourceError as error:
                 log.warning("%s\nThe manifest is not in the shared store; the next run tries again.", error)
 
-    def _write_reports(self, counts: Counts, measures: Mapping[str, float]) -> None:
+    def _write_reports(self, counts: Counts, measures: Mapping[str, float], notes: Mapping[str, Any]) -> None:
         wall_s = time.monotonic() - self._started
         write_json(self.workspace.metrics(self.step, self.dataset), {**metrics(counts), **measures})
         facts = {
@@ -286,6 +306,7 @@ class Run:
             "samples_per_s": round(self._samples / wall_s, 2),
             "workers": self.workers,
             **self._device_facts,
+            **notes,
             "host": platform.node(),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }

@@ -3,48 +3,19 @@
 import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
-from conftest import sample_preset
-from microdiff.artifacts.tables import table_writer
-from microdiff.clean.duplicates import find_duplicates, share_unique
-from microdiff.clean.policy import SCHEMA, caption_rows, is_caption, write_captions
+from microdiff.clean.policy import caption_rows, is_caption
 from microdiff.clean.stats import CaptionStats, count_tokens, summarise
 from microdiff.clean.step import clean
-from microdiff.config.settings import CleanSettings
 from microdiff.core.files import read_json
-from microdiff.core.progress import NullReporter
-from microdiff.download.raw_writer import SCHEMA as RAW_SCHEMA
 from microdiff.download.step import download
 from microdiff.encode.step import encode
 from microdiff.pipeline.params import Params
-from microdiff.pipeline.parsing import parse
 from microdiff.pipeline.workspace import Workspace
-
-
-def policy(**changes: Any) -> CleanSettings:
-    problems: list[str] = []
-    values = {**sample_preset()["datasets"]["coco"]["clean"], **changes}
-    settings = parse(CleanSettings, values, "clean", problems)
-    assert settings is not None, problems
-    return settings
-
-
-def raw_row(key: str = "a", *captions: str, sha256: str = "0" * 64, **meta: Any) -> dict[str, Any]:
-    row = {"key": key, "status": "kept", "captions": list(captions), "width": 300, "height": 400, "source": ""}
-    return {**row, "original_width": 300, "original_height": 400, "sha256": sha256, "meta": json.dumps(meta)}
-
-
-def write_raw(folder: Path, partitions: dict[str, list[dict[str, Any]]]) -> None:
-    for name, rows in partitions.items():
-        with table_writer(folder / f"{name}.parquet", RAW_SCHEMA) as add_row:
-            for row in rows:
-                add_row(row)
-
+from tests.clean.raw_tables import policy, raw_row
 
 CAPTIONS = ("  ", "A Cat\n sat", "a longer Caption here", "another long one here")
 
@@ -114,50 +85,6 @@ def test_scores_have_an_explicit_rule(score: Any, missing: str, status: str, why
     if score is None:
         (row,) = caption_rows(raw_row("a", "a cat", prompt_nsfw=0.0), settings)
         assert row["status"] == status, "absent like null"
-
-
-def test_of_equal_pictures_with_equal_captions_the_first_stays(tmp_path: Path) -> None:
-    one, two = "1" * 64, "2" * 64
-    write_raw(
-        tmp_path,
-        {
-            "0000": [
-                raw_row("a", "A cat", sha256=one),
-                raw_row("b", "a cat", sha256=two),
-                raw_row("c", "", sha256=one),
-            ],
-            "0001": [
-                raw_row("d", "a  CAT", sha256=one),
-                raw_row("e", "a dog", sha256=one),
-                raw_row("f", "A cat", sha256=one),
-            ],
-        },
-    )
-    tables = {name: tmp_path / f"{name}.parquet" for name in ("0000", "0001")}
-    found = find_duplicates(tables, policy(cleaner="deepfloyd", drop_duplicates=True))
-    assert found == {"0000": frozenset(), "0001": frozenset({"d", "f"})}
-    (tmp_path / "out").mkdir()
-    result = write_captions(
-        tables["0001"], "0001", policy(cleaner="deepfloyd"), found["0001"], tmp_path / "out", NullReporter()
-    )
-    assert result.counts == {"in": 3, "kept": 1, "duplicate": 2}
-    assert pq.read_table(tmp_path / "out" / "0001.parquet")["status"].to_pylist() == ["duplicate", "kept", "duplicate"]
-
-
-def test_two_are_enough_to_be_duplicates(tmp_path: Path) -> None:
-    write_raw(tmp_path, {"0000": [raw_row("a", "A cat"), raw_row("b", "A cat")]})
-    found = find_duplicates({"0000": tmp_path / "0000.parquet"}, policy(drop_duplicates=True))
-    assert found == {"0000": frozenset({"b"})}
-
-
-def test_distinct_captions_are_counted_over_partitions(tmp_path: Path) -> None:
-    for name, captions in {"0000": ["a", "b"], "0001": ["b", "b"]}.items():
-        with table_writer(tmp_path / f"{name}.parquet", SCHEMA) as add_row:
-            for caption in captions:
-                add_row(dict.fromkeys(SCHEMA.names) | {"status": "kept", "caption": caption})
-            add_row(dict.fromkeys(SCHEMA.names) | {"status": "nsfw", "caption": "c"})
-    assert share_unique(tmp_path, ["0000", "0001"]) == 0.5
-    assert share_unique(tmp_path, []) == 0.0
 
 
 def test_metrics_of_captions_add_up_over_partitions() -> None:

@@ -32,7 +32,9 @@ folder.mkdir(parents=True)
 record = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 partition = {"fingerprints": [], "counts": {"in": 1, "kept": 1}, "files": {"0.bin": record}, "parts": []}
 from microdiff.artifacts.manifest import FORMAT, write_manifest
-write_manifest(folder, {"format": FORMAT, "step": step, "dataset": "coco", "source_records": 1,
+others = [path for path in pathlib.Path("data").glob("*/raw") if path.parent.name != "coco"] if step == "clean" else []
+made_from = {str(path): hashlib.md5((path / "manifest.json").read_bytes()).hexdigest() for path in others}
+write_manifest(folder, {"format": FORMAT, "step": step, "dataset": "coco", "source_records": 1, "made_from": made_from,
     "counts": {"in": 1, "kept": 1}, "partitions": {"0": partition}, "extra": {}, "withdrawn": 0})
 metrics = pathlib.Path("metrics") / step / "coco.json"
 metrics.parent.mkdir(parents=True, exist_ok=True)
@@ -156,6 +158,21 @@ def forget_all(project: Project) -> None:
 
 
 def test_what_is_current_is_left_alone(project: Project) -> None:
+    assert "Data and pipelines are up to date." in project.make("coco")
+    assert project.ran() == []
+
+
+def test_captions_follow_the_artifacts_of_other_datasets(project: Project) -> None:
+    """Which those are is a setting, such as `exclude_pictures`; DVC knows nothing of them."""
+    manifest = project.root / "data/sa1b/raw/manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("first")
+    (project.root / "setting-clean").write_text("with sa1b")
+    project.make("coco")
+    assert project.ran() == ["clean", "encode", "shard"]
+    manifest.write_text("second")
+    assert "data/sa1b/raw: changed since the captions of coco were made" in project.make("coco")
+    assert project.ran() == ["clean", "encode", "shard"]
     assert "Data and pipelines are up to date." in project.make("coco")
     assert project.ran() == []
 
