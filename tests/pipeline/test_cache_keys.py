@@ -71,7 +71,7 @@ ELEMENTS = {  # of the cache keys; each is changed by a test below
     "download": {"annotations", "code", "files", "partition", "settings"},
     "download-annotations": {"code", "files", "handler"},
     "redact": {"of", "withdrawn"},
-    "clean": {"code", "duplicates", "raw", "settings"},
+    "clean": {"code", "raw", "settings", "unwanted"},
     "encode-image": {"code", "raw", "settings"},
     "encode-text": {"captions", "code", "settings"},
     "encode-text_b": {"captions", "code", "settings"},
@@ -328,7 +328,7 @@ def world(dataset: str = "coco", **handler: Any) -> World:
             min_chars=1,
             max_scores={},
             missing_scores="keep",
-            drop_duplicates=True,
+            drop_duplicates=False,
             seed=1,
         ),
     )
@@ -377,7 +377,6 @@ SETTINGS: Mapping[str, tuple[Any, set[str]]] = {  # another value, and the kinds
     f"{CLEAN}.min_chars": (2, {"clean"}),
     f"{CLEAN}.max_scores": ({"nsfw": 0.5}, {"clean"}),
     f"{CLEAN}.missing_scores": ("reject", {"clean"}),
-    f"{CLEAN}.drop_duplicates": (False, {"clean"}),
     f"{CLEAN}.seed": (2, {"clean"}),
     f"{VAE}.model": ("samples/models/other", {"encode-image"}),
     f"{VAE}.subfolder": ("vae", {"encode-image"}),
@@ -404,6 +403,15 @@ SETTINGS: Mapping[str, tuple[Any, set[str]]] = {  # another value, and the kinds
     "shard.seed": (2, {"shard"}),
     "shard.compression": ("zstd", {"shard"}),
 }
+DECIDE_BY_WHAT_THEY_REJECT: Mapping[
+    str, Any
+] = {  # of a partition, for what is in others; see also test_evaluation_sets
+    f"{CLEAN}.drop_duplicates": True,
+    f"{CLEAN}.max_captions_per_picture": 1,
+    f"{CLEAN}.duplicates_across": (),
+    f"{CLEAN}.exclude_pictures": (),
+    f"{CLEAN}.exclude_distance": 1,
+}
 DECIDE_NOTHING = {
     "datasets.coco.max_rejected_share": "a limit: a step that exceeds it fails",
     "datasets.coco.source": "files are what their checksums say, wherever they are",
@@ -421,7 +429,8 @@ SECTIONS: Mapping[str, type] = {
 
 def test_every_setting_is_in_a_table() -> None:
     for section, kind in SECTIONS.items():
-        said = {name.removeprefix(f"{section}.") for name in SETTINGS if name.rpartition(".")[0] == section}
+        names = SETTINGS.keys() | DECIDE_BY_WHAT_THEY_REJECT.keys()
+        said = {name.removeprefix(f"{section}.") for name in names if name.rpartition(".")[0] == section}
         assert said == {each.name for each in fields(kind)}, section
     of_dataset = {f"datasets.coco.{each.name}" for each in fields(Dataset)}
     assert of_dataset == DECIDE_NOTHING.keys() | {CLEAN, "datasets.coco.handler"}
@@ -580,9 +589,21 @@ def test_another_text_column_decides_what_is_joined(tasks_of: TasksOf) -> None:
     assert differing(before, tasks_of(here, "encode")) == {"encode-text_b": BOTH, "encode-join": BOTH}
 
 
-def test_duplicates_of_an_earlier_partition_decide_a_later_one(tasks_of: TasksOf) -> None:
+@pytest.mark.parametrize("name", DECIDE_BY_WHAT_THEY_REJECT)
+def test_what_rejects_nothing_decides_nothing(tasks_of: TasksOf, name: str) -> None:
+    here = world(**COCO)
+    before = tasks_of(here, "clean")
+    here.set(name, DECIDE_BY_WHAT_THEY_REJECT[name])
+    assert differing(before, tasks_of(here, "clean")) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("drop_duplicates", True), ("drop_duplicates", "picture"), ("max_captions_per_picture", 1)]
+)
+def test_duplicates_of_an_earlier_partition_decide_a_later_one(tasks_of: TasksOf, name: str, value: object) -> None:
     """What was taken in is the same; what became of another partition is not."""
     here = world(**COCO)
+    here.set(f"{CLEAN}.{name}", value)
     before = tasks_of(here, "clean")
     here.raw_rows = {"0000": [raw_row("a", "2")], "0001": [raw_row("b", "2")]}
     assert differing(before, tasks_of(here, "clean")) == {"clean": {"0001"}}
