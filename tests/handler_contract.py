@@ -238,6 +238,9 @@ class HandlerContract:
         for value in (handler, source, *handler.partitions(source)):
             assert pickle.loads(pickle.dumps(value)) == value  # noqa: S301 - our own
 
+    def test_the_licence_is_stated(self, handler: Handler) -> None:
+        assert handler.licence.strip()
+
     def test_the_module_provides_the_handler_of_its_preset(self, handler: Handler) -> None:
         document = yaml.safe_load((REPO / "presets" / "sample.yaml").read_text(encoding="utf-8"))
         assert handler_class(self.dataset) is type(handler)

@@ -110,6 +110,7 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
             "step": "download",
             "dataset": dataset,
             "source": source.name,
+            "licence": entry.handler.licence,
             "code": code,
             "settings": settings,
         }

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample
 from microdiff.storage import Source
@@ -19,7 +19,13 @@ from microdiff.storage import Source
 
 @dataclass(frozen=True, kw_only=True)
 class Handler(ABC):
-    """Turns one public dataset into a stream of samples and rejections."""
+    """Turns one public dataset into a stream of samples and rejections.
+
+    Attributes:
+        licence: Of the dataset, as its home states it; manifests repeat it. A picture's own is in its sample's meta.
+    """
+
+    licence: ClassVar[str]
 
     @abstractmethod
     def partitions(self, source: Source) -> Sequence[Partition]:

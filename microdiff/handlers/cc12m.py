@@ -24,7 +24,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from microdiff.config.settings import Problems
 from microdiff.core.ledger import Reason
@@ -51,6 +51,8 @@ class CC12M(Handler):
         timeout_s: Longest wait for a connection, and for more of an answer; a whole one may take six times as long.
         retries: Further attempts for a URL that failed.
     """
+
+    licence: ClassVar[str] = "Conceptual 12M: free for any purpose; pictures remain their owners'"
 
     form: Literal["webdataset", "url_list"]
     urls_per_partition: int = 5000

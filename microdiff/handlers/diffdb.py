@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from zipfile import ZipFile
 
 import pyarrow as pa
@@ -57,6 +57,8 @@ _NOTES = {"prompt": "p", "seed": "se", "step": "st", "cfg": "c", "sampler": "sa"
 @dataclass(frozen=True, kw_only=True)
 class DiffusionDB(Handler):
     """All of DiffusionDB Large; it has no settings of its own."""
+
+    licence: ClassVar[str] = "CC0 1.0"
 
     def partitions(self, source: Source) -> Sequence[Partition]:
         """List the zips, by their numbers."""

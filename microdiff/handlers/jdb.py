@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
@@ -44,6 +44,8 @@ class Jdb(Handler):
     Attributes:
         split: Which split.
     """
+
+    licence: ClassVar[str] = "JourneyDB: non-commercial research, no redistribution"
 
     split: Literal["train", "valid"]
 

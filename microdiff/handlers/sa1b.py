@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from microdiff.config.roots import Root
 from microdiff.config.settings import Problems
@@ -45,6 +45,8 @@ class Sa1b(Handler):
         captions_file: Their archive below it.
         md5: MD5 sums of archives by name; others are identified by what the source says.
     """
+
+    licence: ClassVar[str] = "SA-1B Dataset Research License; captions openrail"
 
     captions_source: Root
     captions_file: str

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
@@ -58,6 +58,8 @@ class TextCaps(Handler):
         splits: Which splits. Partitions are numbered through all of them, those of `train` first.
         images_per_partition: Of the form `zip`: how many pictures a slice has.
     """
+
+    licence: ClassVar[str] = "CC BY 4.0; pictures from Open Images"
 
     form: Literal["parquet", "zip"]
     splits: tuple[Literal["train", "val"], ...]

@@ -292,6 +292,7 @@ def test_samples_are_found_where_the_list_does_not_say(
     expected = redacted(Workspace(tmp_path / "fresh"), make_params, "ae")
     assert redacted(workspace, make_params, "ae", listed) == expected
     manifest = read_manifest(workspace.artifact("sa1b", "raw"))
+    assert manifest.facts["licence"] == "SA-1B Dataset Research License; captions openrail"
     assert {name: partition.counts for name, partition in manifest.partitions.items()} == {
         "0000": {"in": 10, "kept": 6, "withdrawn": 4},
         "0001": {"in": 1, "kept": 1},
