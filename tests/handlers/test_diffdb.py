@@ -122,7 +122,7 @@ class TestDiffusionDB(HandlerContract):
                 raw.folder / f"{partition.name}.parquet",
                 partition.name,
                 settings,
-                frozenset(),
+                {},
                 tmp_path,
                 NullReporter(),
             )
