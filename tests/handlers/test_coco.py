@@ -18,8 +18,8 @@ from microdiff.core.files import digest_bytes
 from microdiff.core.ledger import Counts, Reason
 from microdiff.download.raw_writer import SCHEMA
 from microdiff.errors import SourceError
-from microdiff.formats import archives
-from microdiff.formats.archives import read_member
+from microdiff.formats import zips
+from microdiff.formats.zips import read_member
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample
 from microdiff.handlers import Handler
 from microdiff.handlers.coco import Coco
@@ -276,7 +276,7 @@ def test_a_damaged_member_costs_only_itself(mini: Miniature) -> None:
 
 def test_a_member_that_is_too_large_is_not_read(mini: Miniature, monkeypatch: pytest.MonkeyPatch) -> None:
     mini.pictures["val2014/b.jpg"] = bytes(2000)
-    monkeypatch.setattr(archives, "read_member", lambda archive, name: read_member(archive, name, 1000))
+    monkeypatch.setattr(zips, "read_member", lambda archive, name: read_member(archive, name, 1000))
     assert [record.reason for record in mini.records() if isinstance(record, Rejection)] == [Reason.TOO_LARGE]
 
 

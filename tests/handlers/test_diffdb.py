@@ -19,7 +19,7 @@ from microdiff.clean.policy import write_captions
 from microdiff.core.ledger import Counts, Reason
 from microdiff.core.progress import NullReporter
 from microdiff.errors import SourceError
-from microdiff.formats import archives
+from microdiff.formats import zips
 from microdiff.formats.records import Partition, Rejection, Sample
 from microdiff.handlers.diffdb import DiffusionDB
 from microdiff.pipeline.params import load_params
@@ -389,7 +389,7 @@ def test_a_damaged_member_costs_only_itself(mini: Miniature) -> None:
 
 def test_a_member_that_is_too_large_is_not_read(mini: Miniature, monkeypatch: pytest.MonkeyPatch) -> None:
     mini.pictures["a.webp"] = bytes(2000)
-    monkeypatch.setattr(archives.read_member, "__defaults__", (1000,))
+    monkeypatch.setattr(zips.read_member, "__defaults__", (1000,))
     assert outcomes(mini.records())[0] == ("a", Reason.TOO_LARGE, ("prompt of a.webp",))
 
 
