@@ -140,6 +140,8 @@ def _annotation(line: bytes, number: int) -> tuple[str, dict[str, Any]]:
         return f"line_{number:09d}", {"of": f"line {number}", "captions": [], "cause": ""}
     prompt, task = said.get("prompt", ""), said.get("Task2")
     caption = task.get("Caption") if isinstance(task, dict) else None
+    if prompt is None and caption is not None:
+        prompt = ""  # there is no prompt, but a description
     cause = captions_problem([prompt] if caption is None else [prompt, caption])
     if not isinstance(task, dict | None):
         cause = f"Task2: expected an object, got {type(task).__name__}"

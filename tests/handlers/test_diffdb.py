@@ -264,6 +264,7 @@ def test_records_are_all_that_any_side_names(mini: Miniature) -> None:
         ("c", b"c", ("noted",)),
         ("d", b"d", ("prompt of d.webp",)),
         ("e", b"e", ()),
+        ("f", b"f", ()),
         ("h", Reason.MISSING_IMAGE, ("no picture",)),
         ("i", Reason.MISSING_IMAGE, ()),
         ("j", Reason.MISSING_IMAGE, ("prompt of j.webp",)),
@@ -287,8 +288,8 @@ def test_all_of_several_pictures_or_rows_with_the_same_name_are_records(mini: Mi
     assert outcomes(mini.records()) == [
         ("a", b"the png", ("prompt of a.png",)),
         ("a", b"picture a", ("prompt of a.webp",)),
-        ("b", b"picture b", ("prompt of b.webp",)),
-        ("b", b"again", ()),
+        ("b", Reason.AMBIGUOUS_KEY, ("prompt of b.webp",)),
+        ("b", Reason.AMBIGUOUS_KEY, ("prompt of b.webp",)),
         ("c", Reason.MISSING_IMAGE, ("prompt of c.webp",)),
         ("c", Reason.MISSING_IMAGE, ("second",)),
     ]
@@ -442,7 +443,12 @@ def test_odd_notes_do_no_harm(mini: Miniature) -> None:
     )
     first, second, third = mini.records({**mini.pictures, "folder/part-000001.json": note})
     assert first.captions == second.captions == ()
-    assert {name: value for name, value in first.meta.items() if value is not None} == {"sampler": 3}
+    assert isinstance(first, Rejection)
+    assert first.reason == Reason.BAD_CAPTION
+    assert {name: value for name, value in first.meta.items() if value is not None} == {
+        "sampler": 3,
+        "cause": "expected text, got list",
+    }
     assert set(second.meta.values()) == {None}
     assert third.captions == ("\ud800",)
 
