@@ -140,7 +140,7 @@ def forget(requests: Sequence[Request], workspace: Workspace, *, allow_unknown: 
 
 
 def _forms(key: str) -> tuple[str, ...]:
-    """Return what a key can mean, likeliest first: a picture's, as it stands, and that of a name as the source has it."""
+    """Return what a key can mean, likeliest first; the last is for a name as its source has it."""
     return picture_key(key), key, escape_key(key)
 
 

@@ -12,6 +12,7 @@ _HIDDEN = (
     r"\ud800-\udfff\ufdd0-\ufdef\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\U000e0000-\U000e0fff"
 )
 _SHOWN_OTHERWISE = re.compile(rf"(?!\n)[{_HIDDEN}]")
+_NOT_IN_LINES = re.compile(rf"[{_HIDDEN}]")
 # `/` and `.` have a meaning in WebDataset, `#` with digits in our own keys; `%` would only be mistaken for an escape.
 _NOT_IN_KEYS = re.compile(rf"[{_HIDDEN}/.]|%(?=[0-9A-F]{{2}})|#(?=[0-9]+\Z)")
 _NOT_IN_KEY = re.compile(rf"[{_HIDDEN}/.]")
@@ -23,6 +24,11 @@ def printable(text: str) -> str:
     Ends of lines stay: messages have some.
     """
     return _SHOWN_OTHERWISE.sub(lambda found: _escaped(found[0]), text)
+
+
+def one_line(name: str) -> str:
+    """Return a name as `printable` does, but without ends of lines."""
+    return _NOT_IN_LINES.sub(lambda found: _escaped(found[0]), name)
 
 
 def escape_key(name: str) -> str:

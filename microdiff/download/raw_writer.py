@@ -14,7 +14,7 @@ from microdiff.artifacts.tables import read_rows, table_writer
 from microdiff.config.settings import DownloadSettings
 from microdiff.core.files import digest_bytes
 from microdiff.core.ledger import KEPT, Counts, Ledger, Reason, Result
-from microdiff.core.printable import is_key, printable
+from microdiff.core.printable import is_key, one_line
 from microdiff.core.progress import NullReporter, Reporter
 from microdiff.core.withdrawn import Withdrawn
 from microdiff.formats.records import Rejection, Sample
@@ -186,7 +186,7 @@ def _row(record: Sample | Rejection, key: str, outcome: StoredImage | RefusedIma
         "captions": [_text(caption) for caption in record.captions],
         "original_width": outcome.original_width,
         "original_height": outcome.original_height,
-        "source": printable(record.source),
+        "source": one_line(record.source),
         "meta": _text(json.dumps(dict(record.meta), sort_keys=True, ensure_ascii=False)),
     }
     if isinstance(outcome, RefusedImage):

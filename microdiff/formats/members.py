@@ -93,7 +93,7 @@ def stem(name: str) -> str:
 
 def stem_key(name: str) -> str:
     """Return the key of a member that its name alone identifies, whatever its folder."""
-    return escape_key(stem(name))
+    return escape_key(stem(name) or name)
 
 
 def extension(name: str) -> str:

@@ -4,8 +4,8 @@ Neither the order of samples nor that of a sample's members is given: img2datase
 come sorted nevertheless, from one pass over the archive: texts wait in memory, pictures in a scratch file.
 
 Where a key has the same extension twice, as after `tar --append`, what stands together belongs together, and a member
-that repeats an extension begins another sample. Should that leave a picture without text, or a text without picture,
-nobody knows which is whose, and the key is ambiguous.
+that repeats an extension begins another sample. Unless all of these have the same extensions, a picture's and a text's
+among them, nobody knows what belongs to what, and the key is ambiguous.
 """
 
 from collections import Counter, defaultdict
@@ -107,7 +107,7 @@ def iter_tar_samples(path: Path, scratch: Path, tally: Tally, fallback: str | No
                 tally.other_members += len(members)
                 continue
             for sample, problem in _split(members):
-                found: list[_Member | None] = [*_pictures(sample)]
+                found: list[_Member | None] = [*(_pictures(sample) if problem is None else _all_pictures(sample))]
                 for picture in found or [None]:
                     yield TarSample(
                         key=key,
@@ -156,7 +156,8 @@ def _split(members: Sequence[_Member]) -> list[tuple[list[_Member], Reason | Non
     samples = [list(members)]
     if max(Counter(member.extension for member in members).values()) > 1:
         samples = _runs(members)
-        if not all(len(_pictures(sample)) == 1 and _has_text(sample) for sample in samples):
+        kinds = {frozenset(member.extension for member in sample) for sample in samples}
+        if len(kinds) > 1 or any(len(_pictures(sample)) != 1 or not _has_text(sample) for sample in samples):
             return [(list(members), Reason.AMBIGUOUS_KEY)]
     elif len(_pictures(members)) > 1:
         return [(list(members), Reason.AMBIGUOUS_KEY)]
@@ -174,11 +175,24 @@ def _runs(members: Sequence[_Member]) -> list[list[_Member]]:
 
 
 def _pictures(members: Sequence[_Member]) -> list[_Member]:
-    """Return the pictures by name: `1.jpg` rather than `1.mask.png`, and what has no extension if there is no other."""
-    plain = [member for member in members if member.extension in PICTURE_EXTENSIONS]
-    other = [member for member in members if member.extension.rpartition(".")[2] in PICTURE_EXTENSIONS]
-    bare = [member for member in members if not member.extension]
-    return sorted(plain or other or bare, key=lambda member: member.name)
+    """Return the pictures by name: `1.jpg` rather than `1.mask.png`, unless there is a text `1.mask.txt`."""
+    texts = {before for before, _, last in _extensions(members) if last in _TEXTS}
+    pictures = _all_pictures(members)
+    plain = [member for member in pictures if member.extension.rpartition(".")[0] in ("", *texts)]
+    return plain or pictures
+
+
+def _all_pictures(members: Sequence[_Member]) -> list[_Member]:
+    """Return what should be pictures, by name: what has no extension only if there is no other."""
+    named = [member for member in members if member.extension.rpartition(".")[2] in PICTURE_EXTENSIONS]
+    return sorted(
+        named or [member for member in members if not member.extension], key=lambda member: (member.name, member.start)
+    )
+
+
+def _extensions(members: Sequence[_Member]) -> list[tuple[str, str, str]]:
+    """Return extensions in two parts, such as `mask` and `png`."""
+    return [member.extension.rpartition(".") for member in members]
 
 
 def _has_text(members: Sequence[_Member]) -> bool:

@@ -125,10 +125,11 @@ def _files(archive: ZipFile, rows: Iterable[dict[str, Any]], tally: Tally) -> di
 
 
 def _apart(by_name: Mapping[str, _Named]) -> list[_Named]:
-    """Tell files of one uuid apart by their whole names; without need, an extension may differ from the metadata's."""
+    """Tell files of one uuid apart by their whole names; a picture of which nothing is said may differ in extension."""
     named = [by_name[name] for name in sorted(by_name)]
     together = _Named(*(list(chain(*lists)) for lists in zip(*named, strict=True)))
-    return [together] if all(len(each) < 2 for each in together) else named
+    is_said = any(each.members and (each.rows or each.notes) for each in named)
+    return named if is_said or any(len(each) > 1 for each in together) else [together]
 
 
 def _records(archive: ZipFile, key: str, path: str, uuid: str, said: _Named) -> Iterator[Sample | Rejection]:
