@@ -11,6 +11,7 @@ from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
 from microdiff.formats.members import is_unsafe
 from microdiff.formats.tar import TarReader
+from microdiff.formats.text import BadTextError, utf_8_lines
 from microdiff.storage.fetched_source import remedy
 
 MAX_MEMBER_BYTES = 256 * 2**20
@@ -97,20 +98,23 @@ def salvage_tar(path: Path, wanted: Callable[[str], bool]) -> Iterator[TarMember
 
 
 def read_tar_lines(path: Path, suffix: str) -> Iterator[bytes]:
-    """Yield the lines of the first file in a tar archive whose name ends in `suffix`.
+    """Yield the lines, in UTF-8, of the first file in a tar archive whose name ends in `suffix`.
 
     A line of more than `MAX_LINE_BYTES` is cut off there.
 
     Raises:
         DamagedArchive: The archive is damaged; after the lines that can be read.
-        SourceError: It has no such file.
+        SourceError: It has no such file, or its text is not in the encoding that its first bytes state.
     """
     found = False
     with _open_tar(path) as tar:
         for name, kind, _ in tar.headers():
             if not found and kind == "file" and name.endswith(suffix):
                 found = True
-                yield from tar.lines(MAX_LINE_BYTES)
+                try:
+                    yield from utf_8_lines(tar.lines(MAX_LINE_BYTES))
+                except BadTextError as error:
+                    raise SourceError(f"{path}: {name}: {error}. {remedy(path)}") from error
     if not found:
         raise SourceError(f"{path}: has no file ending in {suffix}")
 

@@ -8,7 +8,7 @@ from microdiff.core.printable import escape_key
 
 # Of the formats that microdiff.images.normalize decodes. Content decides; a name only says what to expect.
 PICTURE_EXTENSIONS = frozenset(
-    "jpg jpeg jpe jfif mpo png apng webp gif bmp dib tif tiff avif avifs jp2 j2k jpc jpf jpx j2c".split()  # noqa: SIM905
+    "jpg jpeg jpe jfif mpo png apng webp gif bmp tif tiff avif avifs jp2 j2k jpc jpf jpx j2c".split()  # noqa: SIM905
 )
 _OTHER_FILES = re.compile(
     r"thumbs\.db|ehthumbs\.db|desktop\.ini|@eadir|(md5|sha1|sha224|sha256|sha384|sha512)(sums?)?(\.txt)?"
@@ -76,8 +76,11 @@ def is_picture(name: str) -> bool:
 
 def normal_path(name: str) -> str:
     """Return a member's path without its `.` and empty parts; an absolute one stays so."""
-    path = "/".join(part for part in name.split("/") if part not in ("", "."))
-    return f"/{path}" if name.startswith("/") else path
+    parts = name.split("/")
+    if "" in parts or "." in parts:
+        path = "/".join(part for part in parts if part not in ("", "."))
+        return f"/{path}" if name.startswith("/") else path
+    return name
 
 
 def sample_path(name: str) -> str:

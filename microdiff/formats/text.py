@@ -2,7 +2,8 @@
 
 import codecs
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 # The longest first: UTF-32 begins as UTF-16 does.
@@ -52,6 +53,33 @@ def decode_text(data: bytes, fallback: str | None = None) -> str:
     if "\0" in text:
         raise BadTextError("it holds NUL")
     return text
+
+
+def utf_8_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a text in UTF-8, whichever encoding its byte order mark says it is in.
+
+    Args:
+        pieces: The text, in pieces of any size; lines, where there is no mark, which come as they are.
+
+    Raises:
+        BadTextError: It cannot be decoded.
+    """
+    pieces = iter(pieces)
+    first = next(pieces, b"")
+    mark, encoding = next((pair for pair in _MARKS[1:] if first.startswith(pair[0])), (b"", ""))
+    if not mark:
+        yield from chain([first] if first else [], pieces)
+        return
+    decoder = codecs.getincrementaldecoder(encoding)()
+    rest = ""
+    for piece in chain([first[len(mark) :]], pieces, [None]):
+        try:
+            *lines, rest = (rest + decoder.decode(piece or b"", final=piece is None)).split("\n")
+        except UnicodeDecodeError as error:
+            raise BadTextError(f"not {encoding}: {error.reason}") from None
+        yield from (f"{line}\n".encode("utf-8", "surrogatepass") for line in lines)
+    if rest:
+        yield rest.encode("utf-8", "surrogatepass")
 
 
 def is_encoding(name: str) -> bool:

@@ -59,15 +59,12 @@ class ZipMember:
     Attributes:
         name: Its path with `/`; that of a folder ends in one.
         info: What the archive's directory says of it.
+        path: Its path without `.` and empty parts.
     """
 
     name: str
     info: zipfile.ZipInfo
-
-    @property
-    def path(self) -> str:
-        """Its path without `.` and empty parts."""
-        return normal_path(self.name)
+    path: str
 
     def is_same(self, other: "ZipMember") -> bool:
         """Tell whether two members have the same bytes, by what the directory says, which is checked on reading."""
@@ -93,7 +90,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 def zip_members(archive: zipfile.ZipFile) -> list[ZipMember]:
     """List an archive's members in its order, folders and repeated names included."""
-    return [ZipMember(_name(info), info) for info in archive.infolist()]
+    return [ZipMember(name := _name(info), info, normal_path(name)) for info in archive.infolist()]
 
 
 def read_member(archive: zipfile.ZipFile, member: ZipMember, max_bytes: int = MAX_MEMBER_BYTES) -> bytes:

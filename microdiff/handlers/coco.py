@@ -135,7 +135,7 @@ class Coco(Handler):
         for path, images in groups.items():
             found = by_path.get(path) or rest.pop(path, [])
             own = _own(images)
-            alike = all(member.is_same(found[0]) for member in found)
+            alike = len(found) < 2 or all(member.is_same(found[0]) for member in found)
             if own is None:
                 alike = alike and all(captions.get(each["id"]) == captions.get(images[0]["id"]) for each in images)
             for image in images:
