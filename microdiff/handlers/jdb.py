@@ -13,7 +13,8 @@ null; prompts hold Midjourney flags (--ar 3:2) and URLs of pictures; one prompt 
 A record is a picture, or an annotation without one. Both sides are joined by path. Pictures come in the order of the
 archive, which is as fixed as its checksum and needs neither disk nor memory; then the annotations left over, by key.
 The first caption is the prompt, which is what the published pipeline uses, empty where there is none; the second is
-the description, where there is one.
+the description, where there is one. Two pictures of one name, or two lines of one picture, that differ: nobody knows
+which is right, and all are rejected.
 """
 
 import re

@@ -9,15 +9,15 @@
 A source record is a picture, or what is behind the end of a damaged archive:
 
     records in                     18
-    kept                           11     3 of them with a short side of 512 or more
+    kept                           12     3 of them with a short side of 512 or more
     rejected  too_small             1     90000011
               undecodable           1     90000012 (truncated)
               missing_caption       2     90000004 90000013
               empty_caption         1     90000010
-              bad_caption           1     90000015 (Latin-1)
               damaged_archive       1     sa_000002.tar, in the middle of 90000018
 
-Kept, but in need of care: a caption cut off in the middle of a sentence (90000002), in two lines (90000009). The ids are larger than any of SA-1B's; one caption has no picture.
+Kept, but in need of care: a caption cut off in the middle of a sentence (90000002), in two lines (90000009), that is
+not UTF-8 (90000015). The ids are larger than any of SA-1B's; one caption has no picture.
 """
 
 import json
@@ -140,7 +140,6 @@ RECORDS = (
         view=View(photo="pagoda", size=(420, 280)),
         caption="The image features a tall pagoda above a lake. It has green and orange roofs and a richly "
         "decorated façade.".encode("latin-1"),
-        fate="bad_caption",
     ),
     Record(
         id=90000016,

@@ -31,8 +31,8 @@ class TestCC12M(HandlerContract):
     dataset = "cc12m"
     counts: ClassVar[Counts] = {
         "in": 18,
-        "kept": 12,
-        "bad_caption": 2,
+        "kept": 13,
+        "bad_caption": 1,
         "empty_caption": 1,
         "missing_image": 1,
         "too_small": 1,
@@ -67,7 +67,6 @@ class TestCC12M(HandlerContract):
             "0001_000050003": "undecodable",
             "0001_000050006": "missing_image",
             "0001_000050008": "empty_caption",
-            "0001_000050011": "bad_caption",  # neither UTF-8 nor marked
             "0003_000060000": "bad_caption",  # null in the JSON, and no text
         }
 
@@ -80,7 +79,7 @@ class TestCC12M(HandlerContract):
         assert captions["0000_000000009"] == ["葉の上で休むアライグマ"]
         assert captions["0001_000050005"] == ["Portrait of a tabby cat with green eyes, looking aside"]  # from the JSON
         assert captions["0001_000050008"] == [""]
-        assert captions["0001_000050011"] == []
+        assert captions["0001_000050011"] == ["Espresso in a red cup at the café"]  # Latin-1, as the preset says
         assert captions["0003_000060000"] == []
 
     def test_meta_says_what_the_source_does(self, raw: Raw) -> None:

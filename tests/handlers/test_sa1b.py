@@ -35,8 +35,7 @@ class TestSa1b(ArchiveOrder):
     dataset = "sa1b"
     counts: ClassVar[Counts] = {
         "in": 18,
-        "kept": 11,
-        "bad_caption": 1,
+        "kept": 12,
         "damaged_archive": 1,
         "empty_caption": 1,
         "missing_caption": 2,
@@ -79,7 +78,7 @@ class TestSa1b(ArchiveOrder):
     def test_captions_are_untouched(self, raw: Raw) -> None:
         captions = {row["key"]: row["captions"] for row in raw.rows}
         for record in RECORDS[:-1]:
-            text = record.caption if isinstance(record.caption, str) else None
+            text = record.caption.decode("latin-1") if isinstance(record.caption, bytes) else record.caption
             assert captions[f"sa_{record.id}"] == ([] if text is None else [text])
         assert captions["sa_90000009"][0].endswith("wooden table.\n")
         assert captions["sa_90000010"] == [""]
