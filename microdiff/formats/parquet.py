@@ -90,7 +90,8 @@ def _fits(found: pa.DataType, wanted: pa.DataType) -> bool:
         return bool(is_list) and _fits(found.value_type, wanted.value_type)
     if pa.types.is_struct(wanted):
         return bool(pa.types.is_struct(found)) and all(
-            found.get_field_index(field.name) < 0 or _fits(found.field(field.name).type, field.type) for field in wanted
+            found.get_field_index(field.name) >= 0 and _fits(found.field(field.name).type, field.type)
+            for field in wanted
         )
     if pa.types.is_integer(wanted):
         return bool(pa.types.is_integer(found))

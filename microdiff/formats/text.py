@@ -144,6 +144,15 @@ def captions_problem(values: Iterable[object]) -> str:
     return next((problem for value in values if (problem := caption_problem(value))), "")
 
 
+def without_contradictions(value: Any) -> Any:
+    """Return a JSON value with null in place of what is said twice."""
+    if isinstance(value, list):
+        return [without_contradictions(each) for each in value]
+    if isinstance(value, dict):
+        return {name: without_contradictions(each) for name, each in value.items()}
+    return None if value is CONTRADICTION else value
+
+
 def _contradictions(pairs: list[tuple[str, Any]]) -> dict[str, _Contradiction]:
     seen: dict[str, Any] = {}
     return {name: CONTRADICTION for name, value in pairs if seen.setdefault(name, value) != value}

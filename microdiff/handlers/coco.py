@@ -178,6 +178,8 @@ class Coco(Handler):
                 f"{path}: {member}: not COCO annotations; expected lists images (of id, file_name), "
                 "annotations (of image_id, caption) and licenses (of id, url)"
             )
+        if not all(image["file_name"].strip("/.") for image in document["images"]):
+            raise SourceError(f"{path}: {member}: an image has no file_name")
         if not document["images"]:
             raise SourceError(f"{path}: {member}: lists no images")
         return document
@@ -239,7 +241,7 @@ def _loosely(path: str, split: str) -> str:
 def _key(path: str) -> str:
     """Return the key of a path without its extension."""
     stem, point, _ = path.rpartition(".")
-    return escape_key(stem if point and not stem.endswith("/") else path)
+    return escape_key(stem if point and stem and not stem.endswith("/") else path)
 
 
 def _text(value: object) -> str:

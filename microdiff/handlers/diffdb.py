@@ -33,7 +33,7 @@ from microdiff.errors import SourceError
 from microdiff.formats.members import Tally, is_other, stem_key
 from microdiff.formats.parquet import read_parquet
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample, not_empty, record
-from microdiff.formats.text import BadTextError, caption_problem, parse_json
+from microdiff.formats.text import CONTRADICTION, BadTextError, caption_problem, parse_json
 from microdiff.formats.zips import (
     BadMemberError,
     LargeMemberError,
@@ -149,6 +149,8 @@ def _records(archive: ZipFile, key: str, path: str, uuid: str, said: _Named) -> 
         elif isinstance(note, dict):
             prompt = note.get("p", _NOTHING)
             ambiguous = ambiguous or any(other != note for other in said.notes)
+        elif note is CONTRADICTION:
+            ambiguous = True
         found: bytes | Refusal = Refusal(Reason.MISSING_IMAGE)
         if ambiguous and said.members:
             found = Refusal(Reason.AMBIGUOUS_KEY)

@@ -12,9 +12,10 @@ Checksums: Meta publishes none; a list of MD5 sums that circulates with mirrors 
 Known defects: about a tenth of the pictures have no caption; captions can end in the middle of a sentence; faces and
 number plates are blurred; archives 14, 16, 17 and 19 of a mirror had damaged ends and whole pictures.
 
-A record is a member but for the masks; of a name with two pictures or captions that differ, all. Records come in the order of the archive, which is as fixed as its checksum: sorting 11 GB would
-need disk or memory for them. A damaged archive gives all that can be read, and one record for the rest. Of captions
-only those of the selected archives' pictures are looked at.
+A record is a member, unless it is known to be none, as masks are. Records come in the order of the archive, which is
+as fixed as its checksum: sorting 11 GB would need disk or memory for them. A damaged archive gives all that can be
+read, and one record for the rest. Of captions only those of the selected archives' pictures are looked at. Where two
+pictures or two captions of one name differ, nobody knows which belong together, and all are rejected.
 """
 
 import re

@@ -34,7 +34,7 @@ from microdiff.errors import SourceError
 from microdiff.formats.members import is_other, is_picture, stem
 from microdiff.formats.parquet import read_parquet
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample, not_empty, partition_keys, record
-from microdiff.formats.text import CONTRADICTION, BadTextError, captions_problem, parse_json
+from microdiff.formats.text import BadTextError, captions_problem, parse_json, without_contradictions
 from microdiff.formats.zips import Refusal, ZipMember, open_zip, read_picture, zip_members
 from microdiff.handlers import Handler
 from microdiff.storage import Source
@@ -148,7 +148,7 @@ def _record(key: str, entries: Sequence[Mapping[str, Any]], source: str, image: 
     first = entries[0]
     references, problem = first.get("reference_strs"), ""
     texts: list[object] = []
-    for value in [references] if references else [entry.get("caption_str") for entry in entries]:
+    for value in [references] if references not in (None, []) else [entry.get("caption_str") for entry in entries]:
         if isinstance(value, list):
             texts += value
         elif value is not None:
@@ -197,7 +197,7 @@ def _entries(path: Path) -> Iterator[dict[str, Any]]:
     for entry in entries if isinstance(entries, list) and entries else [None]:
         if not isinstance(entry, dict) or not isinstance(entry.get("image_id"), str) or not entry["image_id"]:
             raise SourceError(f"{path}: not TextCaps annotations; expected `data`, a list of entries with an image_id")
-        said = {name: None if value is CONTRADICTION else value for name, value in entry.items()}
+        said = without_contradictions(entry)
         yield {**said, "caption_str": [said["caption_str"]] if "caption_str" in said else None}
 
 

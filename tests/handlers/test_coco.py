@@ -393,6 +393,7 @@ def _with(name: str, value: object) -> Callable[[Any], Any]:
         (_with("images", [1]), "an image is not an object"),
         (_with("images", [{"id": 1}]), "an image has no file"),
         (_with("images", [{"id": "1", "file_name": "a.jpg"}]), "an id is not a number"),
+        (_with("images", [{"id": 1, "file_name": ""}]), "a file without a name"),
         (_with("images", [{"id": True, "file_name": "a.jpg"}]), "an id is neither"),
         (_with("images", [{"id": 1.0, "file_name": "a.jpg"}]), "an id has a point"),
         (_with("annotations", [{"image_id": "1", "caption": "x"}]), "an id is in another form"),

@@ -453,6 +453,38 @@ def test_odd_notes_do_no_harm(mini: Miniature) -> None:
     assert third.captions == ("\ud800",)
 
 
+@pytest.mark.parametrize(
+    ("note", "reason"),
+    [
+        ('{"p": null}', Reason.BAD_CAPTION),
+        ('{"p": 5}', Reason.BAD_CAPTION),
+        ('{"p": ["a"]}', Reason.BAD_CAPTION),
+        ('{"p": "a", "p": "b"}', Reason.BAD_CAPTION),
+        ('{"p": "a\\u0000"}', Reason.BAD_CAPTION),
+        ('{"p": "a"}, "a.webp": {"p": "b"}', Reason.AMBIGUOUS_KEY),
+        ('{"p": "a"}, "a.webp": {"p": "a"}', None),
+        ("{}", None),
+    ],
+)
+def test_a_prompt_that_is_no_text_is_a_rejection(mini: Miniature, note: str, reason: Reason | None) -> None:
+    mini.rows = []
+    mini.pictures = {"a.webp": b"picture a"}
+    (record,) = mini.records({**mini.pictures, "part-000007.json": f'{{"a.webp": {note}}}'.encode()})
+    assert getattr(record, "reason", None) == reason
+    if reason is None:
+        assert record.captions == (("a",) if "p" in note else ())
+
+
+def test_rows_of_one_name_that_differ_are_ambiguous(mini: Miniature) -> None:
+    mini.rows += [mini.row("a.webp", image_nsfw=0.9), mini.row("b.webp")]
+    assert outcomes(mini.records()) == [
+        ("a", Reason.AMBIGUOUS_KEY, ("prompt of a.webp",)),
+        ("a", Reason.AMBIGUOUS_KEY, ("prompt of a.webp",)),
+        ("b", b"picture b", ("prompt of b.webp",)),
+        ("b", Reason.MISSING_IMAGE, ("prompt of b.webp",)),  # the same again: becomes a duplicate_key
+    ]
+
+
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda _: b"<!DOCTYPE html>", lambda _: b""])
 def test_a_damaged_zip_is_an_error_that_names_it(mini: Miniature, damage: Any) -> None:
     mini.write()
