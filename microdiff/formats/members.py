@@ -16,7 +16,6 @@ _OTHER_FILES = re.compile(
     re.IGNORECASE,
 )
 _DOCUMENTS = re.compile(r"(readme|licen[cs]e|copying|notice|changelog)(\.(txt|md|rst|html))?", re.IGNORECASE)
-_DRIVE = re.compile(r"[A-Za-z]:/")
 
 
 @dataclass
@@ -66,7 +65,7 @@ def is_document(name: str) -> bool:
 
 def is_unsafe(name: str) -> bool:
     """Tell whether a member's path is absolute or leads out of its archive."""
-    return name.startswith("/") or _DRIVE.match(name) is not None or ".." in name.split("/")
+    return name.startswith("/") or name[1:3] == ":/" or (".." in name and ".." in name.split("/"))
 
 
 def is_picture(name: str) -> bool:

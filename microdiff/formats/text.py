@@ -16,6 +16,9 @@ _MARKS = (
 )
 
 
+_BEGINNINGS = {mark[:1] for mark, _ in _MARKS}
+
+
 class BadTextError(ValueError):
     """Bytes are no text in a known encoding, or no JSON."""
 
@@ -40,7 +43,9 @@ def decode_text(data: bytes, fallback: str | None = None) -> str:
     Raises:
         BadTextError: It cannot be decoded, or holds NUL, which texts do not: UTF-16 without a mark does.
     """
-    mark, encoding = next((pair for pair in _MARKS if data.startswith(pair[0])), (b"", "utf-8"))
+    mark, encoding = b"", "utf-8"
+    if data[:1] in _BEGINNINGS:
+        mark, encoding = next((pair for pair in _MARKS if data.startswith(pair[0])), (mark, encoding))
     try:
         text = data[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
