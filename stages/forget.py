@@ -5,33 +5,39 @@ from typing import Annotated
 
 import typer
 
-from microdiff.commands.cli import RootOption, errors_in_words, workspace_at
-from microdiff.commands.forget import Forgotten, forget, read_requests
+from microdiff.commands.cli import RootOption, echo, errors_in_words, workspace_at
+from microdiff.commands.forget import Forgotten, Request, forget, read_requests
+from microdiff.errors import ParamsError
 
 app = typer.Typer(add_completion=False)
-Keys = Annotated[Path, typer.Argument(help="File with a key per line, or dataset, key and reason between tabs.")]
+Keys = Annotated[Path | None, typer.Argument(help="File with a key per line, or dataset, key and reason between tabs.")]
+KeyOption = Annotated[list[str] | None, typer.Option("--key", help="A key, as tables and messages show it.")]
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Of lines that name none; else all are searched.")]
-Reason = Annotated[str, typer.Option("--reason", help="For lines that give none.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="For lines that give none.")]
 AllowUnknown = Annotated[bool, typer.Option("--allow-unknown", help="Also list keys that no artifact here has.")]
 
 
 @app.command(help=__doc__)
 def main(
-    keys: Keys,
+    keys: Keys = None,
+    key: KeyOption = None,
     dataset: DatasetOption = None,
-    reason: Reason = "withdrawn on request",
+    reason: ReasonOption = "withdrawn on request",
     root: RootOption = Path(),
     *,
     allow_unknown: AllowUnknown = False,
 ) -> None:
     """List the samples and say what is left to do."""
     with errors_in_words():
-        done = forget(
-            read_requests(keys, dataset, reason), workspace_at(root, "data", store=True), allow_unknown=allow_unknown
-        )
-        typer.echo("\n".join(_line(each) for each in done))
+        requests = [Request(each, dataset, reason) for each in key or ()]
+        if keys is not None:
+            requests += read_requests(keys, dataset, reason)
+        if not requests:
+            raise ParamsError("no keys: give a file of keys, or --key KEY")
+        done = forget(requests, workspace_at(root, "data", store=True), allow_unknown=allow_unknown)
+        echo("\n".join(_line(each) for each in done))
         names = " ".join(each.dataset for each in done)
-        typer.echo(f"The loader leaves them out from its next start. To take them out of the artifacts: make {names}")
+        echo(f"The loader leaves them out from its next start. To take them out of the artifacts: make {names}")
 
 
 def _line(done: Forgotten) -> str:

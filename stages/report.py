@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from microdiff.commands.cli import ParamsOption, RootOption, errors_in_words, workspace_at
+from microdiff.commands.cli import ParamsOption, RootOption, echo, errors_in_words, workspace_at
 from microdiff.commands.report import describe_batch, ledger_lines, write_html
 from microdiff.pipeline.params import dataset_names
 
@@ -21,9 +21,9 @@ def main(
     with errors_in_words():
         names, workspace = dataset_names(params), workspace_at(root, "reports")
         if first_batch:
-            typer.echo("\n".join(describe_batch(names, workspace)))
-        typer.echo("\n".join(ledger_lines(names, workspace)))
-        typer.echo(f"report: {write_html(names, workspace)}")
+            echo("\n".join(describe_batch(names, workspace)))
+        echo("\n".join(ledger_lines(names, workspace)))
+        echo(f"report: {write_html(names, workspace)}")
 
 
 if __name__ == "__main__":

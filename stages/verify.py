@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from microdiff.commands.cli import ParamsOption, RootOption, errors_in_words, workspace_at
+from microdiff.commands.cli import ParamsOption, RootOption, echo, errors_in_words, workspace_at
 from microdiff.verify.run import run
 
 app = typer.Typer(add_completion=False)
@@ -27,7 +27,7 @@ def main(
 ) -> None:
     """Verify, say what was found, and repair it if asked to."""
     with errors_in_words():
-        if not run(datasets or [], params, workspace_at(root), deep=deep, repair=repair, say=typer.echo):
+        if not run(datasets or [], params, workspace_at(root), deep=deep, repair=repair, say=echo):
             raise typer.Exit(1)
 
 

@@ -28,6 +28,7 @@ from microdiff.artifacts.raw import read_images
 from microdiff.artifacts.tables import read_rows
 from microdiff.config.settings import DownloadSettings
 from microdiff.core.ledger import Counts, Reason, add_up, check_balance
+from microdiff.core.printable import is_key
 from microdiff.core.progress import NullReporter
 from microdiff.download.raw_writer import SCHEMA, write_raw
 from microdiff.errors import SourceError
@@ -173,8 +174,7 @@ class HandlerContract:
     def test_records_are_well_formed(self, handler: Handler, source: Source) -> None:
         for record in records_of(handler, source):
             assert isinstance(record, Sample | Rejection)
-            assert record.key
-            assert not set(record.key) & set("/.\0")
+            assert is_key(record.key)
             assert isinstance(record.captions, tuple)
             assert all(isinstance(caption, str) for caption in record.captions)
             assert isinstance(record.source, str)

@@ -13,6 +13,7 @@ import typer
 
 from microdiff.core.ledger import Counts
 from microdiff.core.places import check_writable, os_error_in_words
+from microdiff.core.printable import printable
 from microdiff.errors import MicrodiffError, ParamsError
 from microdiff.pipeline.params import Params, load_params
 from microdiff.pipeline.workspace import Workspace
@@ -29,7 +30,9 @@ RootOption = Annotated[Path, typer.Option("--root", help="Folder that holds data
 def errors_in_words() -> Iterator[None]:
     """Turn what a user can act on into one to three lines and an exit code; with MICRODIFF_DEBUG=1 show tracebacks."""
     debug = os.environ.get("MICRODIFF_DEBUG") == "1"
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[handler])
     log.setLevel(logging.DEBUG if debug else logging.INFO)
     try:
         yield
@@ -44,6 +47,19 @@ def errors_in_words() -> Iterator[None]:
         if words is None:
             raise
         raise _exit(words, 1) from None
+
+
+class _Printable(logging.Formatter):
+    """Escapes what a terminal would obey: messages name keys and files of strangers."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line for a message."""
+        return printable(super().format(record))
+
+
+def echo(text: str) -> None:
+    """Print a text that may hold keys, names or captions."""
+    typer.echo(printable(text))
 
 
 def workspace_at(root: Path, *written: str, store: bool = False) -> Workspace:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from microdiff.artifacts.kinds import KINDS
 from microdiff.artifacts.mds_index import INDEX_NAME, read_index
 from microdiff.artifacts.mds_scan import MdsFile
+from microdiff.core.printable import escape_key
 from microdiff.core.withdrawn import Withdrawal, Withdrawn, picture_key, read_withdrawn, write_withdrawn
 from microdiff.errors import ParamsError
 from microdiff.pipeline.restore import restore_dataset
@@ -64,7 +65,7 @@ def read_requests(path: Path, dataset: str | None, reason: str) -> list[Request]
         ParamsError: The list is missing or empty, or is no such list.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: expected a list of keys in UTF-8, one per line ({error})") from None
     requests = []
@@ -107,9 +108,9 @@ def forget(requests: Sequence[Request], workspace: Workspace, *, allow_unknown: 
         withdrawn = read_withdrawn(workspace.withdrawn(dataset))
         result = Forgotten(dataset, workspace.withdrawn(dataset))
         entries = dict(withdrawn.entries)
-        partition_of = find(dataset, workspace, {form for each in wanted for form in (each.key, picture_key(each.key))})
+        partition_of = find(dataset, workspace, {form for request in wanted for form in _forms(request.key)})
         for request in wanted:
-            key = next((form for form in (picture_key(request.key), request.key) if form in partition_of), None)
+            key = next((form for form in _forms(request.key) if form in partition_of), None)
             if key is None and withdrawn.contains(request.key):
                 key = request.key if request.key in entries else picture_key(request.key)
             if key is None and allow_unknown and request.dataset is not None:
@@ -136,6 +137,11 @@ def forget(requests: Sequence[Request], workspace: Workspace, *, allow_unknown: 
     for result, withdrawn in lists:
         write_withdrawn(result.list_path, withdrawn)
     return [result for result, _ in lists]
+
+
+def _forms(key: str) -> tuple[str, ...]:
+    """Return what a key can mean, likeliest first; the last is for a name as its source has it."""
+    return picture_key(key), key, escape_key(key)
 
 
 def find(dataset: str, workspace: Workspace, keys: set[str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from microdiff.artifacts.kinds import KINDS
 from microdiff.core.files import read_json
+from microdiff.core.printable import printable
 from microdiff.errors import SchemaError
 from microdiff.pipeline.workspace import Workspace
 
@@ -127,7 +128,7 @@ def _captions(datasets: Sequence[str], workspace: Workspace) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
-    lines += ["<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows]
+    lines += ["<tr>" + "".join(f"<td>{escape(printable(str(cell)))}</td>" for cell in row) + "</tr>" for row in rows]
     return "<table>\n" + "\n".join(lines) + "\n</table>"
 
 

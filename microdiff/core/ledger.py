@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from microdiff.errors import RejectionError, StepError
+from microdiff.errors import RejectionError, SourceError, StepError
 
 Counts = dict[str, int]
 
@@ -41,6 +41,7 @@ class Reason(StrEnum):
 
 
 KEPT = "kept"
+OTHER_MEMBERS = "other_members"  # counts members of source archives that are known to be no records
 EXPANDED = "expanded"  # counts samples that a step made out of others: all captions of a picture instead of one
 _REASONS = tuple(reason.value for reason in Reason)
 
@@ -137,10 +138,13 @@ def check_rejected_share(
         withdrawn: How many of the source records are withdrawn.
 
     Raises:
+        SourceError: The source has no records.
         RejectionError: More than `limit` of the source records are gone, or none is left.
     """
+    if not source_records:
+        raise SourceError(f"{step} {dataset}: the source holds no records. Check datasets.{dataset}.download.")
     lost = source_records - withdrawn - counts[KEPT]
-    share = lost / source_records if source_records else 0.0
+    share = lost / source_records
     reasons = ", ".join(f"{name} {n}" for name, n in rejections(counts).items()) or "none in this step"
     if source_records > withdrawn and not counts[KEPT]:
         raise RejectionError(f"{step} {dataset}: nothing is left of {source_records} records ({reasons}).")

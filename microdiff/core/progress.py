@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from microdiff.core.printable import printable
+
 log = logging.getLogger("microdiff")
 LINE_EVERY_S = 15.0
 SAMPLES = "samples"
@@ -78,7 +80,7 @@ class LogReporter(NullReporter):
 
     def say(self, message: str) -> None:
         """Log a message."""
-        log.warning("%s", message)
+        log.warning("%s", printable(message))
 
 
 class Progress:
@@ -158,9 +160,9 @@ class Progress:
     def say(self, message: str) -> None:
         """Show a message without breaking the bar."""
         if self._bar is not None:
-            tqdm.write(message, file=sys.stderr)
+            tqdm.write(printable(message), file=sys.stderr)
         else:
-            log.warning("%s", message)
+            log.warning("%s", printable(message))
 
     def device(self, busy_s: float, idle_s: float) -> None:
         """Add up the seconds in which a device computed, and those in which it had nothing to compute."""

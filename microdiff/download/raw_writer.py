@@ -3,25 +3,28 @@
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from microdiff.artifacts.tables import table_writer
+from microdiff.artifacts.raw import read_members
+from microdiff.artifacts.tables import read_rows, table_writer
 from microdiff.config.settings import DownloadSettings
 from microdiff.core.files import digest_bytes
-from microdiff.core.ledger import KEPT, Ledger, Reason, Result
-from microdiff.core.progress import Reporter
+from microdiff.core.ledger import KEPT, Counts, Ledger, Reason, Result
+from microdiff.core.printable import is_key, one_line
+from microdiff.core.progress import NullReporter, Reporter
 from microdiff.core.withdrawn import Withdrawn
 from microdiff.formats.records import Rejection, Sample
 from microdiff.images.normalize import RefusedImage, StoredImage, store_image
 
 NO_WITHDRAWALS = Withdrawn()
+_AMBIGUOUS = RefusedImage(Reason.AMBIGUOUS_KEY)
 SCHEMA = pa.schema(
     [
-        ("key", pa.string()),
+        ("key", pa.string()),  # printable; see core.printable.escape_key
         ("status", pa.string()),  # `kept`, or a ledger.Reason
         ("captions", pa.list_(pa.string())),  # as in the source
         ("width", pa.int32()),  # of the stored picture; 0 where there is none
@@ -29,7 +32,7 @@ SCHEMA = pa.schema(
         ("original_width", pa.int32()),  # of the source's picture, upright; 0 where it is unknown
         ("original_height", pa.int32()),
         ("sha256", pa.string()),  # of the stored bytes; empty where there are none
-        ("source", pa.string()),
+        ("source", pa.string()),  # printable
         ("meta", pa.string()),  # JSON
     ]
 )
@@ -58,6 +61,8 @@ def write_raw(
     """
     ledger = Ledger()
     keys: set[str] = set()
+    ambiguous: set[str] = set()
+    kept: set[str] = set()
     with (
         tarfile.open(folder / f"{name}.tar", "w", format=tarfile.PAX_FORMAT) as tar,
         table_writer(folder / f"{name}.parquet", SCHEMA) as add_row,
@@ -71,10 +76,70 @@ def write_raw(
                 row = withdrawn_row(row)
             if isinstance(outcome, StoredImage):
                 add_picture(tar, f"{key}.{outcome.extension}", outcome.data)
+                kept.add(key)
+            if outcome == _AMBIGUOUS:
+                ambiguous.add(record.key)
             ledger.leave(row["status"])
             add_row(row)
             report.tick(1)
-    return Result(ledger.counts())
+    counts = ledger.counts()
+    if taken_back := ambiguous & kept:
+        counts = _take_back(taken_back, name, folder)
+    return Result(counts)
+
+
+def _take_back(keys: set[str], name: str, folder: Path) -> Counts:
+    """Write a partition again without pictures that were kept before another one of their key came."""
+    tar, table = (folder / f"{name}.{kind}" for kind in ("tar", "parquet"))
+    tar, table = (path.rename(path.with_name(f"{path.name}.whole")) for path in (tar, table))
+
+    def change(row: Mapping[str, Any]) -> Mapping[str, Any]:
+        gone = {"status": Reason.AMBIGUOUS_KEY.value, "sha256": "", "width": 0, "height": 0}
+        return {**row, **gone} if row["key"] in keys else row
+
+    counts = copy_raw(tar, table, name, folder, change, NullReporter())
+    tar.unlink()
+    table.unlink()
+    return counts
+
+
+def copy_raw(
+    tar: Path,
+    table: Path,
+    name: str,
+    folder: Path,
+    change: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    report: Reporter,
+) -> Counts:
+    """Write a partition from another one: some rows changed, and without the pictures of those no longer kept.
+
+    Args:
+        tar: Has the pictures.
+        table: Has the rows.
+        name: The partition's name.
+        folder: Receives `<name>.tar` and `<name>.parquet`.
+        change: Gives a row for a row.
+        report: Receives progress.
+
+    Returns:
+        The counts of the rows written.
+    """
+    ledger = Ledger()
+    kept: set[str] = set()
+    with table_writer(folder / f"{name}.parquet", SCHEMA) as add_row:
+        for row in read_rows(table, SCHEMA.names):
+            changed = change(row)
+            ledger.enter()
+            ledger.leave(changed["status"])
+            add_row(dict(changed))
+            if changed["status"] == KEPT:
+                kept.add(changed["key"])
+            report.tick(1)
+    with tarfile.open(folder / f"{name}.tar", "w", format=tarfile.PAX_FORMAT) as written:
+        for member, data in read_members(tar):
+            if member.partition(".")[0] in kept:
+                add_picture(written, member, data)
+    return ledger.counts()
 
 
 def withdrawn_row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,19 +150,26 @@ def withdrawn_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unique(wanted: str, keys: set[str]) -> str:
-    """Return a key that is not among the keys, and add it to them."""
-    key = first = _text(wanted)
-    number = 1
+    """Return a key that is not among the keys, and add it to them.
+
+    Raises:
+        ValueError: It is no key; see `microdiff.core.printable.escape_key`.
+    """
+    if not is_key(wanted):
+        raise ValueError(f"the handler gives a key that is none: {wanted!r}")
+    key, number = wanted, 1
     while key in keys:
         number += 1
-        key = f"{first}#{number}"
+        key = f"{wanted}#{number}"
     keys.add(key)
     return key
 
 
 def _judge(record: Sample | Rejection, key: str, settings: DownloadSettings) -> StoredImage | RefusedImage:
     """Return the record's picture or the reason against it."""
-    if key != _text(record.key):
+    if isinstance(record, Rejection) and record.reason is Reason.AMBIGUOUS_KEY:
+        return _AMBIGUOUS
+    if key != record.key:
         return RefusedImage(Reason.DUPLICATE_KEY)
     if isinstance(record, Rejection):
         return RefusedImage(record.reason)
@@ -114,7 +186,7 @@ def _row(record: Sample | Rejection, key: str, outcome: StoredImage | RefusedIma
         "captions": [_text(caption) for caption in record.captions],
         "original_width": outcome.original_width,
         "original_height": outcome.original_height,
-        "source": _text(record.source),
+        "source": one_line(record.source),
         "meta": _text(json.dumps(dict(record.meta), sort_keys=True, ensure_ascii=False)),
     }
     if isinstance(outcome, RefusedImage):

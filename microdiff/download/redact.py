@@ -5,24 +5,23 @@ from an earlier redaction of it, by leaving out pictures and blanking rows; wher
 source. All ways give the same bytes. Partitions without withdrawn keys keep their fingerprint: they are not touched.
 """
 
-import tarfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from microdiff.artifacts.raw import read_members
-from microdiff.artifacts.tables import read_rows, table_writer
+from microdiff.artifacts.tables import read_rows
 from microdiff.core.files import digest_file
-from microdiff.core.ledger import Ledger, Reason, Result
+from microdiff.core.ledger import OTHER_MEMBERS, Reason, Result
 from microdiff.core.progress import Reporter
 from microdiff.core.withdrawn import Withdrawn, picture_key
-from microdiff.download.raw_writer import SCHEMA, add_picture, withdrawn_row
+from microdiff.download.raw_writer import copy_raw, withdrawn_row
 from microdiff.errors import SchemaError
 from microdiff.pipeline.finder import Finder
 from microdiff.pipeline.store import Store
@@ -127,19 +126,13 @@ def redact(stored: StoredPartition, withdrawn: Withdrawn, folder: Path, report: 
     for name, path in stored.paths.items():
         if digest_file(path) != stored.files[name].sha256:
             raise SchemaError(f"{path}: damaged, its sha256 is not the recorded one. Run it again.")
-    ledger = Ledger()
-    with tarfile.open(folder / tar_name, "w", format=tarfile.PAX_FORMAT) as tar:
-        for member, data in read_members(stored.paths[tar_name]):
-            if not withdrawn.contains(member.partition(".")[0]):
-                add_picture(tar, member, data)
-    with table_writer(folder / table_name, SCHEMA) as add_row:
-        for row in read_rows(stored.paths[table_name], SCHEMA.names):
-            kept = withdrawn_row(row) if withdrawn.contains(row["key"]) else row
-            ledger.enter()
-            ledger.leave(kept["status"])
-            add_row(kept)
-            report.tick(1)
-    return Result(ledger.counts())
+
+    def change(row: Mapping[str, Any]) -> Mapping[str, Any]:
+        return withdrawn_row(row) if withdrawn.contains(row["key"]) else row
+
+    counts = copy_raw(stored.paths[tar_name], stored.paths[table_name], stored.name, folder, change, report)
+    beside = {name: number for name, number in stored.counts.items() if name == OTHER_MEMBERS}
+    return Result({**counts, **beside})
 
 
 def covered(table: Path, withdrawn: Withdrawn) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from microdiff.config.settings import DownloadSettings
 from microdiff.core.code_identity import code_identity
 from microdiff.core.deciding_code import deciding_modules
 from microdiff.core.files import scratch_folder
-from microdiff.core.ledger import Counts, Result
+from microdiff.core.ledger import OTHER_MEMBERS, Counts, Result
 from microdiff.core.progress import Progress, Reporter
 from microdiff.core.withdrawn import Withdrawn, read_withdrawn
 from microdiff.download.inventory import LostSource, SourceInventory, describe, recall, remember
@@ -178,7 +178,9 @@ def _compute(
     local = {file.path: source.fetch(file) for file in files}
     with scratch_folder(folder.parent) as scratch:
         inputs = Inputs(files=local, scratch=scratch, annotations=Annotations(table), report=report)
-        return write_raw(handler.read(partition, inputs), settings, partition.name, folder, report, withdrawn)
+        result = write_raw(handler.read(partition, inputs), settings, partition.name, folder, report, withdrawn)
+        others = {OTHER_MEMBERS: inputs.tally.other_members} if inputs.tally.other_members else {}
+        return replace(result, counts={**result.counts, **others})
 
 
 def _without(compute: Callable[..., Result], withdrawn: Withdrawn) -> Callable[[Path, Reporter], Result]:

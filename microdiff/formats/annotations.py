@@ -69,9 +69,9 @@ class Annotations:
         """Leave the connection behind."""
         return {"path": self.path}
 
-    def get(self, key: str) -> Any:
-        """Return the value of a key, its first one if it has several, or None."""
-        return next((value for _, value in self.between(key, key + "\0")), None)
+    def all_of(self, key: str) -> list[Any]:
+        """Return the values of a key in the source's order."""
+        return [value for _, value in self.between(key, key + "\0")]
 
     def between(self, first: str | None, end: str | None) -> Iterator[tuple[str, Any]]:
         """Yield the rows with `first` <= key < `end`, sorted by key, rows of one key in the source's order.

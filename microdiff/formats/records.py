@@ -1,13 +1,15 @@
 """What handlers list and yield: partitions, samples and rejections."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from microdiff.core.ledger import Reason
 from microdiff.core.progress import NullReporter, Reporter
+from microdiff.errors import SourceError
 from microdiff.formats.annotations import Annotations
+from microdiff.formats.members import Tally
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +41,14 @@ class Inputs:
         files: Local copies of the partition's files, verified, by their path in the source.
         scratch: An empty folder for whatever reading needs; removed afterwards.
         annotations: What `Handler.read_annotations` gave, as a table.
+        tally: Counts the members of archives that are known to be no records.
         report: Hears of bytes that reading itself receives, where a handler fetches more than the source's files.
     """
 
     files: Mapping[str, Path]
     scratch: Path
     annotations: Annotations = field(default_factory=Annotations)
+    tally: Tally = field(default_factory=Tally, compare=False)
     report: Reporter = field(default_factory=NullReporter, compare=False)
 
 
@@ -53,7 +57,8 @@ class Sample:
     """One picture with its captions, as the source has them.
 
     Attributes:
-        key: Unique in the dataset; without `/` and `.`, which WebDataset gives a meaning.
+        key: Unique in the dataset, printable, and without `/` and `.`, which WebDataset gives a meaning: what comes
+            from names in the source went through `core.printable.escape_key`.
         image: The encoded picture.
         captions: All of them, untouched; may be empty.
         source: Archive and member, or URL.
@@ -69,13 +74,45 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Rejection:
-    """A source record that cannot become a sample, and why. Other fields as in `Sample`."""
+    """A source record that cannot become a sample, and why. Other fields as in `Sample`.
+
+    `AMBIGUOUS_KEY` is also said of the records before it that have its key, even of samples: which caption is whose is
+    not known. `cause` in `meta` has more words, where there are some.
+    """
 
     key: str
     reason: Reason
     source: str
     captions: tuple[str, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def record(
+    image: bytes | Reason, key: str, captions: tuple[str, ...], source: str, meta: Mapping[str, Any], cause: str = ""
+) -> Sample | Rejection:
+    """Make a sample of a picture, or a rejection of a reason and its cause."""
+    if isinstance(image, bytes):
+        return Sample(key=key, image=image, captions=captions, source=source, meta=meta)
+    more = {"cause": cause} if cause else {}
+    return Rejection(key=key, reason=image, captions=captions, source=source, meta={**meta, **more})
+
+
+def not_empty(records: Iterable[Sample | Rejection], what: str) -> Iterator[Sample | Rejection]:
+    """Yield the records.
+
+    Args:
+        records: Of one partition.
+        what: Where they come from, for the message.
+
+    Raises:
+        SourceError: There are none.
+    """
+    found = False
+    for each in records:
+        found = True
+        yield each
+    if not found:
+        raise SourceError(f"{what}: holds no records: no pictures, and no captions either. Is it the right file?")
 
 
 def partition_keys(keys: Sequence[str], size: int, files: tuple[str, ...]) -> list[Partition]:

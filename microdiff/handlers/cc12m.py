@@ -24,12 +24,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from microdiff.config.settings import Problems
 from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
-from microdiff.formats.records import Inputs, Partition, Rejection, Sample
+from microdiff.formats.records import Inputs, Partition, Rejection, Sample, not_empty, record
+from microdiff.formats.text import BadTextError, is_encoding
 from microdiff.formats.url_list import Slice, partition_lines, read_slice
 from microdiff.formats.webdataset import iter_tar_samples
 from microdiff.handlers import Handler
@@ -45,11 +46,13 @@ class CC12M(Handler):
     """CC12M in one of its forms.
 
     Attributes:
-        form: What the source holds. All other settings are those of `url_list`.
+        form: What the source holds. All other settings but `fallback_encoding` are those of `url_list`.
         urls_per_partition: The list is cut into slices of so many lines.
         max_failed_share: Largest share of a partition's URLs that may fail, 0 to 1.
         timeout_s: Longest wait for a connection, and for more of an answer; a whole one may take six times as long.
         retries: Further attempts for a URL that failed.
+        fallback_encoding: Of texts in tars that have no byte order mark and are not UTF-8, such as `latin-1`; null
+            rejects them.
     """
 
     licence: ClassVar[str] = "Conceptual 12M: free for any purpose; pictures remain their owners'"
@@ -59,6 +62,7 @@ class CC12M(Handler):
     max_failed_share: float = 0.5
     timeout_s: float = 10.0
     retries: int = 1
+    fallback_encoding: str | None = None
 
     def problems(self) -> Problems:
         """Yield settings out of range."""
@@ -70,6 +74,8 @@ class CC12M(Handler):
             yield "timeout_s", f"expected more than 0, at most 3600, got {self.timeout_s}"
         if self.retries < 0:
             yield "retries", f"expected at least 0, got {self.retries}"
+        if self.fallback_encoding is not None and not is_encoding(self.fallback_encoding):
+            yield "fallback_encoding", f"expected null or an encoding such as latin-1, got {self.fallback_encoding!r}"
 
     def partitions(self, source: Source) -> Sequence[Partition]:
         """List the source's tars by the number in their names, or cut its list of URLs into slices."""
@@ -81,7 +87,7 @@ class CC12M(Handler):
         """Yield the records of a tar sorted by key, or those of a slice by line number."""
         if isinstance(partition, Slice):
             return read_slice(partition, inputs, self.max_failed_share, self.timeout_s, self.retries)
-        return _read_tar(partition, inputs)
+        return not_empty(_read_tar(partition, inputs, self.fallback_encoding), partition.files[0])
 
 
 def _tars(source: Source) -> Sequence[Partition]:
@@ -114,22 +120,25 @@ def _stated_lengths(source: Source) -> Mapping[str, int]:
         return {}
 
 
-def _read_tar(partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
+def _read_tar(partition: Partition, inputs: Inputs, fallback: str | None) -> Iterator[Sample | Rejection]:
     (tar,) = partition.files
-    for sample in iter_tar_samples(inputs.files[tar], inputs.scratch):
+    for sample in iter_tar_samples(inputs.files[tar], inputs.scratch, inputs.tally, fallback):
         said = {name: sample.document.get(name) for name in ("url", "status", "original_width", "original_height")}
-        facts: dict[str, Any] = {
-            "key": f"{partition.name}_{sample.key}",  # a sample's own key need not be unique in the dataset
-            "captions": sample.captions,
-            "source": f"{tar}/{sample.name}",
-            "meta": {**said, "key": sample.key, "orientation": sample.orientation},
-        }
-        if sample.problem is not None:
-            yield Rejection(reason=sample.problem, **facts)
-        elif sample.image is None:
-            yield Rejection(reason=Reason.MISSING_IMAGE, **facts)
-        else:
-            yield Sample(image=sample.image, **facts)
+        found: bytes | Reason = Reason.MISSING_IMAGE if sample.image is None else sample.image
+        captions: tuple[str, ...] = ()
+        cause = ""
+        try:
+            captions = sample.captions
+        except BadTextError as error:
+            found, cause = Reason.BAD_CAPTION, str(error)
+        yield record(
+            sample.problem or found,
+            key=f"{partition.name}_{sample.key}",  # a sample's own key need not be unique in the dataset
+            captions=captions,
+            source=f"{tar}/{sample.name}",
+            meta={**said, "key": sample.key, "orientation": sample.orientation},
+            cause="" if sample.problem else cause,
+        )
 
 
 HANDLER = CC12M

@@ -13,27 +13,38 @@ Captions: the prompts, by the users.
 Known defects: prompts hold URLs, markup and trailing commas; most occur with several pictures, so splitting by picture
 leaks them; some pictures occur twice, some are PNG, a few cannot be decoded, one side may be below 512 pixels.
 
-A record is a picture in a zip, or a row or a name in a JSON file without one. Key: the zip's number and the uuid.
+A record is a member of a zip, or a row or a name in a JSON file without one. Key: the zip's number and the uuid.
 """
 
-import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from zipfile import ZipFile
 
 import pyarrow as pa
 
 from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
-from microdiff.formats.archives import BadMember, LargeMember, is_picture, open_zip, read_member, read_picture, stem
+from microdiff.formats.members import Tally, is_other, stem_key
 from microdiff.formats.parquet import read_parquet, reads_per_row
-from microdiff.formats.records import Inputs, Partition, Rejection, Sample
+from microdiff.formats.records import Inputs, Partition, Rejection, Sample, not_empty, record
+from microdiff.formats.text import CONTRADICTION, BadTextError, caption_problem, parse_json
+from microdiff.formats.zips import (
+    BadMemberError,
+    LargeMemberError,
+    Refusal,
+    UnsupportedMemberError,
+    ZipMember,
+    open_zip,
+    read_member,
+    read_picture,
+    zip_members,
+)
 from microdiff.handlers import Handler
 from microdiff.storage import Source
 
@@ -51,7 +62,8 @@ _COLUMNS = pa.schema(
 _ROWS_AT_ONCE = 32768
 _MOST_READS = 100  # of each row of the metadata: sorting them all once takes as long as some 100 reads
 _SAMPLERS = re.findall(r"\w+", "ddim plms k_euler k_euler_ancestral k_heun k_dpm_2 k_dpm_2_ancestral k_lms others")
-_NOTES = {"prompt": "p", "seed": "se", "step": "st", "cfg": "c", "sampler": "sa"}
+_NOTES = {"seed": "se", "step": "st", "cfg": "c", "sampler": "sa"}
+_NOTHING = object()  # no prompt at all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,44 +95,103 @@ class DiffusionDB(Handler):
     def read_annotations(self, files: Mapping[str, Path]) -> Iterator[tuple[str, Any]]:
         """Yield the rows of the metadata by their part, where reading a part's would mean reading most of the file."""
         if _is_slow(files[_METADATA]):
-            for row in read_parquet(files[_METADATA], _COLUMNS, _ROWS_AT_ONCE):
+            for row in read_parquet(files[_METADATA], _COLUMNS, _ROWS_AT_ONCE, as_text=_DECIMALS):
                 if row["part_id"] is not None:
-                    yield _part_key(row["part_id"]), _plain(row)
+                    prompt = row["prompt"]
+                    as_hex = {"prompt": prompt.hex(), "is_hex": True} if isinstance(prompt, bytes) else {}
+                    yield _part_key(row["part_id"]), _plain(row) | as_hex
 
     def read(self, partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
         """Yield a zip's records, sorted by uuid."""
-        path = partition.files[0]
-        rows, members = defaultdict(list), defaultdict(list)
-        for row in _rows(inputs, partition.number):
-            rows[stem(row["image_name"])].append(row)
-        with open_zip(inputs.files[path]) as archive:
-            for name in sorted(filter(is_picture, archive.namelist())):
-                members[stem(name)].append(name)
-            notes = _notes(archive)
-            for uuid in sorted({*members, *rows, *notes}):
-                note = notes.get(uuid, {})
-                for member, row in list(zip_longest(members[uuid], rows[uuid])) or [(None, None)]:
-                    prompt = note.get("prompt") if row is None or row["prompt"] is None else row["prompt"]
-                    facts: dict[str, Any] = {
-                        "key": f"{partition.name}_{uuid}",
-                        "captions": () if prompt is None else (str(prompt),),
-                        "source": f"{path}/{member or uuid}",
-                        "meta": _meta(note if row is None else row),
-                    }
-                    found = Reason.MISSING_IMAGE if member is None else read_picture(archive, member)
-                    if isinstance(found, Reason):
-                        yield Rejection(reason=found, **facts)
-                    else:
-                        yield Sample(image=found, **facts)
+        return not_empty(_read(partition, inputs), partition.files[0])
+
+
+class _Named(NamedTuple):
+    """What a zip and its rows say of one file, or of all files of one uuid."""
+
+    members: list[ZipMember]
+    rows: list[dict[str, Any]]
+    notes: list[object]
+
+
+def _read(partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
+    path = partition.files[0]
+    with open_zip(inputs.files[path]) as archive:
+        files = _files(archive, _rows(inputs, partition.number), inputs.tally)
+        for key in sorted(files):
+            for said in _apart(files[key]):
+                yield from _records(archive, f"{partition.name}_{key}", path, key, said)
+
+
+def _files(archive: ZipFile, rows: Iterable[dict[str, Any]], tally: Tally) -> dict[str, dict[str, _Named]]:
+    """Return what there is of each file, by the key of its name without extension, then by its name."""
+    files: dict[str, dict[str, _Named]] = defaultdict(lambda: defaultdict(lambda: _Named([], [], [])))
+    wanted = tally.unless(is_other)
+    for member in sorted(zip_members(archive), key=lambda member: member.name):
+        name = member.path.rpartition("/")[2]
+        if member.name.lower().endswith(".json"):
+            tally.other_members += 1
+            for file, note in _notes(archive, member):
+                files[stem_key(file)][file].notes.append(note)
+        elif wanted(member.name):
+            files[stem_key(name)][name].members.append(member)
+    for row in rows:
+        files[stem_key(row["image_name"])][row["image_name"]].rows.append(row)
+    return files
+
+
+def _apart(by_name: Mapping[str, _Named]) -> list[_Named]:
+    """Tell files of one uuid apart by their whole names; a picture of which nothing is said may differ in extension."""
+    named = [by_name[name] for name in sorted(by_name)]
+    together = _Named(*(list(chain(*lists)) for lists in zip(*named, strict=True)))
+    is_said = any(each.members and (each.rows or each.notes) for each in named)
+    return named if is_said or any(len(each) > 1 for each in together) else [together]
+
+
+def _records(archive: ZipFile, key: str, path: str, uuid: str, said: _Named) -> Iterator[Sample | Rejection]:
+    """Yield a record for each picture of one name, or for each row where there are more.
+
+    Where pictures or rows of one name differ, nobody knows which row is of which picture.
+    """
+    ambiguous = any(not member.is_same(said.members[0]) for member in said.members)
+    ambiguous = ambiguous or any(row != said.rows[0] for row in said.rows)
+    note = said.notes[0] if said.notes else None
+    for number in range(max(len(said.members), len(said.rows), 1)):
+        member = said.members[number] if number < len(said.members) else None
+        row = said.rows[min(number, len(said.rows) - 1)] if said.rows else None
+        prompt: object = _NOTHING
+        if row is not None and row["prompt"] is not None:
+            prompt = row["prompt"]
+        elif isinstance(note, dict):
+            prompt = note.get("p", _NOTHING)
+            ambiguous = ambiguous or any(other != note for other in said.notes)
+        elif note is CONTRADICTION:
+            ambiguous = True
+        found: bytes | Refusal = Refusal(Reason.MISSING_IMAGE)
+        if ambiguous and said.members:
+            found = Refusal(Reason.AMBIGUOUS_KEY)
+        elif member is not None:
+            found = read_picture(archive, member)
+        if isinstance(found, bytes) and prompt is not _NOTHING and (cause := caption_problem(prompt)):
+            found = Refusal(Reason.BAD_CAPTION, cause)
+        yield record(
+            found if isinstance(found, bytes) else found.reason,
+            key=key,
+            captions=(prompt,) if isinstance(prompt, str) else (),
+            source=f"{path}/{member.name if member else uuid}",
+            meta=_meta(_facts(note) if row is None else row),
+            cause="" if isinstance(found, bytes) else found.cause,
+        )
 
 
 def _rows(inputs: Inputs, part: int) -> list[dict[str, Any]]:
     """Read a part's rows of the metadata, sorted by name."""
     path, key = inputs.files[_METADATA], _part_key(part)
     if _is_slow(path):
-        rows = [row for _, row in inputs.annotations.between(key, f"{key}\0")]
+        rows = [_unhexed(row) for _, row in inputs.annotations.between(key, f"{key}\0")]
     else:
-        rows = [_plain(row) for row in read_parquet(path, _COLUMNS, _ROWS_AT_ONCE, ("part_id", part))]
+        found = read_parquet(path, _COLUMNS, _ROWS_AT_ONCE, ("part_id", part), _DECIMALS)
+        rows = [_plain(row) for row in found]
     return sorted(rows, key=lambda row: row["image_name"])
 
 
@@ -134,33 +205,46 @@ def _part_key(part: int) -> str:
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of the metadata as JSON values."""
-    sampler = dict(enumerate(_SAMPLERS, 1)).get(row["sampler"])
-    timestamp = row["timestamp"] and f"{row['timestamp'].isoformat()}Z"
-    decimals = {name: _number(row[name] or "nan") for name in _DECIMALS}
-    return {**row, "image_name": row["image_name"] or "", "sampler": sampler, "timestamp": timestamp, **decimals}
+    """Return a row of the metadata as JSON values, but for a prompt that is not UTF-8."""
+    return {
+        **row,
+        "image_name": _text(row["image_name"]) or "",
+        "user_name": _text(row["user_name"]),
+        "sampler": dict(enumerate(_SAMPLERS, 1)).get(row["sampler"]),
+        "timestamp": row["timestamp"] and f"{row['timestamp'].isoformat()}Z",
+        **{name: _number(row[name] or "nan") for name in _DECIMALS},
+    }
 
 
-def _notes(archive: ZipFile) -> dict[str, dict[str, Any]]:
-    """Read what the zip's JSON file says, by uuid; nothing where it is missing or damaged."""
-    notes: dict[str, dict[str, Any]] = {}
-    for name in sorted(name for name in archive.namelist() if name.endswith(".json")):
-        try:
-            document = json.loads(read_member(archive, name), parse_float=_number, parse_constant=_number)
-        except (BadMember, LargeMember, ValueError, RecursionError):
-            continue
-        for file, value in document.items() if isinstance(document, dict) else ():
-            entry = value if isinstance(value, dict) else {}
-            notes[stem(file)] = {
-                name: entry[short] for name, short in _NOTES.items() if isinstance(entry.get(short), str | int | float)
-            }
-    return notes
+def _unhexed(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of the table with its prompt as the metadata have it."""
+    return {**row, "prompt": bytes.fromhex(row["prompt"])} if row.pop("is_hex", False) else row
+
+
+def _notes(archive: ZipFile, member: ZipMember) -> list[tuple[str, object]]:
+    """Read what a JSON file of the zip says of each file; nothing where it is damaged."""
+    try:
+        document = parse_json(read_member(archive, member), number=_number)
+    except (BadMemberError, UnsupportedMemberError, LargeMemberError, BadTextError):
+        return []
+    return list(document.items()) if isinstance(document, dict) else []
+
+
+def _facts(note: object) -> dict[str, Any]:
+    """Return the plain values of a note."""
+    entry = note if isinstance(note, dict) else {}
+    return {name: entry[short] for name, short in _NOTES.items() if isinstance(entry.get(short), str | int | float)}
 
 
 def _meta(facts: dict[str, Any]) -> dict[str, Any]:
     """Return everything but what the sample has elsewhere; None for what is not known."""
     elsewhere = ("image_name", "prompt", "part_id")
     return {name: facts.get(name) for name in _COLUMNS.names if name not in elsewhere}
+
+
+def _text(value: str | bytes | None) -> str | None:
+    """Return a text; one that is not UTF-8 with its bytes as `surrogateescape` has them."""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
 def _number(text: str) -> float | None:

@@ -13,20 +13,26 @@ null; prompts hold Midjourney flags (--ar 3:2) and URLs of pictures; one prompt 
 A record is a picture, or an annotation without one. Both sides are joined by path. Pictures come in the order of the
 archive, which is as fixed as its checksum and needs neither disk nor memory; then the annotations left over, by key.
 The first caption is the prompt, which is what the published pipeline uses, empty where there is none; the second is
-the description, where there is one.
+the description, where there is one. Two pictures of one name, or two lines of one picture, that differ: nobody knows
+which is right, and all are rejected.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
 
 from microdiff.core.ledger import Reason
+from microdiff.core.printable import escape_key
 from microdiff.errors import SourceError
-from microdiff.formats.archives import is_picture, read_tar_lines, salvage_tar, stem
-from microdiff.formats.records import Inputs, Partition, Rejection, Sample
+from microdiff.formats.archives import read_tar_lines, salvage_tar
+from microdiff.formats.members import is_other, normal_path, stem, stem_key
+from microdiff.formats.records import Inputs, Partition, Rejection, Sample, not_empty, record
+from microdiff.formats.repeats import Repeats
+from microdiff.formats.text import BadTextError, captions_problem, parse_json
 from microdiff.handlers import Handler
 from microdiff.storage import Source
 
@@ -85,54 +91,75 @@ class Jdb(Handler):
 
     def read(self, partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
         """Yield the archive's pictures in its order, then the partition's annotations without picture, by key."""
-        found: set[str] = set()
+        records = self._records(partition, inputs)
+        return not_empty(records, ", ".join(partition.files)) if partition.files else records
+
+    def _records(self, partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
+        pictures: set[str] = set()
         for path, local in inputs.files.items():
-            for member in salvage_tar(local, is_picture):
-                key = f"{partition.name}_{stem(member.name)}"
-                annotation = inputs.annotations.get(key)
-                facts: dict[str, Any] = {
-                    "key": key,
-                    "captions": tuple(annotation["captions"]) if annotation else (),
-                    "source": f"{path}/{member.name}",
-                }
-                found.add(key)
-                if member.problem is None:
-                    yield Sample(image=member.content, **facts)
-                else:
-                    yield Rejection(reason=member.problem, **facts)
-        for key, annotation in inputs.annotations.between(partition.first_key, partition.end_key):
-            if key in found:
-                found.remove(key)  # another annotation of the same picture is a record of its own
-                continue
-            yield Rejection(
-                key=key,
-                reason=Reason.MISSING_IMAGE,
-                captions=tuple(annotation["captions"]),
-                source=f"{_ANNOTATIONS[self.split]}#{annotation['of']}",
-            )
+            repeats = Repeats()
+            for member in salvage_tar(local, inputs.tally.unless(is_other)):
+                key = f"{partition.name}_{stem_key(member.name)}"
+                pictures.add(key)
+                said = inputs.annotations.all_of(key)
+                found: bytes | Reason = repeats.problem(key, member) or member.content
+                if isinstance(found, bytes):
+                    found = _problem(said) or found
+                captions = tuple(said[0]["captions"]) if said else ()
+                cause = said[0]["cause"] if found is Reason.BAD_CAPTION else ""
+                yield record(found, key=key, captions=captions, source=f"{path}/{member.name}", meta={}, cause=cause)
+        rows = inputs.annotations.between(partition.first_key, partition.end_key)
+        for key, group in groupby(rows, key=itemgetter(0)):
+            said = [annotation for _, annotation in group]
+            problem = _problem(said)
+            for annotation in said[key in pictures :]:  # another one of the same picture is a record of its own
+                yield Rejection(
+                    key=key,
+                    reason=problem if key in pictures and problem is not None else Reason.MISSING_IMAGE,
+                    captions=tuple(annotation["captions"]),
+                    source=f"{_ANNOTATIONS[self.split]}#{annotation['of']}",
+                )
+
+
+def _problem(said: Sequence[Mapping[str, Any]]) -> Reason | None:
+    """Return why annotations of one picture give it no captions: they differ, or are none."""
+    if any(annotation["captions"] != said[0]["captions"] for annotation in said):
+        return Reason.AMBIGUOUS_KEY
+    return Reason.BAD_CAPTION if said and said[0]["cause"] else None
 
 
 def _annotation(line: bytes, number: int) -> tuple[str, dict[str, Any]]:
-    """Return the key and what is kept of a line: its captions, and which picture or line it is `of`."""
+    """Return the key and what is kept of a line.
+
+    That are its captions, the cause for which they are none, if there is one, and which picture or line it is `of`.
+    """
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        record = None
-    path = record.get("img_path") if isinstance(record, dict) else None
+        said = parse_json(line)
+    except BadTextError:
+        said = None
+    path = said.get("img_path") if isinstance(said, dict) else None
     key = _key(path) if isinstance(path, str) else ""
     if not key:
-        return f"line_{number:09d}", {"of": f"line {number}", "captions": []}
-    prompt, task = record.get("prompt"), record.get("Task2")
+        return f"line_{number:09d}", {"of": f"line {number}", "captions": [], "cause": ""}
+    prompt, task = said.get("prompt", ""), said.get("Task2")
     caption = task.get("Caption") if isinstance(task, dict) else None
-    captions = [prompt if isinstance(prompt, str) else ""]
-    captions += [caption] if isinstance(caption, str) and caption.strip() else []
-    return key, {"of": path, "captions": captions}
+    if prompt is None and caption is not None:
+        prompt = ""  # there is no prompt, but a description
+    cause = captions_problem([prompt] if caption is None else [prompt, caption])
+    if not isinstance(task, dict | None):
+        cause = f"Task2: expected an object, got {type(task).__name__}"
+    captions = [] if cause else [prompt, *([caption] if caption and caption.strip() else [])]
+    return key, {"of": path, "captions": captions, "cause": cause}
 
 
 def _key(path: str) -> str:
-    """Return `000_<uuid>` for `./000/<uuid>.jpg`."""
-    folder, _, name = path.removeprefix("./").rpartition("/")
-    return re.sub(r"[/.\0]", "_", f"{folder}/{stem(name)}" if folder else stem(name))
+    """Return `000_<uuid>` for `./000/<uuid>.jpg`; other folders, or none, give keys that no archive's pictures have."""
+    folder, _, name = normal_path(path).rpartition("/")
+    if not stem(name):
+        return ""
+    if re.fullmatch(r"[0-9]{3}", folder):
+        return f"{folder}_{stem_key(name)}"
+    return escape_key(f"{folder}/{stem(name)}")
 
 
 HANDLER = Jdb

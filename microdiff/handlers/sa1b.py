@@ -12,9 +12,10 @@ Checksums: Meta publishes none; a list of MD5 sums that circulates with mirrors 
 Known defects: about a tenth of the pictures have no caption; captions can end in the middle of a sentence; faces and
 number plates are blurred; archives 14, 16, 17 and 19 of a mirror had damaged ends and whole pictures.
 
-A record is a picture. Records come in the order of the archive, which is as fixed as its checksum: sorting 11 GB would
-need disk or memory for them. A damaged archive gives all that can be read, and one record for the rest. Of captions
-only those of the selected archives' pictures are looked at.
+A record is a member, unless it is known to be none, as masks are. Records come in the order of the archive, which is
+as fixed as its checksum: sorting 11 GB would need disk or memory for them. A damaged archive gives all that can be
+read, and one record for the rest. Of captions only those of the selected archives' pictures are looked at. Where two
+pictures or two captions of one name differ, nobody knows which belong together, and all are rejected.
 """
 
 import re
@@ -25,9 +26,13 @@ from typing import Any, ClassVar
 
 from microdiff.config.roots import Root
 from microdiff.config.settings import Problems
+from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
-from microdiff.formats.archives import is_picture, read_tar, salvage_tar, stem
-from microdiff.formats.records import Inputs, Partition, Rejection, Sample
+from microdiff.formats.archives import read_tar, salvage_tar
+from microdiff.formats.members import is_other, stem, stem_key
+from microdiff.formats.records import Inputs, Partition, Rejection, Sample, not_empty, record
+from microdiff.formats.repeats import Repeats
+from microdiff.formats.text import BadTextError, decode_text, is_encoding
 from microdiff.handlers import Handler
 from microdiff.storage import Source
 
@@ -44,6 +49,8 @@ class Sa1b(Handler):
         captions_source: Root where the captions are.
         captions_file: Their archive below it.
         md5: MD5 sums of archives by name; others are identified by what the source says.
+        fallback_encoding: Of captions that have no byte order mark and are not UTF-8, such as `latin-1`; null rejects
+            them.
     """
 
     licence: ClassVar[str] = "SA-1B Dataset Research License; captions openrail"
@@ -51,6 +58,7 @@ class Sa1b(Handler):
     captions_source: Root
     captions_file: str
     md5: Mapping[str, str] = field(default_factory=dict)
+    fallback_encoding: str | None = None
 
     def problems(self) -> Problems:
         """Yield settings out of range."""
@@ -61,6 +69,8 @@ class Sa1b(Handler):
                 yield f"md5.{name}", "is no archive such as sa_000000.tar"
             elif not _MD5.fullmatch(digest):
                 yield f"md5.{name}", f"expected 32 hexadecimal digits, got {digest!r}"
+        if self.fallback_encoding is not None and not is_encoding(self.fallback_encoding):
+            yield "fallback_encoding", f"expected null or an encoding such as latin-1, got {self.fallback_encoding!r}"
 
     def partitions(self, source: Source) -> Sequence[Partition]:
         """List the archives by number, in whatever order the source has them."""
@@ -82,31 +92,52 @@ class Sa1b(Handler):
         return (self.captions_file,)
 
     def read_annotations(self, files: Mapping[str, Path]) -> Iterator[tuple[str, Any]]:
-        """Yield captions by the name of their picture, `sa_1`."""
+        """Yield captions by the key of their picture, `sa_1`: a text, or why it is none."""
         for path in files.values():
             found = False
-            for member in read_tar(path, lambda name: name.endswith(".txt") and stem(name) != "", _MAX_CAPTION_BYTES):
+            for member in read_tar(path, _is_caption, _MAX_CAPTION_BYTES):
                 if member.problem is None:  # or else the picture is counted as one without caption
                     found = True
-                    yield stem(member.name), member.content.decode("utf-8", "replace")
+                    yield stem_key(member.name), _caption(member.content, self.fallback_encoding)
             if not found:
                 raise SourceError(f"{path}: holds no captions such as sa_1.txt")
 
     def read(self, partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
         """Yield the archive's pictures in its order."""
-        for path, local in inputs.files.items():
-            for member in salvage_tar(local, is_picture):
-                key = stem(member.name)
-                caption = inputs.annotations.get(key)
-                facts: dict[str, Any] = {
-                    "key": key,
-                    "captions": () if caption is None else (caption,),
-                    "source": f"{path}/{member.name}",
-                }
-                if member.problem is None:
-                    yield Sample(image=member.content, **facts)
-                else:
-                    yield Rejection(reason=member.problem, **facts)
+        return not_empty(_read(inputs), ", ".join(partition.files))
+
+
+def _read(inputs: Inputs) -> Iterator[Sample | Rejection]:
+    for path, local in inputs.files.items():
+        repeats = Repeats()
+        for member in salvage_tar(local, inputs.tally.unless(_is_no_picture)):
+            key = stem_key(member.name)
+            said = inputs.annotations.all_of(key)
+            captions = tuple(dict.fromkeys(text for text in said if isinstance(text, str)))
+            causes = [value["cause"] for value in said if not isinstance(value, str)]
+            found: bytes | Reason = repeats.problem(key, member) or member.content
+            if isinstance(found, bytes) and causes:
+                found = Reason.BAD_CAPTION
+            elif isinstance(found, bytes) and len(captions) > 1:
+                found = Reason.AMBIGUOUS_KEY
+            cause = causes[0] if found is Reason.BAD_CAPTION else ""
+            yield record(found, key=key, captions=captions, source=f"{path}/{member.name}", meta={}, cause=cause)
+
+
+def _caption(data: bytes, fallback: str | None) -> str | dict[str, str]:
+    try:
+        return decode_text(data, fallback)
+    except BadTextError as error:
+        return {"cause": str(error)}
+
+
+def _is_caption(name: str) -> bool:
+    return name.endswith(".txt") and stem(name) != ""
+
+
+def _is_no_picture(name: str) -> bool:
+    """Tell whether a member is a file of masks, or any of what archives have besides."""
+    return name.lower().endswith(".json") or is_other(name)
 
 
 HANDLER = Sa1b

@@ -16,9 +16,9 @@ than another; `clean.caption` chooses. The published pipeline trains on both spl
 Known defects: pictures that lie on their side and say so in EXIF; dead Flickr URLs; TextVQA has the same pictures.
 """
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -29,16 +29,21 @@ import pyarrow as pa
 
 from microdiff.config.settings import Problems
 from microdiff.core.ledger import Reason
+from microdiff.core.printable import escape_key
 from microdiff.errors import SourceError
-from microdiff.formats.archives import is_picture, open_zip, read_picture, stem
+from microdiff.formats.members import is_other, is_picture, stem
 from microdiff.formats.parquet import read_parquet
-from microdiff.formats.records import Inputs, Partition, Rejection, Sample, partition_keys
+from microdiff.formats.records import Inputs, Partition, Rejection, Sample, not_empty, partition_keys, record
+from microdiff.formats.text import BadTextError, captions_problem, parse_json, without_contradictions
+from microdiff.formats.zips import Refusal, ZipMember, open_zip, read_picture, zip_members
 from microdiff.handlers import Handler
 from microdiff.storage import Source
+from microdiff.storage.fetched_source import remedy
 
 _FILE = re.compile(r"data/([a-z]+)-([0-9]+)-of-([0-9]+)\.parquet")
 _JSON = "data/textcaps/TextCaps_0.1_{}.json"
 _ZIP = "images/train_val_images.zip"
+_FOLDER = "train_images"  # of the zip, for both splits
 _META = ("image_id", "set_name", "flickr_original_url", "flickr_300k_url")
 _LISTS = ("image_classes", "caption_str", "reference_strs")  # in JSON, caption_str is one
 _COLUMNS = pa.schema(
@@ -90,11 +95,12 @@ class TextCaps(Handler):
         """Yield the entries of captions, by the key of the picture."""
         for split in self.splits if files else ():
             for entry in _entries(files[_JSON.format(split)]):
-                yield f"{split}_{stem(entry['image_id'])}", entry
+                yield f"{split}_{escape_key(entry['image_id'])}", entry
 
     def read(self, partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
         """Yield a partition's records: in the order of rows, or sorted by key."""
-        return _read_zip(partition, inputs) if self.form == "zip" else _read_parquet(partition, inputs)
+        records = _read_zip(partition, inputs) if self.form == "zip" else _read_parquet(partition, inputs)
+        return not_empty(records, partition.files[0])
 
 
 def _read_parquet(partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
@@ -102,29 +108,73 @@ def _read_parquet(partition: Partition, inputs: Inputs) -> Iterator[Sample | Rej
     split = stem(path).partition("-")[0]
     for number, row in enumerate(read_parquet(inputs.files[path], _COLUMNS, _ROWS_AT_ONCE)):
         image = (row["image"] or {}).get("bytes")
-        found = Reason.MISSING_IMAGE if image is None else image
-        yield _record(f"{split}_{stem(row['image_id'] or '')}", [row], f"{path}#{number}", found)
+        found = Refusal(Reason.MISSING_IMAGE) if image is None else image
+        yield _record(f"{split}_{escape_key(_text(row['image_id']) or '')}", [row], f"{path}#{number}", found)
 
 
 def _read_zip(partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
     with open_zip(inputs.files[_ZIP]) as archive:
-        members = {stem(name): name for name in sorted(archive.namelist(), reverse=True) if is_picture(name)}
+        every = zip_members(archive)
+        members = _by_id(every)
+        if partition.first_key is None:  # all slices see all members
+            named = {entry["image_id"] for _, entry in inputs.annotations.between(None, None)}
+            inputs.tally.other_members += len(every) - sum(len(members.get(image_id, ())) for image_id in named)
         rows = inputs.annotations.between(partition.first_key, partition.end_key)
         for key, group in groupby(rows, key=itemgetter(0)):
             entries = [entry for _, entry in group]
-            member = members.get(stem(entries[0]["image_id"]))
-            found = Reason.MISSING_IMAGE if member is None else read_picture(archive, member)
-            yield _record(key, entries, f"{_ZIP}/{member or key}", found)
+            found = members.get(entries[0]["image_id"], [])
+            picture: bytes | Refusal = Refusal(Reason.MISSING_IMAGE)
+            if found:
+                picture = read_picture(archive, found[0])
+            if any(not member.is_same(found[0]) for member in found):
+                picture = Refusal(Reason.AMBIGUOUS_KEY)
+            yield _record(key, entries, f"{_ZIP}/{found[0].name if found else key}", picture)
+            for member in found[1:]:  # either the same once more, or ambiguous
+                yield _record(key, entries, f"{_ZIP}/{member.name}", picture)
 
 
-def _record(key: str, entries: Sequence[Mapping[str, Any]], source: str, image: bytes | Reason) -> Sample | Rejection:
+def _by_id(members: Iterable[ZipMember]) -> dict[str, list[ZipMember]]:
+    """Return the pictures that each id may mean: those in the folder that the original has, else all others."""
+    usual: dict[str, list[ZipMember]] = defaultdict(list)
+    others: dict[str, list[ZipMember]] = defaultdict(list)
+    for member in members:
+        folder, _, name = member.path.rpartition("/")
+        number, point, _ = name.rpartition(".")
+        if not is_other(member.name) and (is_picture(name) or not point):
+            (usual if folder == _FOLDER else others)[number if point else name].append(member)
+    return {**others, **usual}
+
+
+def _record(key: str, entries: Sequence[Mapping[str, Any]], source: str, image: bytes | Refusal) -> Sample | Rejection:
     """Make a record of what one row, or several entries, say of a picture."""
     first = entries[0]
-    texts = first.get("reference_strs") or [text for entry in entries for text in entry["caption_str"] or ()]
-    captions = tuple(text for text in texts if isinstance(text, str))
-    meta = {name: first.get(name) for name in (*_META, "image_classes")}
-    facts: dict[str, Any] = {"key": key, "captions": captions, "source": source, "meta": meta}
-    return Rejection(reason=image, **facts) if isinstance(image, Reason) else Sample(image=image, **facts)
+    references, problem = first.get("reference_strs"), ""
+    texts: list[object] = []
+    for value in [references] if references not in (None, []) else [entry.get("caption_str") for entry in entries]:
+        if isinstance(value, list):
+            texts += value
+        elif value is not None:
+            problem = f"expected a list of captions, got {type(value).__name__}"
+    problem = problem or captions_problem(texts)
+    if isinstance(image, bytes) and problem:
+        image = Refusal(Reason.BAD_CAPTION, problem)
+    classes = first.get("image_classes")
+    return record(
+        image if isinstance(image, bytes) else image.reason,
+        key=key,
+        captions=tuple(text for text in texts if isinstance(text, str)),
+        source=source,
+        meta={name: _text(first.get(name)) for name in _META}
+        | {"image_classes": [_text(each) for each in classes] if isinstance(classes, list) else None},
+        cause="" if isinstance(image, bytes) else image.cause,
+    )
+
+
+def _text(value: object) -> str | None:
+    """Return a text; one that is not UTF-8 with its bytes as `surrogateescape` has them; of another type, none."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return value if isinstance(value, str) else None
 
 
 def _files(source: Source, split: str) -> list[str]:
@@ -140,16 +190,17 @@ def _files(source: Source, split: str) -> list[str]:
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:
     """Read a JSON file: an entry per caption. What is not needed, most of it, is dropped as soon as it is read."""
-    needed = ("data", *_META, *_LISTS)
+    needed = frozenset(("data", *_META, *_LISTS))
     try:
-        document = json.loads(path.read_bytes(), object_hook=lambda item: {k: item[k] for k in needed if k in item})
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path}: not TextCaps annotations ({error}). Remove it and run again.") from error
+        document = parse_json(path.read_bytes(), keep=needed)
+    except BadTextError as error:
+        raise SourceError(f"{path}: not TextCaps annotations ({error}). {remedy(path)}") from error
     entries = document.get("data") if isinstance(document, dict) else None
     for entry in entries if isinstance(entries, list) and entries else [None]:
-        if not isinstance(entry, dict) or not isinstance(entry.get("image_id"), str):
+        if not isinstance(entry, dict) or not isinstance(entry.get("image_id"), str) or not entry["image_id"]:
             raise SourceError(f"{path}: not TextCaps annotations; expected `data`, a list of entries with an image_id")
-        yield {**entry, "caption_str": [entry.get("caption_str")]}
+        said = without_contradictions(entry)
+        yield {**said, "caption_str": [said["caption_str"]] if "caption_str" in said else None}
 
 
 HANDLER = TextCaps

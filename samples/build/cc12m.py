@@ -12,7 +12,7 @@ A source record is what has a key of its own:
               undecodable           1     000050003 (truncated)
               missing_image         1     000050006 (.json and .txt only)
               empty_caption         1     000050008
-              missing_caption       1     000060000 (no .txt, none in the .json)
+              bad_caption           1     000060000 (no .txt, null in the .json)
 
 Kept, but in need of care:
 
@@ -168,7 +168,7 @@ RECORDS = (
         key=60000,
         view=View(photo="brick", size=(300, 300), form="gray"),
         caption=None,
-        fate="missing_caption",
+        fate="bad_caption",
         original=(300, 300),
     ),
     Record(

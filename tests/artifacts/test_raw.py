@@ -129,13 +129,35 @@ def test_captions_are_judged_together_and_stored_untouched(
 
 def test_what_utf8_cannot_hold_becomes_a_question_mark(tmp_path: Path) -> None:
     half = "\ud83d"  # JSON files hold such halves
-    records = [sample(f"a{half}", f"a {half} cat", "\U0001f431", meta={half: half}), sample("a?", "the same key now")]
-    counts, rows = written(records, tmp_path)
-    assert counts == {"in": 2, "kept": 1, "duplicate_key": 1}
-    assert rows[0]["key"] == "a?"
+    _, rows = written([sample("a", f"a {half} cat", "\U0001f431", meta={half: half})], tmp_path)
     assert rows[0]["captions"] == ["a ? cat", "\U0001f431"]
-    assert rows[0]["source"] == "a.zip/a?.png"
     assert json.loads(str(rows[0]["meta"])) == {"?": "?"}
+
+
+@pytest.mark.parametrize("key", ["", "a/b", "a.b", "a\n", "a\t", "\x1b[31m", "a\ud83d", "\u202ea"])
+def test_a_key_that_is_none_is_a_fault_of_the_handler(key: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the handler gives a key that is none"):
+        written([sample(key, "a cat")], tmp_path)
+
+
+def ambiguous(key: str) -> Rejection:
+    return Rejection(key=key, reason=Reason.AMBIGUOUS_KEY, source="a.zip/again.png", captions=("a dog",))
+
+
+def test_what_turns_out_to_be_ambiguous_is_taken_back(tmp_path: Path) -> None:
+    records = [sample("a", "a cat"), sample("b", "a bird"), ambiguous("a"), sample("a", "a cat"), sample("c", "a cow")]
+    counts, rows = written(records, tmp_path)
+    assert counts == {"in": 5, "kept": 2, "ambiguous_key": 2, "duplicate_key": 1}
+    assert [(row["key"], row["status"], row["sha256"] == "") for row in rows] == [
+        ("a", "ambiguous_key", True),
+        ("b", "kept", False),
+        ("a#2", "ambiguous_key", True),
+        ("a#3", "duplicate_key", True),
+        ("c", "kept", False),
+    ]
+    assert (rows[0]["width"], rows[0]["captions"]) == (0, ["a cat"])
+    assert [image.key for image in read_images(tmp_path / "p.tar")] == ["b", "c"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.parquet", "p.tar"]
 
 
 @pytest.mark.parametrize("key", ["x" * 150, "日本語" * 50], ids=["long", "long and not ASCII"])

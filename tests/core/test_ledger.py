@@ -1,7 +1,7 @@
 import pytest
 
 from microdiff.core.ledger import Ledger, Reason, add_up, check_balance, check_rejected_share, metrics, rejections
-from microdiff.errors import RejectionError, StepError
+from microdiff.errors import RejectionError, SourceError, StepError
 
 
 def test_counts_name_every_reason_that_occurred() -> None:
@@ -70,7 +70,11 @@ def test_withdrawn_samples_neither_use_up_the_limit_nor_empty_a_dataset() -> Non
     check_rejected_share("coco", "download", 3, {"in": 3, "kept": 0, "withdrawn": 3}, 0.0, 3)
     with pytest.raises(RejectionError, match="nothing is left of 3"):
         check_rejected_share("coco", "download", 3, {"in": 3, "kept": 0, "withdrawn": 2, "nsfw": 1}, 1.0, 2)
-    check_rejected_share("coco", "download", 0, {"in": 0, "kept": 0}, 0.0)
+
+
+def test_a_source_without_records_is_an_error() -> None:
+    with pytest.raises(SourceError, match="download coco: the source holds no records"):
+        check_rejected_share("coco", "download", 0, {"in": 0, "kept": 0}, 1.0)
 
 
 def test_samples_made_of_others_did_not_come_from_the_step_before() -> None:

@@ -80,7 +80,7 @@ class Shelf:
             path: path for path in partition.files
         }
         assert inputs.scratch.is_dir()
-        assert inputs.annotations.get("a") == "of a"
+        assert inputs.annotations.all_of("a") == ["of a"]
         self.log.append(f"read {partition.name}")
         yield from self.records[partition.name]
 

@@ -32,20 +32,20 @@ def table(rows: Rows, folder: Path) -> Annotations:
 def test_values_come_back_as_they_were(tmp_path: Path) -> None:
     values = ["text", "", None, 0, 1.5, True, [], {"a": [1, None]}, "grün 絵 \0", "half \ud83d"]
     annotations = table([(str(number), value) for number, value in enumerate(values)], tmp_path)
-    assert [annotations.get(str(number)) for number in range(len(values))] == values
+    assert [annotations.all_of(str(number)) for number in range(len(values))] == [[value] for value in values]
     assert list(annotations.between(None, None)) == [(str(number), value) for number, value in enumerate(values)]
 
 
 def test_a_key_is_found_whole(tmp_path: Path) -> None:
     keys = ["sa_1", "sa_10", "sa_1\0", "", "sa", "絵", "\ud83d", "sa_1%", "SA_1"]
     annotations = table([(key, key) for key in keys], tmp_path)
-    assert [annotations.get(key) for key in keys] == keys
-    assert [annotations.get(key) for key in ("sa_", "sa_2", "sa_1\0\0", "\U0001f600")] == [None] * 4
+    assert [annotations.all_of(key) for key in keys] == [[key] for key in keys]
+    assert [annotations.all_of(key) for key in ("sa_", "sa_2", "sa_1\0\0", "\U0001f600")] == [[]] * 4
 
 
-def test_of_several_rows_with_one_key_the_first_counts_and_all_are_there(tmp_path: Path) -> None:
+def test_several_rows_with_one_key_are_all_there(tmp_path: Path) -> None:
     annotations = table([("b", 3), ("a", 2), ("b", 1), ("a", None), ("b", 2)], tmp_path)
-    assert annotations.get("b") == 3
+    assert annotations.all_of("b") == [3, 1, 2]
     assert list(annotations.between(None, None)) == [("a", 2), ("a", None), ("b", 3), ("b", 1), ("b", 2)]
 
 
@@ -62,14 +62,14 @@ def test_rows_come_sorted_by_key(order: int, tmp_path: Path) -> None:
 
 def test_a_table_without_rows_or_file_is_empty(tmp_path: Path) -> None:
     for annotations in (table([], tmp_path), Annotations()):
-        assert annotations.get("a") is None
+        assert annotations.all_of("a") == []
         assert list(annotations.between(None, None)) == []
 
 
 def test_a_value_can_be_looked_up_while_others_are_being_read(tmp_path: Path) -> None:
     annotations = table([(f"{number:04d}", number) for number in range(1000)], tmp_path)
     rows = annotations.between(None, None)
-    assert [(next(rows)[1], annotations.get(f"{number:04d}")) for number in range(1000)] == [
+    assert [(next(rows)[1], annotations.all_of(f"{number:04d}")[0]) for number in range(1000)] == [
         (i, i) for i in range(1000)
     ]
 
@@ -78,23 +78,23 @@ def test_a_table_travels_to_another_process_as_its_path(tmp_path: Path) -> None:
     folder = tmp_path / "50 % of? #1 ü"
     folder.mkdir()
     annotations = table([("a", 1)], folder)
-    assert annotations.get("a") == 1
+    assert annotations.all_of("a") == [1]
     copy = pickle.loads(pickle.dumps(annotations))  # noqa: S301 - our own
     assert copy == annotations
-    assert copy.get("a") == 1
+    assert copy.all_of("a") == [1]
 
 
 def test_keys_that_are_no_unicode_are_kept_apart(tmp_path: Path) -> None:
     rows = [("a?", 1), ("a\ud800", 2), ("a\udfff", 3), ("a\ufffd", 4)]
     annotations = table(rows, tmp_path)
-    assert [annotations.get(key) for key, _ in rows] == [1, 2, 3, 4]
+    assert [annotations.all_of(key) for key, _ in rows] == [[1], [2], [3], [4]]
     assert list(annotations.between(None, None)) == rows
 
 
 def test_a_table_is_only_read(tmp_path: Path) -> None:
     annotations = table([("a", 1)], tmp_path)
     before = annotations.path and annotations.path.read_bytes()
-    assert annotations.get("a") == 1
+    assert annotations.all_of("a") == [1]
     assert [path.name for path in tmp_path.iterdir()] == ["annotations.sqlite"]  # no journal either
     assert annotations.path
     assert annotations.path.read_bytes() == before

@@ -139,10 +139,75 @@ def test_damage_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     assert failures > len(broken) // 3
 
 
-def test_text_that_is_not_unicode_is_an_error(tmp_path: Path) -> None:
+def test_text_that_is_not_unicode_comes_as_bytes(tmp_path: Path) -> None:
     path = write(tmp_path, compression="none", use_dictionary=False, write_statistics=False)
     path.write_bytes(path.read_bytes().replace(b"text 5", b"text \xff"))
-    with pytest.raises(SourceError, match=r"a\.parquet: "):
+    assert [row["text"] for row in read_parquet(path, COLUMNS, 5)][4:7] == ["text 4", b"text \xff", "text 6"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.large_string()),
+        pa.large_list(pa.string()),
+        pa.list_(pa.string(), 1),
+        pa.list_(pa.dictionary(pa.int8(), pa.string())),
+    ],
+    ids=str,
+)
+def test_lists_of_text_of_any_kind_will_do(tmp_path: Path, kind: pa.DataType) -> None:
+    path = write(tmp_path, pa.table({"texts": pa.array([["a"], ["é"]]).cast(kind)}))
+    rows = list(read_parquet(path, pa.schema({"texts": pa.list_(pa.string())}), 5))
+    assert rows == [{"texts": ["a"]}, {"texts": ["é"]}]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([1, 2]),
+        pa.array([1.5, 2.0]),
+        pa.array([True, False]),
+        pa.array([b"a", b"b"]),
+        pa.array([["a"], ["b"]]),
+        pa.array([{"a": "b"}] * 2),
+        pa.array([1, 2]).dictionary_encode(),
+        pa.array([0, 1], pa.timestamp("s")),
+    ],
+    ids=lambda values: str(values.type),
+)
+def test_a_text_column_of_another_type_is_refused_in_words(tmp_path: Path, values: pa.Array) -> None:
+    path = write(tmp_path, pa.table({"part": [1, 2], "text": values}))
+    with pytest.raises(
+        SourceError, match=r"a\.parquet: a column is not of the type expected: text is .*expected string"
+    ):
+        list(read_parquet(path, COLUMNS, 5))
+
+
+@pytest.mark.parametrize(
+    "values", [pa.array([[1]]), pa.array([[b"a"]]), pa.array(["a"]), pa.array([[["a"]]])], ids=lambda v: str(v.type)
+)
+def test_a_list_of_something_else_is_refused_in_words(tmp_path: Path, values: pa.Array) -> None:
+    path = write(tmp_path, pa.table({"texts": values}))
+    with pytest.raises(SourceError, match=r"texts is .*, expected list<item: string>"):
+        list(read_parquet(path, pa.schema({"texts": pa.list_(pa.string())}), 5))
+
+
+def test_numbers_become_text_only_where_they_may(tmp_path: Path) -> None:
+    path = write(tmp_path, pa.table({"x": pa.array([0.2, None], pa.float32())}))
+    columns = pa.schema({"x": pa.string()})
+    assert [row["x"] for row in read_parquet(path, columns, 5, as_text=("x",))] == ["0.2", None]
+    with pytest.raises(SourceError, match="x is float, expected string"):
+        list(read_parquet(path, columns, 5))
+
+
+def test_what_to_do_depends_on_whose_the_file_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"<html>")
+    with pytest.raises(SourceError, match=r"Put a whole one in its place and run again\.") as caught:
+        list(read_parquet(path, COLUMNS, 5))
+    assert "emove it" not in str(caught.value)
+    (tmp_path / "a.parquet.fetched").touch()  # as a fetched copy has it
+    with pytest.raises(SourceError, match=r"It is a copy: remove it and run again\."):
         list(read_parquet(path, COLUMNS, 5))
 
 

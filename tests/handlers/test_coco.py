@@ -4,6 +4,7 @@ import io
 import json
 import random
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +19,9 @@ from microdiff.core.files import digest_bytes
 from microdiff.core.ledger import Counts, Reason
 from microdiff.download.raw_writer import SCHEMA
 from microdiff.errors import SourceError
-from microdiff.formats import archives
-from microdiff.formats.archives import read_member
+from microdiff.formats import zips
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample
+from microdiff.formats.zips import read_member
 from microdiff.handlers import Handler
 from microdiff.handlers.coco import Coco
 from microdiff.storage.opening import open_source
@@ -225,9 +226,20 @@ def test_captions_of_one_picture_keep_the_order_of_the_file(mini: Miniature) -> 
         {"image_id": 2, "id": 30, "caption": " Second\n"},
         {"image_id": 1, "id": 9, "caption": "other"},
         {"image_id": 2, "id": 10, "caption": "first by id"},
-        {"image_id": 2, "id": 20, "caption": None},
+        {"image_id": 2, "id": 20, "caption": ""},
     ]
     assert mini.records()[1].captions == (" Second\n", "first by id", "")
+
+
+@pytest.mark.parametrize("caption", [None, 5, 1.5, True, ["list", "of"], {"a": "b"}, "a\0b", "absent"])
+def test_a_caption_that_is_no_text_is_a_rejection(mini: Miniature, caption: object) -> None:
+    entry = {"image_id": 2} if caption == "absent" else {"image_id": 2, "caption": caption}
+    mini.document["annotations"].append(entry)
+    record = mini.records()[1]
+    assert isinstance(record, Rejection)
+    assert record.reason == Reason.BAD_CAPTION
+    assert record.captions[0] == "caption 2"
+    assert "['list" not in "".join(record.captions)
 
 
 @pytest.mark.parametrize("size", [1, 2, 1000])
@@ -240,23 +252,104 @@ def test_what_only_one_side_names_is_a_record_too(mini: Miniature, size: int) ->
     assert [(record.key, record.source.removeprefix(ZIP), record.captions) for record in records] == [
         ("0", "/0.jpg", ()),
         ("a", "/val2014/a.jpg", ("caption 1",)),
-        ("a", "/elsewhere/a.jpg", ()),
         ("a0", "/val2014/a0.jpg", ()),
         ("annotation_000000000077", f"{ANNOTATIONS}#77", ("orphan",)),
         ("b", "/val2014/b.jpg", ("caption 2",)),
-        ("b_x", "/val2014/b.x.jpg", ()),
+        ("b%2Ex", "/val2014/b.x.jpg", ()),
         ("c", f"{ANNOTATIONS}#3", ("caption 3",)),
+        ("elsewhere%2Fa", "/elsewhere/a.jpg", ()),
     ]
     assert [record.key for record in records if isinstance(record, Rejection)] == ["annotation_000000000077", "c"]
 
 
-def test_entries_that_share_a_file_are_all_records_by_id(mini: Miniature) -> None:
+def reasons(records: list[Record]) -> list[tuple[str, Reason | None, tuple[str, ...]]]:
+    return [
+        (record.key, record.reason if isinstance(record, Rejection) else None, record.captions) for record in records
+    ]
+
+
+def test_entries_that_share_a_file_are_ambiguous(mini: Miniature) -> None:
     mini.document["images"].insert(0, {"id": 9, "file_name": "a.jpg"})
     mini.document["annotations"].append({"image_id": 9, "caption": "caption 9"})
-    assert [(record.key, record.captions) for record in mini.records()][:3] == [
-        ("a", ("caption 1",)),
-        ("a", ("caption 9",)),
-        ("b", ("caption 2",)),
+    assert reasons(mini.records())[:3] == [
+        ("a", Reason.AMBIGUOUS_KEY, ("caption 1",)),
+        ("a", Reason.AMBIGUOUS_KEY, ("caption 9",)),
+        ("b", None, ("caption 2",)),
+    ]
+
+
+def test_a_file_is_of_the_entry_whose_id_is_in_its_name(mini: Miniature) -> None:
+    mini.document["images"] = [{"id": number, "file_name": "COCO_000000000007.jpg"} for number in (9, 7, 3)]
+    mini.document["annotations"] = [{"image_id": number, "caption": f"caption {number}"} for number in (3, 7, 9)]
+    mini.pictures = {"val2014/COCO_000000000007.jpg": b"seven"}
+    assert reasons(mini.records()) == [  # the second and third become duplicate_key
+        ("COCO_000000000007", None, (f"caption {number}",)) for number in (7, 3, 9)
+    ]
+
+
+def test_an_id_of_two_files_is_ambiguous(mini: Miniature) -> None:
+    mini.document["images"].append({"id": 1, "file_name": "d.jpg"})
+    mini.pictures["val2014/d.jpg"] = b"d"
+    assert reasons(mini.records()) == [
+        ("a", Reason.AMBIGUOUS_KEY, ("caption 1",)),
+        ("b", None, ("caption 2",)),
+        ("c", None, ("caption 3",)),
+        ("d", Reason.AMBIGUOUS_KEY, ("caption 1",)),
+    ]
+
+
+def test_an_entry_that_is_there_twice_is_a_duplicate(mini: Miniature) -> None:
+    mini.document["images"].append(dict(mini.document["images"][0]))
+    assert reasons(mini.records())[:2] == [("a", None, ("caption 1",))] * 2
+
+
+def test_a_picture_that_no_entry_names_has_no_captions_of_image_0(mini: Miniature) -> None:
+    mini.pictures["val2014/z.jpg"] = b"z"
+    mini.document["images"].append({"id": 0, "file_name": "zero.jpg"})
+    mini.document["annotations"].append({"image_id": 0, "caption": "of zero"})
+    captions = {record.key: record.captions for record in mini.records()}
+    assert (captions["z"], captions["zero"]) == ((), ("of zero",))
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["{}.jpg", "./{}.jpg", "./val2014/{}.jpg", "val2014/{}.JPG", "val2014\\{}.jpg", "coco/val2014/{}.jpg", "{}.JPG"],
+)
+def test_the_zip_may_have_its_pictures_elsewhere(mini: Miniature, form: str) -> None:
+    mini.pictures = {form.format(name): name.encode() for name in "abc"} | {"__MACOSX/._a.jpg": b""}
+    assert [(record.key, getattr(record, "image", None), record.captions) for record in mini.records()] == [
+        (name, name.encode(), (f"caption {number}",)) for number, name in enumerate("abc", 1)
+    ]
+
+
+def test_the_name_that_fits_exactly_counts(mini: Miniature) -> None:
+    mini.pictures |= {"a.jpg": b"at the root", "val2014/b.JPG": b"large letters", "other/c.jpg": b"elsewhere"}
+    mini.document["images"].append({"id": 4, "file_name": "b.JPG"})
+    mini.document["annotations"].append({"image_id": 4, "caption": "caption 4"})
+    assert [(record.key, getattr(record, "image", None), record.captions) for record in mini.records()] == [
+        ("a", b"a", ("caption 1",)),
+        ("a", b"at the root", ()),
+        ("b", b"b", ("caption 2",)),
+        ("b", b"large letters", ("caption 4",)),
+        ("c", b"c", ("caption 3",)),
+        ("other%2Fc", b"elsewhere", ()),
+    ]
+
+
+@pytest.mark.parametrize("other", ["val2014/b.jpg", "val2014\\b.jpg", "./val2014/b.jpg"])
+@pytest.mark.parametrize("data", [b"b", b"another"], ids=["same", "other"])
+def test_a_member_that_is_there_twice_is_no_sample(mini: Miniature, other: str, data: bytes) -> None:
+    mini.write()
+    with warnings.catch_warnings(), zipfile.ZipFile(mini.folder / ZIP, "a") as archive:
+        warnings.simplefilter("ignore")
+        archive.writestr(other, data)
+    records = records_of(HANDLER, open_source(str(mini.folder), mini.folder / "work"))
+    reason = None if data == b"b" else Reason.AMBIGUOUS_KEY
+    assert reasons(records) == [
+        ("a", None, ("caption 1",)),
+        ("b", reason, ("caption 2",)),
+        ("b", reason, ()),  # becomes a duplicate_key where it is the same
+        ("c", None, ("caption 3",)),
     ]
 
 
@@ -276,7 +369,7 @@ def test_a_damaged_member_costs_only_itself(mini: Miniature) -> None:
 
 def test_a_member_that_is_too_large_is_not_read(mini: Miniature, monkeypatch: pytest.MonkeyPatch) -> None:
     mini.pictures["val2014/b.jpg"] = bytes(2000)
-    monkeypatch.setattr(archives, "read_member", lambda archive, name: read_member(archive, name, 1000))
+    monkeypatch.setattr(zips, "read_member", lambda archive, name: read_member(archive, name, 1000))
     assert [record.reason for record in mini.records() if isinstance(record, Rejection)] == [Reason.TOO_LARGE]
 
 
@@ -300,6 +393,10 @@ def _with(name: str, value: object) -> Callable[[Any], Any]:
         (_with("images", [1]), "an image is not an object"),
         (_with("images", [{"id": 1}]), "an image has no file"),
         (_with("images", [{"id": "1", "file_name": "a.jpg"}]), "an id is not a number"),
+        (_with("images", [{"id": 1, "file_name": ""}]), "a file without a name"),
+        (_with("images", [{"id": True, "file_name": "a.jpg"}]), "an id is neither"),
+        (_with("images", [{"id": 1.0, "file_name": "a.jpg"}]), "an id has a point"),
+        (_with("annotations", [{"image_id": "1", "caption": "x"}]), "an id is in another form"),
         (_with("images", [{"file_name": "a.jpg"}]), "an image has no id"),
         (_with("annotations", [{"caption": "x"}]), "an annotation of nothing"),
         (_with("annotations", ["x"]), "an annotation is not an object"),

@@ -19,7 +19,7 @@ from microdiff.clean.policy import write_captions
 from microdiff.core.ledger import Counts, Reason
 from microdiff.core.progress import NullReporter
 from microdiff.errors import SourceError
-from microdiff.formats import archives
+from microdiff.formats import zips
 from microdiff.formats.records import Partition, Rejection, Sample
 from microdiff.handlers import diffdb
 from microdiff.handlers.diffdb import DiffusionDB
@@ -265,6 +265,7 @@ def test_records_are_all_that_any_side_names(mini: Miniature) -> None:
         ("c", b"c", ("noted",)),
         ("d", b"d", ("prompt of d.webp",)),
         ("e", b"e", ()),
+        ("f", b"f", ()),
         ("h", Reason.MISSING_IMAGE, ("no picture",)),
         ("i", Reason.MISSING_IMAGE, ()),
         ("j", Reason.MISSING_IMAGE, ("prompt of j.webp",)),
@@ -288,8 +289,8 @@ def test_all_of_several_pictures_or_rows_with_the_same_name_are_records(mini: Mi
     assert outcomes(mini.records()) == [
         ("a", b"the png", ("prompt of a.png",)),
         ("a", b"picture a", ("prompt of a.webp",)),
-        ("b", b"picture b", ("prompt of b.webp",)),
-        ("b", b"again", ()),
+        ("b", Reason.AMBIGUOUS_KEY, ("prompt of b.webp",)),
+        ("b", Reason.AMBIGUOUS_KEY, ("prompt of b.webp",)),
         ("c", Reason.MISSING_IMAGE, ("prompt of c.webp",)),
         ("c", Reason.MISSING_IMAGE, ("second",)),
     ]
@@ -420,7 +421,7 @@ def test_a_damaged_member_costs_only_itself(mini: Miniature) -> None:
 
 def test_a_member_that_is_too_large_is_not_read(mini: Miniature, monkeypatch: pytest.MonkeyPatch) -> None:
     mini.pictures["a.webp"] = bytes(2000)
-    monkeypatch.setattr(archives.read_member, "__defaults__", (1000,))
+    monkeypatch.setattr(zips.read_member, "__defaults__", (1000,))
     assert outcomes(mini.records())[0] == ("a", Reason.TOO_LARGE, ("prompt of a.webp",))
 
 
@@ -473,9 +474,46 @@ def test_odd_notes_do_no_harm(mini: Miniature) -> None:
     )
     first, second, third = mini.records({**mini.pictures, "folder/part-000001.json": note})
     assert first.captions == second.captions == ()
-    assert {name: value for name, value in first.meta.items() if value is not None} == {"sampler": 3}
+    assert isinstance(first, Rejection)
+    assert first.reason == Reason.BAD_CAPTION
+    assert {name: value for name, value in first.meta.items() if value is not None} == {
+        "sampler": 3,
+        "cause": "expected text, got list",
+    }
     assert set(second.meta.values()) == {None}
     assert third.captions == ("\ud800",)
+
+
+@pytest.mark.parametrize(
+    ("note", "reason"),
+    [
+        ('{"p": null}', Reason.BAD_CAPTION),
+        ('{"p": 5}', Reason.BAD_CAPTION),
+        ('{"p": ["a"]}', Reason.BAD_CAPTION),
+        ('{"p": "a", "p": "b"}', Reason.BAD_CAPTION),
+        ('{"p": "a\\u0000"}', Reason.BAD_CAPTION),
+        ('{"p": "a"}, "a.webp": {"p": "b"}', Reason.AMBIGUOUS_KEY),
+        ('{"p": "a"}, "a.webp": {"p": "a"}', None),
+        ("{}", None),
+    ],
+)
+def test_a_prompt_that_is_no_text_is_a_rejection(mini: Miniature, note: str, reason: Reason | None) -> None:
+    mini.rows = []
+    mini.pictures = {"a.webp": b"picture a"}
+    (record,) = mini.records({**mini.pictures, "part-000007.json": f'{{"a.webp": {note}}}'.encode()})
+    assert getattr(record, "reason", None) == reason
+    if reason is None:
+        assert record.captions == (("a",) if "p" in note else ())
+
+
+def test_rows_of_one_name_that_differ_are_ambiguous(mini: Miniature) -> None:
+    mini.rows += [mini.row("a.webp", image_nsfw=0.9), mini.row("b.webp")]
+    assert outcomes(mini.records()) == [
+        ("a", Reason.AMBIGUOUS_KEY, ("prompt of a.webp",)),
+        ("a", Reason.AMBIGUOUS_KEY, ("prompt of a.webp",)),
+        ("b", b"picture b", ("prompt of b.webp",)),
+        ("b", Reason.MISSING_IMAGE, ("prompt of b.webp",)),  # the same again: becomes a duplicate_key
+    ]
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda _: b"<!DOCTYPE html>", lambda _: b""])

@@ -9,7 +9,10 @@ from typing import Any, ClassVar
 import pytest
 
 from conftest import REPO, tree_bytes
+from microdiff.artifacts.tables import read_rows
 from microdiff.core.ledger import Counts, Reason
+from microdiff.core.progress import NullReporter
+from microdiff.download.raw_writer import write_raw
 from microdiff.download.step import download
 from microdiff.errors import RejectionError, SourceError, StepError
 from microdiff.formats import archives
@@ -21,7 +24,7 @@ from microdiff.storage import Source
 from microdiff.storage.opening import open_source
 from samples.build.sa1b import RECORDS
 from tests.archive_order import ArchiveOrder, Members, read_members, write_members
-from tests.handler_contract import Raw, Record, records_of
+from tests.handler_contract import SETTINGS, Raw, Record, records_of
 from tests.hub_server import HubServer
 from tests.web_server import WebServer
 
@@ -75,10 +78,9 @@ class TestSa1b(ArchiveOrder):
     def test_captions_are_untouched(self, raw: Raw) -> None:
         captions = {row["key"]: row["captions"] for row in raw.rows}
         for record in RECORDS[:-1]:
-            text = record.caption.decode("utf-8", "replace") if isinstance(record.caption, bytes) else record.caption
+            text = record.caption.decode("latin-1") if isinstance(record.caption, bytes) else record.caption
             assert captions[f"sa_{record.id}"] == ([] if text is None else [text])
         assert captions["sa_90000009"][0].endswith("wooden table.\n")
-        assert captions["sa_90000015"][0].endswith("decorated fa\ufffdade.")
         assert captions["sa_90000010"] == [""]
 
     def test_rows_say_where_they_are_from(self, raw: Raw) -> None:
@@ -159,7 +161,11 @@ def test_pictures_and_captions_are_joined_by_name_whatever_the_folder(form: str,
 
 
 def test_what_is_no_picture_is_no_record_and_not_read(mini: Mini, monkeypatch: pytest.MonkeyPatch) -> None:
-    mini.archives["sa_000001.tar"][1:1] = [("sa_2.json", bytes(5000)), ("._sa_2.jpg", b""), ("notes.txt", b"")]
+    mini.archives["sa_000001.tar"][1:1] = [
+        ("sa_2.json", bytes(5000)),
+        ("._sa_2.jpg", b""),
+        ("LICENSE.txt", bytes(5000)),
+    ]
     mini.write()
     monkeypatch.setattr(archives.TarReader, "read", _no_more_than(1000, archives.TarReader.read))
     assert [record.key for record in mini.read()] == ["sa_2", "sa_1"]
@@ -181,11 +187,27 @@ def _no_more_than(limit: int, read: Any) -> Any:
         (b" \n", (" \n",)),
         (b"two lines\nof text\n", ("two lines\nof text\n",)),
         ("绘 é".encode(), ("绘 é",)),
-        (b"\xff\xfe", ("\ufffd\ufffd",)),
+        ("é".encode("utf-8-sig"), ("é",)),
+        ("é".encode("utf-16"), ("é",)),
+        (b"\xfe\xff" + "é".encode("utf-16-be"), ("é",)),
+        (b"caf\xe9", ()),
+        (b"a\0b", ()),
         (b"x" * 2**20, ("x" * 2**20,)),
         (b"x" * (2**20 + 1), ()),  # nobody writes captions of a megabyte
     ],
-    ids=["empty", "blank", "lines", "unicode", "no unicode", "1 MB", "more"],
+    ids=[
+        "empty",
+        "blank",
+        "lines",
+        "unicode",
+        "UTF-8 with a mark",
+        "UTF-16",
+        "big-endian",
+        "Latin-1",
+        "NUL",
+        "1 MB",
+        "more",
+    ],
 )
 def test_a_caption_is_taken_as_it_is(caption: bytes, found: tuple[str, ...], mini: Mini) -> None:
     mini.captions[0] = ("sa_1.txt", caption)
@@ -197,9 +219,49 @@ def test_a_picture_without_caption_is_a_sample_without_captions(mini: Mini) -> N
     assert [(type(record), record.captions) for record in mini.records()] == [(Sample, ("two",)), (Sample, ())]
 
 
-def test_of_two_captions_the_first_counts(mini: Mini) -> None:
-    mini.captions += [("again/sa_1.txt", b"another")]
-    assert mini.records()[1].captions == ("one",)
+@pytest.mark.parametrize("name", ["sa_1.txt", "again/sa_1.txt", "./sa_1.txt"])
+def test_two_captions_that_differ_are_ambiguous(name: str, mini: Mini) -> None:
+    mini.captions += [(name, b"another")]
+    first, second = mini.records()
+    assert isinstance(first, Sample)
+    assert isinstance(second, Rejection)
+    assert (second.reason, second.captions) == (Reason.AMBIGUOUS_KEY, ("one", "another"))
+
+
+def test_a_caption_that_is_there_twice_is_one(mini: Mini) -> None:
+    mini.captions += [("again/sa_1.txt", b"one")]
+    assert [record.captions for record in mini.records()] == [("two",), ("one",)]
+
+
+@pytest.mark.parametrize("name", ["sa_1.jpg", "./sa_1.jpg", "other/sa_1.jpg", "sa_1.png", "sa_1", "sa_1.small.jpg"])
+@pytest.mark.parametrize("data", [b"1", b"another"], ids=["same", "other"])
+def test_a_second_picture_of_one_name_is_no_sample(name: str, data: bytes, mini: Mini, tmp_path: Path) -> None:
+    mini.archives["sa_000001.tar"].append((name, data))
+    records = mini.records()
+    assert [getattr(record, "reason", None) for record in records] == [
+        None,
+        None,
+        None if data == b"1" else Reason.AMBIGUOUS_KEY,
+    ]
+    result = write_raw(iter(records), SETTINGS, "0", tmp_path, NullReporter())
+    rows = list(read_rows(tmp_path / "0.parquet", ["key", "status"]))
+    again = "duplicate_key" if data == b"1" else "ambiguous_key"
+    assert [row["key"] for row in rows] == ["sa_2", "sa_1", "sa_1#2"]
+    assert rows[2]["status"] == again
+    assert result.counts["in"] == 3
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.avif", "x.jfif", "x.bmp", "x.tiff", "x", "x.md", "X.JPG", "a/x.heic"])
+def test_what_is_not_known_to_be_something_else_is_a_record(name: str, mini: Mini) -> None:
+    mini.archives["sa_000001.tar"].insert(1, (name, b"?"))
+    keys = [record.key for record in mini.records()]
+    assert keys == ["sa_2", name.rpartition("/")[2].partition(".")[0], "sa_1"]
+
+
+def test_a_fallback_reads_what_is_not_utf_8(mini: Mini) -> None:
+    mini.captions[0] = ("sa_1.txt", b"caf\xe9")
+    mini.handler = dataclasses.replace(mini.handler, fallback_encoding="latin-1")
+    assert mini.records()[1].captions == ("café",)
 
 
 @pytest.mark.parametrize("captions", [[], [("sa_1.json", b"")], [(".txt", b"")]])
@@ -313,7 +375,7 @@ def test_the_step_follows_links_and_takes_captions_from_the_hub(
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("MICRODIFF_WORKERS", "1")
         params = make_params({f"datasets.sa1b.download.{name}": value for name, value in changes.items()})
-        assert download("sa1b", params, workspace) == TestSa1b.counts
+        assert download("sa1b", params, workspace) == {**TestSa1b.counts, "other_members": 17}  # masks
         asked = {request.path for request in web.requests}
     assert {names[path] for path in asked} == {f"sa_{number:06d}.tar" for number in range(3)}
     raw = workspace.artifact("sa1b", "raw")

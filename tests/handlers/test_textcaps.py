@@ -1,4 +1,5 @@
 import json
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -166,6 +167,9 @@ class TestTextCapsAsZip(HandlerContract):
 SCHEMA = pq.read_schema(SAMPLES / f"{FILES[0]}.parquet")
 
 
+PARQUET_TRAIN = TextCaps(form="parquet", splits=("train",))
+
+
 def row(name: str, **values: Any) -> dict[str, Any]:
     captions = [f"caption {i} of {name}" for i in range(5)]
     return {
@@ -213,7 +217,6 @@ def test_a_row_is_read(tmp_path: Path) -> None:
         (["one", "two"], ["three"], ("one", "two")),
         (None, ["one", "two"], ("one", "two")),
         ([], ["one"], ("one",)),
-        (["one", None, "two"], None, ("one", "two")),
         (None, None, ()),
         ([], [], ()),
         ([" "], ["one"], (" ",)),
@@ -242,7 +245,7 @@ def test_a_picture_of_no_bytes_is_there_and_damaged(tmp_path: Path) -> None:
 
 def test_odd_ids_make_keys_all_the_same(tmp_path: Path) -> None:
     records = read_rows_of(tmp_path, [row("a/b.c"), row("", image_id=None)])
-    assert [record.key for record in records] == ["train_b", "train_"]
+    assert [record.key for record in records] == ["train_a%2Fb%2Ec", "train_"]
 
 
 @pytest.mark.parametrize(
@@ -368,9 +371,9 @@ def original(tmp_path: Path) -> Original:
 
 
 def test_captions_of_a_picture_come_in_the_order_of_entries(original: Original) -> None:
-    original.documents["train"]["data"] += [original.entry("b", "b"), original.entry("a", None)]
+    original.documents["train"]["data"] += [original.entry("b", "b"), original.entry("a", "")]
     assert [(record.key, record.captions) for record in original.records()] == [
-        ("train_a", ("one", "two")),
+        ("train_a", ("one", "two", "")),
         ("train_b", ("b",)),
         ("val_v", ("three",)),
     ]
@@ -391,11 +394,76 @@ def test_a_picture_that_no_entry_names_is_no_record(original: Original) -> None:
 
 def test_pictures_may_be_anywhere_in_the_zip_but_not_outside(original: Original) -> None:
     original.members = {"../a.jpg": b"outside", "v.jpg": b"at the root", "z/v.png": b"later", "n/v.txt": b"no picture"}
-    first, second = original.records()
+    first, *rest = original.records()
     assert isinstance(first, Rejection)
     assert first.reason == Reason.UNSAFE_MEMBER
+    assert [record.reason for record in rest if isinstance(record, Rejection)] == [Reason.AMBIGUOUS_KEY] * 2
+    original.members.pop("z/v.png")
+    second = original.records()[1]
     assert isinstance(second, Sample)
     assert second.image == b"at the root"
+    original.members |= {"other/v.jpg": b"of something else", "train_images/v.jpg": b"where they are"}
+    second = original.records()[1]
+    assert isinstance(second, Sample)
+    assert second.image == b"where they are"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"caption_str": None},
+        {"caption_str": 5},
+        {"caption_str": ["a", "list"]},
+        {"caption_str": {"a": "b"}},
+        {"caption_str": True},
+        {"reference_strs": "characters"},
+        {"reference_strs": [None]},
+        {"reference_strs": ["good", 7]},
+        {"reference_strs": False},
+    ],
+)
+def test_a_caption_that_is_no_text_is_a_rejection(original: Original, values: dict[str, Any]) -> None:
+    original.documents["val"]["data"] = [original.entry("v", "three") | values]
+    _, record = original.records()
+    assert isinstance(record, Rejection)
+    assert record.reason == Reason.BAD_CAPTION
+    assert record.captions in ((), ("good",))
+
+
+def test_what_json_says_twice_is_said_by_neither(original: Original) -> None:
+    text = '{"data": [{"image_id": "v", "caption_str": "a", "caption_str": "b", "set_name": [{"x": 1, "x": 2}]}]}'
+    original.documents["val"] = text.encode()
+    _, record = original.records()
+    assert isinstance(record, Rejection)
+    assert (record.reason, record.captions, record.meta["set_name"]) == (Reason.BAD_CAPTION, (), None)
+
+
+@pytest.mark.parametrize("data", [b"picture a", b"another"], ids=["same", "other"])
+@pytest.mark.parametrize("name", ["train_images/a.jpg", "train_images\\a.jpg", "train_images/a.png"])
+def test_a_picture_that_is_there_twice_is_no_sample(original: Original, name: str, data: bytes) -> None:
+    original.records()
+    with warnings.catch_warnings(), zipfile.ZipFile(original.folder / ZIP, "a") as archive:
+        warnings.simplefilter("ignore")
+        archive.writestr(name, data)
+    records = records_of(ZIP_FORM, open_source(str(original.folder), original.folder / "work"))
+    reason = None if data == b"picture a" else Reason.AMBIGUOUS_KEY
+    assert [(record.key, getattr(record, "reason", None)) for record in records] == [
+        ("train_a", reason),
+        ("train_a", reason),  # becomes a duplicate_key where it is the same
+        ("val_v", None),
+    ]
+
+
+def test_texts_in_parquet_that_are_not_utf_8_are_rejections(tmp_path: Path) -> None:
+    schema = SCHEMA.set(SCHEMA.get_field_index("reference_strs"), pa.field("reference_strs", pa.list_(pa.binary())))
+    table = pa.Table.from_pylist([{**row("a"), "reference_strs": [b"good", b"caf\xe9"]}], schema)
+    texts = pa.ListArray.from_arrays([0, 2], pa.array([b"good", b"caf\xe9"]).view(pa.string()))
+    (tmp_path / "data").mkdir()
+    table = table.set_column(schema.get_field_index("reference_strs"), "reference_strs", texts)
+    pq.write_table(table, tmp_path / "data/train-0-of-1.parquet")
+    (record,) = records_of(PARQUET_TRAIN, open_source(str(tmp_path), tmp_path / "work"))
+    assert isinstance(record, Rejection)
+    assert (record.reason, record.captions) == (Reason.BAD_CAPTION, ("good",))
 
 
 def test_an_entry_without_a_picture_is_a_rejection(original: Original) -> None:
