@@ -22,11 +22,11 @@ pictures; the same picture under several URLs; pictures on their side.
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
-from microdiff.config.settings import Problems
+from microdiff.config.settings import LATER, Problems
 from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample
@@ -50,6 +50,8 @@ class CC12M(Handler):
         max_failed_share: Largest share of a partition's URLs that may fail, 0 to 1.
         timeout_s: Longest wait for a connection, and for more of an answer; a whole one may take six times as long.
         retries: Further attempts for a URL that failed.
+        allow_private_addresses: Whether URLs may lead to this machine and to private networks, for tests and for lists
+            of one's own.
     """
 
     form: Literal["webdataset", "url_list"]
@@ -57,6 +59,7 @@ class CC12M(Handler):
     max_failed_share: float = 0.5
     timeout_s: float = 10.0
     retries: int = 1
+    allow_private_addresses: bool = field(default=False, metadata=LATER)
 
     def problems(self) -> Problems:
         """Yield settings out of range."""
@@ -78,7 +81,8 @@ class CC12M(Handler):
     def read(self, partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
         """Yield the records of a tar sorted by key, or those of a slice by line number."""
         if isinstance(partition, Slice):
-            return read_slice(partition, inputs, self.max_failed_share, self.timeout_s, self.retries)
+            limits = (self.max_failed_share, self.timeout_s, self.retries)
+            return read_slice(partition, inputs, *limits, self.allow_private_addresses)
         return _read_tar(partition, inputs)
 
 
