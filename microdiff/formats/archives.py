@@ -40,12 +40,10 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: not a complete zip archive ({error}). Remove it and run again.") from error
+        raise SourceError(f"{path}: not a complete zip archive ({error}).") from error
     with archive:
         if any(member.header_offset < 0 for member in archive.infolist()):
-            raise SourceError(
-                f"{path}: not a complete zip archive (its beginning is missing). Remove it and run again."
-            )
+            raise SourceError(f"{path}: not a complete zip archive (its beginning is missing).")
         yield archive
 
 
@@ -203,4 +201,4 @@ def _open_tar(path: Path) -> Iterator[TarReader]:
         tar = TarReader(stream)
         yield tar
         if tar.problem is not None:
-            raise DamagedArchive(f"{path}: not a complete tar archive ({tar.problem}). Remove it and run again.")
+            raise DamagedArchive(f"{path}: not a complete tar archive ({tar.problem}).")

@@ -35,7 +35,7 @@ def read_parquet(
             for batch in parquet.iter_batches(rows_at_once, groups, columns.names, use_threads=False):
                 yield from _select(path, batch, columns, equal).to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: not a complete parquet file ({error}). Remove it and run again.") from error
+        raise SourceError(f"{path}: not a complete parquet file ({error}).") from error
 
 
 def _check_names(path: Path, columns: pa.Schema, found: pa.Schema) -> None:

@@ -39,6 +39,10 @@ _PICTURES = "00000"  # the folder that img2dataset puts them into
 _LOOK_EVERY_S = 2.0  # at what has arrived
 
 
+class FailedFetch(SourceError):
+    """Pictures could not be fetched; nothing is wrong with the list."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Slice(Partition):
     """Consecutive lines of a list.
@@ -115,7 +119,7 @@ def read_slice(
         allow_private: Likewise.
 
     Raises:
-        SourceError: More URLs failed; nothing was yielded.
+        FailedFetch: More URLs failed; nothing was yielded.
     """
     (name,) = part.files
     pairs = _read_pairs(inputs.files[name], part.first_byte, part.num_records)
@@ -124,7 +128,7 @@ def read_slice(
     causes = Counter(each.cause for (url, _), each in zip(pairs, fetched, strict=True) if url and each.path is None)
     if causes.total() > max_failed_share * num_urls:
         cause, often = causes.most_common(1)[0]
-        raise SourceError(
+        raise FailedFetch(
             f"{name}, lines from {part.first_line}: {causes.total()} of {num_urls} URLs failed ({often} of them: "
             f"{cause}), more than max_failed_share {max_failed_share:.0%}.\n{_remedy(causes)}"
         )
@@ -186,7 +190,7 @@ def fetch_urls(
         An outcome for each URL.
 
     Raises:
-        SourceError: img2dataset itself failed.
+        FailedFetch: img2dataset itself failed.
     """
     outcomes, wanted = [], {}
     for place, url in enumerate(urls):
@@ -252,7 +256,7 @@ def _run(folder: Path, timeout_s: float, retries: int, report: Reporter, allow_p
             num_bytes = arrived
     if code:
         said = (folder / _LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        raise SourceError(f"img2dataset ended with code {code}: {said[-1] if said else 'without a word'}. Run again.")
+        raise FailedFetch(f"img2dataset ended with code {code}: {said[-1] if said else 'without a word'}. Run again.")
 
 
 def _bytes_in(folder: Path) -> int:

@@ -13,8 +13,8 @@ Known defects: about a tenth of the pictures have no caption; captions can end i
 number plates are blurred; archives 14, 16, 17 and 19 of a mirror had damaged ends and whole pictures.
 
 A record is a picture. Records come in the order of the archive, which is as fixed as its checksum: sorting 11 GB would
-need disk or memory for them. A damaged archive gives all that can be read, and one record for the rest. Of captions
-only those of the selected archives' pictures are looked at.
+need disk or memory for them. A damaged archive gives all that can be read, and a record for each lost picture
+that its masks name, or one for the rest. Of captions only those of the selected archives' pictures are looked at.
 """
 
 import re
@@ -25,6 +25,7 @@ from typing import Any
 
 from microdiff.config.roots import Root
 from microdiff.config.settings import Problems
+from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
 from microdiff.formats.archives import is_picture, read_tar, salvage_tar, stem
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample
@@ -32,6 +33,7 @@ from microdiff.handlers import Handler
 from microdiff.storage import Source
 
 _ARCHIVE = re.compile(r"sa_(\d{6})\.tar")
+_PICTURE = re.compile(r"sa_\d+")
 _MD5 = re.compile("[0-9a-f]{32}")
 _MAX_CAPTION_BYTES = 2**20
 
@@ -91,9 +93,13 @@ class Sa1b(Handler):
                 raise SourceError(f"{path}: holds no captions such as sa_1.txt")
 
     def read(self, partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
-        """Yield the archive's pictures in its order."""
+        """Yield the archive's pictures in its order; of a damaged one, then those lost that their masks name."""
         for path, local in inputs.files.items():
-            for member in salvage_tar(local, is_picture):
+            named = _Named()
+            for member in salvage_tar(local, named.is_picture):
+                if member.problem is Reason.DAMAGED_ARCHIVE and named.lost:
+                    yield from self._lost(named.lost, path, inputs)
+                    continue
                 key = stem(member.name)
                 caption = inputs.annotations.get(key)
                 facts: dict[str, Any] = {
@@ -105,6 +111,34 @@ class Sa1b(Handler):
                     yield Sample(image=member.content, **facts)
                 else:
                     yield Rejection(reason=member.problem, **facts)
+
+    def _lost(self, keys: Sequence[str], path: str, inputs: Inputs) -> Iterator[Rejection]:
+        for key in keys:
+            caption = inputs.annotations.get(key)
+            captions = () if caption is None else (caption,)
+            yield Rejection(key=key, reason=Reason.DAMAGED_ARCHIVE, captions=captions, source=f"{path}/{key}.jpg")
+
+
+class _Named:
+    """The members of an archive as they go by: whose masks are there without the picture."""
+
+    def __init__(self) -> None:
+        self._pictures: set[str] = set()
+        self._masks: set[str] = set()
+
+    def is_picture(self, name: str) -> bool:
+        """Tell whether a member is a picture, and note it."""
+        found = is_picture(name)
+        if found:
+            self._pictures.add(stem(name))
+        elif name.endswith(".json") and _PICTURE.fullmatch(stem(name)):
+            self._masks.add(stem(name))
+        return found
+
+    @property
+    def lost(self) -> Sequence[str]:
+        """The keys of pictures that only their masks name, sorted."""
+        return sorted(self._masks - self._pictures)
 
 
 HANDLER = Sa1b

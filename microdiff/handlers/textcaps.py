@@ -142,7 +142,7 @@ def _entries(path: Path) -> Iterator[dict[str, Any]]:
     try:
         document = json.loads(path.read_bytes(), object_hook=lambda item: {k: item[k] for k in needed if k in item})
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path}: not TextCaps annotations ({error}). Remove it and run again.") from error
+        raise SourceError(f"{path}: not TextCaps annotations ({error}).") from error
     entries = document.get("data") if isinstance(document, dict) else None
     for entry in entries if isinstance(entries, list) and entries else [None]:
         if not isinstance(entry, dict) or not isinstance(entry.get("image_id"), str):
