@@ -13,7 +13,7 @@ from typing import TypeVar
 from microdiff.core.files import digest_file
 from microdiff.core.ledger import Reason
 from microdiff.core.progress import Reporter
-from microdiff.errors import SourceError
+from microdiff.errors import FinalSourceError, SourceError
 from microdiff.formats.records import Rejection, Sample
 from microdiff.formats.url_list import FailedFetch
 from microdiff.storage import Source, SourceFile
@@ -99,7 +99,7 @@ def read_copies(
             where, digests = f"{source.name}/{file.path}", seen.setdefault(file.path, [digest_file(local[file.path])])
             if len(digests) > _TIMES:
                 source.disown(file)
-                raise SourceError(
+                raise FinalSourceError(
                     f"{where}: damaged {len(digests)} times, each time in another way: it is damaged on its way here. "
                     "Nothing of it is kept.\nCheck the network, proxies, this machine's memory and disk; run again."
                 )
@@ -112,17 +112,19 @@ def read_copies(
 
 def _unreadable(
     source: Source, files: Sequence[SourceFile], seen: Mapping[str, Sequence[str]], error: SourceError
-) -> SourceError:
+) -> FinalSourceError:
     """Return the error for files that are as the source has them and cannot be read; drop those without checksum."""
     if isinstance(source, LocalSource):
-        return SourceError(f"{error}\nPut a whole copy in its place, or check that it is the file expected.")
+        return FinalSourceError(f"{error}\nPut a whole copy in its place, or check that it is the file expected.")
     unchecked = [file for file in files if not is_checksum(file.identity)]
     for file in unchecked:
         source.disown(file)
     if not unchecked:
-        return SourceError(f"{error}\nIts checksum is right: {source.name} has it so.")
+        return FinalSourceError(f"{error}\nIts checksum is right: {source.name} has it so.")
     times = "twice" if len(seen) == 1 else "each twice"
-    return SourceError(f"{error}\nFetched {times}, with the same bytes. They are dropped: the next run fetches anew.")
+    return FinalSourceError(
+        f"{error}\nFetched {times}, with the same bytes. They are dropped: the next run fetches anew."
+    )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ parquet files hold bytes that no text has, and a table or a JSON file does not b
 
 import re
 
-from microdiff.errors import SourceError
+from microdiff.errors import FinalSourceError
 from microdiff.storage.codings import GZIP_MAGIC, start_of_gzip
 
 HEAD_BYTES = 1024
@@ -23,7 +23,7 @@ _TEXT = ("tsv", "csv", "txt", "json", "jsonl")
 _MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 
 
-class PageInstead(SourceError):
+class PageInstead(FinalSourceError):
     """A server sent a page in place of a file."""
 
 
