@@ -1,18 +1,18 @@
 """Which commit a source on the hub is at: the one of the first run, until the settings name another.
 
 `@main`, a tag, or no revision at all move on. What they meant when a dataset was first fetched is remembered in the
-store and recorded in the manifest, as `revisions`; the manifest, which a team shares, counts more.
+store and recorded in the manifest, as `revisions`. Manifests, which a team shares, count more; they are looked for
+wherever finished partitions are, since DVC removes the one that is here before a step runs.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from microdiff.artifacts.manifest import parse_manifest
+from microdiff.artifacts.manifest import Manifest
 from microdiff.config.roots import public_root
 from microdiff.core.files import digest_json, read_json, write_json
 from microdiff.core.progress import Reporter
-from microdiff.errors import SchemaError
 from microdiff.storage import Source
 
 _ROOT = re.compile(r"(hf://[^@\s]+?)/?(?:@([^@\s]+?))?/?")
@@ -24,22 +24,22 @@ class Revisions:
 
     Args:
         dataset: Its name.
-        artifact: The folder of its raw artifact, which need not be there.
+        manifests: Gives those of its raw artifact, the latest first.
         work: The store's folder.
 
     Attributes:
         used: The commits of roots whose revision is none, by root.
     """
 
-    def __init__(self, dataset: str, artifact: Path, work: Path) -> None:
+    def __init__(self, dataset: str, manifests: Callable[[], Iterable[Manifest]], work: Path) -> None:
+        self._manifests = manifests
         self._kept = work / "listings" / f"{digest_json(['revisions', dataset])}.json"
-        self._known = {**_read(self._kept), **_recorded(artifact)}
         self.used: dict[str, str] = {}
 
     def pinned(self, root: str, report: Reporter) -> str:
         """Return a root at the commit that it was at before, if it names none itself."""
         parts = _movable(root)
-        commit = self._known.get(public_root(root)) if parts else None
+        commit = self._known(public_root(root)) if parts else None
         if parts is None or commit is None:
             return root
         report.say(
@@ -57,17 +57,16 @@ class Revisions:
             if kept.get(public_root(root)) != commit:
                 write_json(self._kept, {**kept, public_root(root): commit})
 
+    def _known(self, root: str) -> str | None:
+        for manifest in self._manifests():
+            if commit := _commits(manifest.facts.get("revisions")).get(root):
+                return commit
+        return _read(self._kept).get(root)
+
 
 def _movable(root: str) -> "re.Match[str] | None":
     parts = _ROOT.fullmatch(root)
     return None if parts is None or _COMMIT.fullmatch(parts[2] or "") else parts
-
-
-def _recorded(artifact: Path) -> dict[str, str]:
-    try:
-        return _commits(parse_manifest(artifact).facts.get("revisions"))
-    except SchemaError:
-        return {}
 
 
 def _read(kept: Path) -> dict[str, str]:

@@ -63,7 +63,7 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
     with run.active():
         withdrawn = read_withdrawn(workspace.withdrawn(dataset))
         with Progress(f"list {dataset}", None) as progress:
-            revisions = Revisions(dataset, workspace.artifact(dataset, "raw"), run.store.root)
+            revisions = Revisions(dataset, run.finder.manifests, run.store.root)
             origin = _Origin(entry, run.store.root, revisions, progress, may_be_lost=bool(withdrawn))
         source, partitions, files = origin.source, origin.inventory.partitions, origin.inventory.files
         table = AnnotationTable(entry, origin.annotations, origin.inventory.annotations, run)

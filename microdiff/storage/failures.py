@@ -10,6 +10,7 @@ from microdiff.storage import TryAgain
 
 _DNS = "that the host is spelled right and that names are resolved here (DNS; behind a proxy, set https_proxy)"
 _CERTIFICATE = "its certificate (REQUESTS_CA_BUNDLE names your own authorities)"
+_PAGE = "the network (is it a login page or a proxy that answers?)"
 _PROXY = "the proxy (http_proxy, https_proxy, no_proxy)"
 _REFUSED = re.compile(r"(?:Tunnel connection failed:|response code|status code)\s*(\d{3})")
 
@@ -48,6 +49,8 @@ def reason(error: BaseException, host: str | None) -> TryAgain:
         return TryAgain(f"no name resolution for {host or 'the host'}", remedy=_DNS)
     if isinstance(error, requests.exceptions.SSLError):
         return TryAgain(type(error).__name__, remedy=_CERTIFICATE)
+    if isinstance(error, requests.exceptions.JSONDecodeError):
+        return TryAgain(type(error).__name__, remedy=_PAGE)
     return TryAgain(type(error).__name__)
 
 

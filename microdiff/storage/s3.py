@@ -62,6 +62,10 @@ class S3Storage(Storage):
         """
         head = retried(self, path, partial(self._head, path))
         etag = _etag(head)
+        if not etag and checksum is None:
+            raise SourceError(
+                f"{self.name}/{path}: the server states no ETag, so its bytes cannot be told. Check {self.setting}."
+            )
         is_plain = head.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in head
         kind = "md5" if is_plain and _MD5.fullmatch(etag) else "etag"
         return SourceFile(path, int(head["ContentLength"]), checksum or f"{kind}:{etag}")

@@ -1,4 +1,4 @@
-"""A source on the hub stays at the commit of the first run, wherever its branch moves, until the settings say another."""
+"""A source on the hub stays at the commit of the first run, wherever its branch moves, until it is set to another."""
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +14,7 @@ from microdiff.errors import SourceError
 from microdiff.pipeline.params import Params
 from microdiff.pipeline.workspace import Workspace
 from tests.hub_server import HubServer
+from tests.tracked import track
 
 MakeParams = Callable[..., Params]
 ANY_LOSS = {"datasets.jdb.max_rejected_share": 1.0}
@@ -52,7 +53,7 @@ def computed(workspace: Workspace) -> int:
 
 
 @pytest.mark.parametrize("revision", ["", "@main", "@v1", "@refs/convert/parquet"])
-@pytest.mark.parametrize("lost", ["nothing", "the store", "the artifact"])
+@pytest.mark.parametrize("lost", ["nothing", "the store", "the artifact", "all that DVC has not"])
 def test_a_rerun_stays_at_the_commit_of_the_first(
     hub: HubServer,
     workspace: Workspace,
@@ -69,9 +70,11 @@ def test_a_rerun_stays_at_the_commit_of_the_first(
     assert read_manifest(workspace.artifact("jdb", "raw")).facts["revisions"] == {root: first}
     other = newer(hub)
     hub.push(JDB, {}, branch=revision.removeprefix("@") or "main") if revision not in ("", "@main") else None
-    if lost == "the store":
+    if lost.startswith("all"):
+        track(workspace, kinds=["raw"], dataset="jdb")
+    if lost == "the store" or lost.startswith("all"):
         shutil.rmtree(workspace.root / ".work")
-    if lost == "the artifact":
+    if lost == "the artifact" or lost.startswith("all"):  # DVC removes it before the step runs
         shutil.rmtree(workspace.artifact("jdb", "raw"))
     assert download("jdb", params, workspace) == counts
     assert source_of(workspace) == f"hf://datasets/{JDB}@{first}"
