@@ -21,6 +21,7 @@ from microdiff.storage.checksums import is_checksum
 from microdiff.storage.local import LocalSource
 
 _TIMES = 2  # that a file is fetched again
+_DAMAGE = (Reason.DAMAGED_ARCHIVE, Reason.UNDECODABLE)  # of a record that a handler rejects: a zip says so by CRC
 
 T = TypeVar("T")
 Local = Mapping[str, Path]
@@ -52,7 +53,7 @@ def watched(
         Suspicious: There is damage.
     """
     for record in records:
-        if isinstance(record, Rejection) and record.reason is Reason.DAMAGED_ARCHIVE:
+        if isinstance(record, Rejection) and record.reason in _DAMAGE:
             path = next((path for path in paths if record.source.startswith(f"{path}/")), None)
             if path is not None and path not in settled:
                 raise Suspicious(path)
@@ -93,6 +94,8 @@ def read_copies(
             suspects, problem = [file for file in files if file.path == found.path], "damaged"
         except SourceError as error:
             suspects, problem = [file for file in files if file.path not in settled], "it cannot be read"
+            if not files:
+                raise
             if not suspects:
                 raise _unreadable(source, files, seen, error) from error
         for file in suspects:

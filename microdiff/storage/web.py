@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -81,8 +82,11 @@ class WebStorage(HttpStorage):
         Headers of HEAD are asked for first, and those of GET if that is refused or says too little. What another
         server behind the same address calls the version that was described before is called as it was then.
         """
-        facts = self.ask("HEAD", path, _facts, expected=(200, *_NO_HEAD))
-        if facts is None or not facts.num_bytes or not (checksum or facts.checksum or facts.version.etag):
+        facts = None
+        if not self._distrusted(path).is_file():
+            facts = self.ask("HEAD", path, _facts, expected=(200, *_NO_HEAD))
+        # The size of a compressed answer, which the version lacks, is not the file's.
+        if facts is None or not facts.version.num_bytes or not (checksum or facts.checksum or facts.version.etag):
             by_get = self.ask("GET", path, _facts, headers=_FIRST_BYTE, expected=(200, 206, 416))
             is_empty = facts is not None and by_get is not None and facts.num_bytes == by_get.num_bytes == 0
             facts = facts if is_empty else by_get  # of an empty file, the answer to GET is an error
@@ -103,9 +107,10 @@ class WebStorage(HttpStorage):
         return FileVersion(**read_json(record)) if record is not None and record.is_file() else None
 
     def changed(self, path: str) -> None:
-        """Forget how a file was described, which has changed since."""
+        """Forget how a file was described: it has changed since, or what was said in answer to HEAD is not so."""
         if (record := self._record(path)) is not None:
             record.unlink(missing_ok=True)
+            write_json(self._distrusted(path), True)
 
     def _remembered(self, path: str, found: FileVersion) -> FileVersion:
         """Return the version described before if a file is the same still, else the one found, to be remembered."""
@@ -120,6 +125,10 @@ class WebStorage(HttpStorage):
         if self.listings is None:
             return None
         return self.listings / f"{digest_json(['version', self.name, path])}.json"
+
+    def _distrusted(self, path: str) -> Path:
+        """Return the file that says that HEAD is not asked for a file."""
+        return (self.listings or Path(os.devnull)) / f"{digest_json(['no HEAD', self.name, path])}.json"
 
 
 def _facts(answer: requests.Response) -> _Facts | None:

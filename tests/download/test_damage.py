@@ -4,8 +4,9 @@ import gzip
 import io
 import json
 import tarfile
+import zipfile
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,19 @@ from PIL import Image
 from microdiff.artifacts.manifest import read_manifest
 from microdiff.artifacts.tables import read_rows
 from microdiff.core.files import read_json
+from microdiff.core.ledger import Reason
+from microdiff.download.copies import read_copies, watched
 from microdiff.download.losses import uncounted_losses
 from microdiff.download.raw_writer import SCHEMA
 from microdiff.download.step import download
 from microdiff.errors import ParamsError, RejectionError, SourceError, StepError
+from microdiff.formats.archives import open_zip, read_picture
+from microdiff.formats.records import Rejection, Sample
 from microdiff.pipeline.params import Params
 from microdiff.pipeline.workspace import Workspace
+from microdiff.storage.opening import open_source
 from tests.archive_order import write_members
+from tests.reporters import Said
 from tests.web_server import Fault, Request, WebServer
 
 MakeParams = Callable[..., Params]
@@ -281,6 +288,43 @@ def _with_etag(cdn: Cdn, path: str, bodies: deque[bytes]) -> Callable[[Request],
         return Fault(body=bodies.popleft()) if request.path == path and request.method == "GET" and bodies else fault
 
     return taken
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_a_zip_whose_sums_are_wrong_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, final: bool
+) -> None:
+    """It says by its own checksums that a picture is damaged."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("a.jpg", PICTURES[1])
+        archive.writestr("b.jpg", PICTURES[2])
+    good = out.getvalue()
+    bad = good[:2000] + b"?" + good[2001:]
+
+    def read(local: Mapping[str, Path], settled: Collection[str]) -> list[str]:
+        def records() -> Iterator[Sample | Rejection]:
+            with open_zip(local["a.zip"]) as archive:
+                for name in ("a.jpg", "b.jpg"):
+                    found = read_picture(archive, name)
+                    facts: dict[str, Any] = {"key": name, "source": f"a.zip/{name}", "captions": ("one",)}
+                    if isinstance(found, Reason):
+                        yield Rejection(reason=found, **facts)
+                    else:
+                        yield Sample(image=found, **facts)
+
+        return [f"{type(record).__name__} {record.key}" for record in watched(records(), ["a.zip"], settled)]
+
+    with WebServer({"a.zip": good}) as server:
+        source, said = open_source(server.url, tmp_path), Said()
+        file = source.stat("a.zip")
+        (server.always if final else {})["GET"] = Fault(body=bad)
+        server.on("GET", Fault(body=bad))
+        first = "Rejection a.jpg" if final else "Sample a.jpg"
+        assert read_copies(source, [file], read, said) == [first, "Sample b.jpg"]
+        assert len(server.asked("GET")) == 2
+        assert len(said.messages) == 1
 
 
 # --- asked for anew

@@ -168,8 +168,9 @@ def test_a_file_that_is_gzip_itself_stays_so(server: WebServer, tmp_path: Path, 
     server.files[name] = file_bytes
     server.coding[name] = ("x-gzip", gzip.compress if twice else bytes)
     source = opened(server, tmp_path)
+    file = source.stat(name)
     server.on("GET", Fault(drop_after=3000))
-    assert source.fetch(source.stat(name)).read_bytes() == file_bytes
+    assert source.fetch(file).read_bytes() == file_bytes
     if not twice:
         assert server.asked("GET")[-1].headers["Range"] == "bytes=3000-"
 
@@ -327,6 +328,32 @@ def test_where_head_says_too_little_get_is_asked(
     server.always["HEAD"] = Fault(headers=headers)
     file = opened(server, tmp_path).stat(NAME)
     assert (file.num_bytes, file.identity) == (len(DATA), f"etag:{etag_of(DATA)}")
+
+
+@pytest.mark.parametrize("headers", [{"Content-Length": "100"}, {"ETag": '"another"'}])
+def test_a_head_that_is_not_so_is_not_asked_for_again(
+    server: WebServer, tmp_path: Path, headers: dict[str, str | None]
+) -> None:
+    server.always["HEAD"] = Fault(headers=headers)
+    source = opened(server, tmp_path)
+    with pytest.raises(SourceError, match="changed on the server"):
+        source.fetch(source.stat(NAME))
+    for _ in range(2):
+        file = opened(server, tmp_path).stat(NAME)
+        assert (file.num_bytes, file.identity) == (len(DATA), f"etag:{etag_of(DATA)}")
+    assert source.fetch(file).read_bytes() == DATA
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_one_method_alone_may_be_compressed(server: WebServer, tmp_path: Path, method: str) -> None:
+    packed = gzip.compress(DATA)
+    etag = f'{etag_of(DATA)[:-1]}-gzip"'
+    said: dict[str, str | None] = {"Content-Encoding": "gzip", "ETag": etag, "Content-Length": str(len(packed))}
+    server.always[method] = Fault(headers=said, body=None if method == "HEAD" else packed)
+    source = opened(server, tmp_path)
+    file = source.stat(NAME)
+    assert source.fetch(file).read_bytes() == DATA
+    assert file.num_bytes == len(DATA)
 
 
 @pytest.mark.parametrize(
