@@ -21,7 +21,7 @@ from microdiff.storage.urls import without_secrets
 from microdiff.storage.versions import FileVersion
 
 _DIGEST_BYTES = {"sha256": 32, "md5": 16}
-_NO_HEAD = (400, 403, 405, 406, 501)  # what servers say that answer GET alone
+_NO_HEAD = (204, 400, 403, 405, 406, 500, 501)  # what servers say that answer GET alone
 _FIRST_BYTE = {"Range": "bytes=0-0"}
 
 
@@ -31,6 +31,7 @@ class _Facts(NamedTuple):
     num_bytes: int | None
     version: FileVersion
     checksum: str | None
+    is_coded: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,8 @@ class WebStorage(HttpStorage):
             is_empty = facts is not None and by_get is not None and facts.num_bytes == by_get.num_bytes == 0
             facts = facts if is_empty else by_get  # of an empty file, the answer to GET is an error
         if facts is None or facts.num_bytes is None:
-            raise SourceError(f"{self.name}/{path}: the server does not state the file's size")
+            why = "" if facts is None or not facts.is_coded else ", which it compresses as it sends it"
+            raise SourceError(f"{self.name}/{path}: the server does not state the file's size{why}")
         etag = self._remembered(path, facts.version).etag
         identity = checksum or facts.checksum or (f"etag:{etag}" if etag else None)
         if identity is None:
@@ -136,7 +138,9 @@ def _facts(answer: requests.Response) -> _Facts | None:
     if answer.status_code in _NO_HEAD:
         return None
     version = response_headers.version(answer)
-    return _Facts(response_headers.stated_size(answer), version, _published_checksum(answer))
+    return _Facts(
+        response_headers.stated_size(answer), version, _published_checksum(answer), response_headers.is_coded(answer)
+    )
 
 
 def _published_checksum(answer: requests.Response) -> str | None:

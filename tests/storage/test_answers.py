@@ -207,6 +207,13 @@ def test_a_checksum_of_what_was_compressed_is_not_the_files(
     assert opened(server, tmp_path).fetch(file).read_bytes() == DATA
 
 
+def test_a_size_that_nobody_can_state_is_said(server: WebServer, tmp_path: Path) -> None:
+    server.coding[NAME] = ("gzip", gzip.compress)
+    server.always = {method: Fault(headers={"Content-Length": None}, whole=True) for method in ("HEAD", "GET")}
+    with pytest.raises(SourceError, match=r"does not state the file's size, which it compresses as it sends it"):
+        opened(server, tmp_path).stat(NAME)
+
+
 def test_much_is_decompressed_in_pieces() -> None:
     packed = gzip.compress(bytes(50 * 2**20))
     chunks, is_any = decoded(iter([packed]), ["gzip"], "a.bin")
@@ -308,7 +315,7 @@ def test_etags_are_compared_without_marks_of_compression(one: str, other: str, i
 # --- HEAD
 
 
-@pytest.mark.parametrize("status", [400, 403, 405, 406, 501])
+@pytest.mark.parametrize("status", [204, 400, 403, 405, 406, 500, 501])
 @pytest.mark.parametrize("whole", [False, True], ids=["ranges", "no ranges"])
 def test_where_head_is_refused_get_is_asked(server: WebServer, tmp_path: Path, status: int, whole: bool) -> None:
     server.always["HEAD"] = Fault(status=status)
