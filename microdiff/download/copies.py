@@ -118,7 +118,7 @@ def _unreadable(
 ) -> FinalSourceError:
     """Return the error for files that are as the source has them and cannot be read; drop those without checksum."""
     if isinstance(source, LocalSource):
-        return FinalSourceError(f"{error}\nPut a whole copy in its place, or check that it is the file expected.")
+        return FinalSourceError(str(error))
     unchecked = [file for file in files if not is_checksum(file.identity)]
     for file in unchecked:
         source.disown(file)
@@ -176,8 +176,9 @@ class NotedSource:
         """Remove the copy of a file, and what is remembered of it."""
         self.source.disown(file)
 
-    def disown_unchecked(self) -> None:
-        """Remove the copies of noted files without checksum, and what is remembered of them."""
-        for file in self.fetched:
-            if not is_checksum(file.identity):
-                self.source.disown(file)
+    def disown_unchecked(self) -> bool:
+        """Remove the copies of noted files without checksum, and what is remembered; return whether there are any."""
+        unchecked = [file for file in self.fetched if not is_checksum(file.identity)]
+        for file in unchecked:
+            self.source.disown(file)
+        return bool(unchecked)

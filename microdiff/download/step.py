@@ -174,8 +174,9 @@ class _Origin:
         source = NotedSource(self.source.with_reporter(report))
         try:
             listed = entry.handler.partitions(source)
-        except SourceError:
-            source.disown_unchecked()
+        except SourceError as error:
+            if source.disown_unchecked():
+                raise SourceError(f"{error}\nWhat was fetched is dropped: the next run fetches it anew.") from error
             raise
         partitions = tuple(select(listed, entry.partitions, entry.name))
         if unknown := sorted(entry.fetch_again.keys() - {part.name for part in listed}):

@@ -14,6 +14,7 @@ from typing import IO, cast
 from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
 from microdiff.formats.tar import TarReader
+from microdiff.storage.fetched_source import remedy
 
 MAX_MEMBER_BYTES = 256 * 2**20
 MAX_LINE_BYTES = 16 * 2**20
@@ -40,10 +41,10 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: not a complete zip archive ({error}).") from error
+        raise SourceError(f"{path}: not a complete zip archive ({error}). {remedy(path)}") from error
     with archive:
         if any(member.header_offset < 0 for member in archive.infolist()):
-            raise SourceError(f"{path}: not a complete zip archive (its beginning is missing).")
+            raise SourceError(f"{path}: not a complete zip archive (its beginning is missing). {remedy(path)}")
         yield archive
 
 
@@ -201,4 +202,4 @@ def _open_tar(path: Path) -> Iterator[TarReader]:
         tar = TarReader(stream)
         yield tar
         if tar.problem is not None:
-            raise DamagedArchive(f"{path}: not a complete tar archive ({tar.problem}).")
+            raise DamagedArchive(f"{path}: not a complete tar archive ({tar.problem}). {remedy(path)}")

@@ -28,6 +28,7 @@ from microdiff.config.settings import Problems
 from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
 from microdiff.formats.archives import is_picture, read_tar, salvage_tar, stem
+from microdiff.formats.companions import Companions
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample
 from microdiff.handlers import Handler
 from microdiff.storage import Source
@@ -95,10 +96,10 @@ class Sa1b(Handler):
     def read(self, partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
         """Yield the archive's pictures in its order; of a damaged one, then those lost that their masks name."""
         for path, local in inputs.files.items():
-            named = _Named()
-            for member in salvage_tar(local, named.is_picture):
-                if member.problem is Reason.DAMAGED_ARCHIVE and named.lost:
-                    yield from self._lost(named.lost, path, inputs)
+            masks = Companions(_is_mask)
+            for member in salvage_tar(local, masks.watching(is_picture)):
+                if member.problem is Reason.DAMAGED_ARCHIVE and masks.lost:
+                    yield from self._lost(masks.lost, path, inputs)
                     continue
                 key = stem(member.name)
                 caption = inputs.annotations.get(key)
@@ -119,26 +120,8 @@ class Sa1b(Handler):
             yield Rejection(key=key, reason=Reason.DAMAGED_ARCHIVE, captions=captions, source=f"{path}/{key}.jpg")
 
 
-class _Named:
-    """The members of an archive as they go by: whose masks are there without the picture."""
-
-    def __init__(self) -> None:
-        self._pictures: set[str] = set()
-        self._masks: set[str] = set()
-
-    def is_picture(self, name: str) -> bool:
-        """Tell whether a member is a picture, and note it."""
-        found = is_picture(name)
-        if found:
-            self._pictures.add(stem(name))
-        elif name.endswith(".json") and _PICTURE.fullmatch(stem(name)):
-            self._masks.add(stem(name))
-        return found
-
-    @property
-    def lost(self) -> Sequence[str]:
-        """The keys of pictures that only their masks name, sorted."""
-        return sorted(self._masks - self._pictures)
+def _is_mask(name: str) -> bool:
+    return name.endswith(".json") and _PICTURE.fullmatch(stem(name)) is not None
 
 
 HANDLER = Sa1b

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
@@ -35,6 +35,7 @@ from microdiff.formats.parquet import read_parquet
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample, partition_keys
 from microdiff.handlers import Handler
 from microdiff.storage import Source
+from microdiff.storage.fetched_source import remedy
 
 _FILE = re.compile(r"data/([a-z]+)-([0-9]+)-of-([0-9]+)\.parquet")
 _JSON = "data/textcaps/TextCaps_0.1_{}.json"
@@ -58,6 +59,8 @@ class TextCaps(Handler):
         splits: Which splits. Partitions are numbered through all of them, those of `train` first.
         images_per_partition: Of the form `zip`: how many pictures a slice has.
     """
+
+    licence: ClassVar[str] = "CC BY 4.0; pictures from Open Images"
 
     form: Literal["parquet", "zip"]
     splits: tuple[Literal["train", "val"], ...]
@@ -142,7 +145,7 @@ def _entries(path: Path) -> Iterator[dict[str, Any]]:
     try:
         document = json.loads(path.read_bytes(), object_hook=lambda item: {k: item[k] for k in needed if k in item})
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path}: not TextCaps annotations ({error}).") from error
+        raise SourceError(f"{path}: not TextCaps annotations ({error}). {remedy(path)}") from error
     entries = document.get("data") if isinstance(document, dict) else None
     for entry in entries if isinstance(entries, list) and entries else [None]:
         if not isinstance(entry, dict) or not isinstance(entry.get("image_id"), str):

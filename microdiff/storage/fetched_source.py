@@ -138,3 +138,10 @@ def _parsed(note: Path) -> object:
     except ValueError:
         return None
     return value
+
+
+def remedy(path: Path) -> str:
+    """Return what to do about a source's file that cannot be read: a copy is made again, the user's own cannot be."""
+    if _note(path).is_file():
+        return "It is a copy of the source's."
+    return "Put a whole one in its place and run again."

@@ -261,7 +261,7 @@ def test_a_users_own_file_is_not_said_to_be_removed(settings: Settings, workspac
     (folder / NAME).write_bytes(b"?" * 5000)
     with pytest.raises(StepError) as error:
         download("sa1b", settings(source=str(folder)), workspace)
-    assert "Put a whole copy in its place" in str(error.value)
+    assert "Put a whole one in its place" in str(error.value)
     assert "emove it" not in str(error.value)
     assert (folder / NAME).is_file()
 
@@ -288,6 +288,19 @@ def _with_etag(cdn: Cdn, path: str, bodies: deque[bytes]) -> Callable[[Request],
         return Fault(body=bodies.popleft()) if request.path == path and request.method == "GET" and bodies else fault
 
     return taken
+
+
+def test_a_list_that_is_none_is_dropped(
+    workspace: Workspace, make_params: MakeParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read before there are partitions is no exception."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with WebServer({"cc12m.tsv": b"URL signature expired"}) as server:
+        where = "datasets.cc12m.download"
+        params = make_params({f"{where}.form": "url_list", f"{where}.source": server.url})
+        with pytest.raises(SourceError, match=r"no list of URLs .*\nWhat was fetched is dropped: the next run"):
+            download("cc12m", params, workspace)
+    assert not [path for path in workspace.root.rglob("cc12m.tsv") if path.is_file()]
 
 
 @pytest.mark.parametrize("final", [False, True])
