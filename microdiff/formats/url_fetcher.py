@@ -29,7 +29,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from microdiff.errors import SourceError
-from microdiff.formats.public_address import is_public, may_be_public
+from microdiff.formats.public_address import may_be_public
+from microdiff.formats.public_connection import ALLOW_PRIVATE, PrivateAddress, connect_to_public
 from microdiff.formats.request_url import request_url
 from microdiff.storage.codings import codings_of, decoded
 
@@ -38,15 +39,7 @@ _MAX_ANSWER_BYTES = 64 * 2**20
 _CHUNK_BYTES = 2**18
 _ANSWER_TIMEOUTS = 6  # a whole answer may take so many times the timeout of a socket, which starts anew with every byte
 _THREADS = 64
-ALLOW_PRIVATE = "allow_private_addresses"
 _DISALLOWED = ["noai", "noimageai", "noindex", "noimageindex"]  # img2dataset's own default
-
-
-class PrivateAddress(OSError):
-    """A host is not one of the public internet."""
-
-    def __init__(self, host: str, where: str) -> None:
-        super().__init__(f"not a public address: {host}{where}; {ALLOW_PRIVATE} is off")
 
 
 def fetch(folder: Path, timeout_s: float, retries: int, allow_private: bool = False) -> bool:
@@ -161,51 +154,6 @@ class _SecurePublicConnection(_SecureConnection):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._create_connection = connect_to_public
-
-
-def connect_to_public(address: tuple[str, int], timeout: float | None = None, source: Any = None) -> socket.socket:
-    """Connect to a host at one of its public addresses, as `socket.create_connection` does.
-
-    Raises:
-        PrivateAddress: It has none.
-        OSError: None answers.
-    """
-    host, port = address
-    found = _resolve(host, port)
-    places = list(dict.fromkeys(place[0] for *_, place in found))
-    failure: OSError = PrivateAddress(host, "" if host in places else f" is at {', '.join(map(str, places))}")
-    for family, kind, protocol, _, place in found:
-        if not is_public(str(place[0])):
-            continue
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.settimeout(timeout)
-            sock.connect(place)
-        except OSError as error:
-            sock.close()
-            failure = error
-        else:
-            return sock
-    raise failure
-
-
-_unknown: dict[str, str] = {}  # hosts that do not exist: asking again, for another URL or attempt, is in vain
-
-
-def _resolve(host: str, port: int) -> list[Any]:
-    if host in _unknown:
-        raise OSError(_unknown[host])
-    try:
-        return socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
-    except (socket.gaierror, UnicodeError) as error:
-        problem = f"{NO_NAME} for {host}: {error}"
-        if isinstance(error, UnicodeError) or error.errno in _FINAL:
-            _unknown[host] = problem
-        raise OSError(problem) from None
-
-
-NO_NAME = "no name resolution"
-_FINAL = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None))
 
 
 class _Http(urllib.request.HTTPHandler):

@@ -25,6 +25,7 @@ from microdiff.core.progress import NullReporter, Reporter
 from microdiff.errors import SourceError
 from microdiff.formats import url_fetcher
 from microdiff.formats.archives import MAX_LINE_BYTES
+from microdiff.formats.public_connection import ALLOW_PRIVATE, NO_NAME
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample
 from microdiff.formats.request_url import request_url
 from microdiff.formats.url_list_form import EXPECTED, form_problem
@@ -227,11 +228,11 @@ def _remedy(causes: Counter[str]) -> str:
         return (
             "Names cannot be resolved here: check DNS (behind a proxy, set http_proxy and https_proxy), and run again."
         )
-    if share(url_fetcher.ALLOW_PRIVATE) > _MOSTLY:
-        return f"Such addresses are fetched only where {url_fetcher.ALLOW_PRIVATE} is set."
+    if share(ALLOW_PRIVATE) > _MOSTLY:
+        return f"Such addresses are fetched only where {ALLOW_PRIVATE} is set."
     if share("URL", "host", "user name") > _MOSTLY:
         return f"Check the list. {EXPECTED}"
-    if share("HTTP Error", url_fetcher.NO_NAME, "disallowed", "compressed") > _MOSTLY:
+    if share("HTTP Error", NO_NAME, "disallowed", "compressed") > _MOSTLY:
         return f"Run again later, or {raise_share}"
     return f"Check the network and run again, or {raise_share}"
 
@@ -239,7 +240,7 @@ def _remedy(causes: Counter[str]) -> str:
 def _run(folder: Path, timeout_s: float, retries: int, report: Reporter, allow_private: bool) -> None:
     """Run `microdiff.formats.url_fetcher`, which ends when its standard input does: with this process."""
     command = [sys.executable, "-m", url_fetcher.__name__, str(folder), str(timeout_s), str(retries)]
-    command += [url_fetcher.ALLOW_PRIVATE] if allow_private else []
+    command += [ALLOW_PRIVATE] if allow_private else []
     environment = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}  # or importing it asks the network for a new version
     with (
         (folder / _LOG).open("wb") as log,

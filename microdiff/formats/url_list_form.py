@@ -12,6 +12,7 @@ _DIGEST = re.compile(r"(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})", re.IGNORECAS
 _NAMES = re.compile(
     r"(?:image|img|picture)?[ _-]?(?:url|link|caption|text|alt|alt[ _-]?text|description|sha256|md5|key)s?"
 )
+_URL_NAME = re.compile(r"(?:image|img|picture)?[ _-]?(?:url|link)s?")
 _MOST = 1000
 EXPECTED = "Expected a line for each picture, without a header: its URL, a tab, its caption."
 
@@ -57,7 +58,9 @@ def _shape(rows: Sequence[Sequence[str]]) -> str | None:
 
 def _is_header(row: Sequence[str]) -> bool:
     cells = [cell.strip().lower() for cell in row]
-    return len(cells) > 1 and all(_NAMES.fullmatch(cell) for cell in cells)
+    if len(cells) < 2 or any(_URL.match(cell) for cell in cells):
+        return False
+    return all(_NAMES.fullmatch(cell) for cell in cells) or any(_URL_NAME.fullmatch(cell) for cell in cells)
 
 
 def _shown(line: str) -> str:

@@ -175,6 +175,10 @@ class Storage(ABC):
         """Return this storage, giving bytes as they are sent, whatever the server says that it did to them."""
         return self
 
+    def past_caches(self) -> Self:
+        """Return this storage, asking for what it has itself, not for what something between keeps of it."""
+        return self
+
     def with_reporter(self, report: Reporter) -> Self:
         """Return this storage, reporting to `report`."""
         return replace(self, report=report)

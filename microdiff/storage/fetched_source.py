@@ -56,7 +56,7 @@ class FetchedSource:
         target = folder / Path(file.path).name
         with writing_to(folder), locked_folder(folder):
             if not self._is_whole(target, file):
-                self._bring(file, target)
+                self._bring(file, target, self.storage)
         return target
 
     def fetch_again(self, file: SourceFile) -> Path:
@@ -68,14 +68,14 @@ class FetchedSource:
         folder = self._folder(file)
         target = folder / Path(file.path).name
         with writing_to(folder), locked_folder(folder):
-            self._bring(file, target)
+            self._bring(file, target, self.storage.past_caches())
         return target
 
-    def _bring(self, file: SourceFile, target: Path) -> None:
+    def _bring(self, file: SourceFile, target: Path, storage: Storage) -> None:
         """Fetch a file, under its name once it is verified."""
         part = target.with_name(f"{target.name}.part")
         try:
-            fetch_verified(self.storage, file.path, part, identity=file.identity, num_bytes=file.num_bytes)
+            fetch_verified(storage, file.path, part, identity=file.identity, num_bytes=file.num_bytes)
         except (Changed, PageInstead):
             self.storage.changed(file.path)
             raise

@@ -54,9 +54,11 @@ class HttpStorage(Storage):
 
     Attributes:
         decodes: Whether what a server compressed for the way, unasked, is decompressed.
+        skips_caches: Whether files are read past the caches of proxies, which may hold damaged ones.
     """
 
     decodes: bool = field(default=True, compare=False)
+    skips_caches: bool = field(default=False, compare=False)
 
     @abstractmethod
     def url(self, path: str) -> str:
@@ -78,6 +80,10 @@ class HttpStorage(Storage):
     def as_sent(self) -> Self:
         """Return this storage, giving bytes as they are sent."""
         return replace(self, decodes=False)
+
+    def past_caches(self) -> Self:
+        """Return this storage, reading past the caches of proxies."""
+        return replace(self, skips_caches=True)
 
     def refusal(self, answer: requests.Response, where: str) -> SourceError:
         """Return the error that an answer means which says no, with what to do about it."""
@@ -166,7 +172,9 @@ class HttpStorage(Storage):
         Raises:
             SourceError: Also where it is compressed in a way that is not read here.
         """
-        headers = {"Range": f"bytes={start}-"} if start else {}
+        headers = {"Cache-Control": "no-cache"} if self.skips_caches else {}
+        if start:
+            headers["Range"] = f"bytes={start}-"
         if start and version and not version.startswith("W/"):
             headers["If-Range"] = version
         with ExitStack() as stack:

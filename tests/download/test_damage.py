@@ -170,6 +170,8 @@ def test_what_is_damaged_in_transfer_is_fetched_again(
     assert download("sa1b", settings(), workspace) == WHOLE
     assert keys(workspace, "kept") == [f"sa_{number}" for number in IDS if number != 6]
     assert cdn.fetched() == times + 1
+    whole = [each.headers.get("Cache-Control") for each in cdn.asked("GET") if "Range" not in each.headers]
+    assert whole == [None, *["no-cache"] * times]  # a proxy may keep what is damaged
     assert "uncounted_losses" not in facts(workspace)
     assert run_again(settings(), workspace) == (0, WHOLE)
 

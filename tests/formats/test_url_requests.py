@@ -14,7 +14,7 @@ import pytest
 
 from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
-from microdiff.formats import url_fetcher, url_list
+from microdiff.formats import public_connection, url_fetcher, url_list
 from microdiff.formats.public_address import is_public, may_be_public
 from microdiff.formats.records import Inputs, Rejection
 from microdiff.formats.request_url import request_url
@@ -33,7 +33,7 @@ def without_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-    url_fetcher._unknown.clear()
+    public_connection._unknown.clear()
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ class Names:
         self.asked: list[str] = []
         self._real = socket.getaddrinfo
         monkeypatch.setattr(socket, "getaddrinfo", self.resolve)
-        monkeypatch.setattr(url_fetcher, "is_public", lambda address: address == "127.0.0.1")
+        monkeypatch.setattr(public_connection, "is_public", lambda address: address == "127.0.0.1")
 
     def resolve(self, host: str, port: int, *arguments: Any) -> Any:
         if host not in self.addresses:
@@ -409,6 +409,7 @@ ODD_LISTS = [
     (text(*(f"{url}\t{'0f' * 16}" for url in URLS)), "it is a list of checksums"),
     (text("url\tcaption", *LINES), r"its first line is a header \('url\\tcaption'\)"),
     (b"\xef\xbb\xbf" + text("Image URL\tText", *LINES), "its first line is a header"),
+    (text("url\talt\twidth", *LINES), "its first line is a header"),
     (text("caption\turl", *SWAPPED), r"its first line is a header \(.*\), and its columns are swapped"),
     (
         text("url\tsha256\tmd5", *(f"{url}\t{'0f' * 32}\t{'a1' * 16}" for url in URLS)),
