@@ -34,14 +34,19 @@ def codings_of(header: str) -> list[str]:
     Raises:
         UnknownCoding: It names another.
     """
-    names = [name.strip().lower() for name in header.split(",")]
-    names = [name for name in names if name not in _NONE]
+    names = coding_names(header)
     if unknown := [name for name in names if name not in _ALIASES]:
         raise UnknownCoding(
             f"the server sends it compressed by {unknown[0]!r} (Content-Encoding), which it was not asked for; "
             "gzip and deflate can be read"
         )
     return [_ALIASES[name] for name in names]
+
+
+def coding_names(header: str) -> list[str]:
+    """Return the codings that a `Content-Encoding` header names, whatever they are; words that mean none left out."""
+    names = (name.strip().lower() for name in header.split(","))
+    return [name for name in names if name not in _NONE]
 
 
 def decoded(chunks: Iterator[bytes], codings: list[str], name: str) -> tuple[Iterator[bytes], bool]:

@@ -178,8 +178,9 @@ class _Transfer:
             return self._shortfall(body)
 
     def _refuse_a_page(self, body: Body, first: bytes) -> None:
-        """Raise PageInstead if a body of another size than the file's, or of a file without checksum, is a page."""
-        if self._digest is not None and body.num_bytes == self._num_bytes:
+        """Raise PageInstead if a body is a page, unless a checksum will tell and nothing is lost by waiting for it."""
+        may_be_right = body.num_bytes in (None, self._num_bytes) and not self._size
+        if self._digest is not None and may_be_right:
             return
         if page := page_in_place_of(self._path, first):
             raise pages.refusal(self._where, page, self._storage.setting)

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from microdiff.storage.codings import coding_names
 from microdiff.storage.urls import same_origin
 from microdiff.storage.versions import FileVersion
 
@@ -37,7 +38,7 @@ def version(answer: requests.Response) -> FileVersion:
 
 def is_coded(answer: requests.Response) -> bool:
     """Tell whether an answer's body is said to be compressed for the way: its size is then not the file's."""
-    return answer.headers.get("Content-Encoding", "").strip().lower() not in ("", "identity")
+    return bool(coding_names(answer.headers.get("Content-Encoding", "")))
 
 
 def status(answer: requests.Response, asked: str) -> str:

@@ -501,6 +501,18 @@ def test_a_page_with_status_200_never_becomes_the_file(
         assert source.fetch(source.stat("sa_000000.tar")).read_bytes() == archive
 
 
+@pytest.mark.parametrize("length", [True, False])
+def test_a_checksum_says_that_what_looks_like_a_page_is_the_file(
+    server: WebServer, tmp_path: Path, length: bool
+) -> None:
+    server.files[NAME] = HTML
+    server.always["GET"] = Fault(headers={} if length else {"Content-Length": None})
+    source = opened(server, tmp_path)
+    assert source.fetch(source.stat(NAME, md5(HTML))).read_bytes() == HTML
+    with pytest.raises(SourceError, match="the server sent a web page"):
+        source.fetch(source.stat(NAME, md5(DATA)))
+
+
 def test_a_page_costs_nothing_of_what_has_come(server: WebServer, tmp_path: Path) -> None:
     """It may be a login that the network asks for, whatever was asked for."""
     source = opened(server, tmp_path)
