@@ -456,11 +456,11 @@ def named(name: str) -> bytes:
     [
         ("a.tar", named("<html>.jpg")),
         ("a.tar", named('{"error": "x"}')),
-        ("a.tgz", gzip.compress(named("<!doctype html>"))),
+        ("a.tgz", gzip.compress(named("<!doctype html>"), mtime=0)),
         ("a.tar", bytes(10_240)),
         ("a.tar", b""),
         ("a.tar", b"newer"),
-        ("a.gz", gzip.compress(HTML)),
+        ("a.gz", gzip.compress(HTML, mtime=0)),
         ("a.zip", b"PK\x03\x04" + HTML),
         ("a.parquet", b"PAR1<html>"),
         ("a.jpg", b"\xff\xd8\xff\xe1<html>\0"),
