@@ -3,6 +3,7 @@
     MicrodiffError
     |-- ParamsError      a setting is missing, misspelt or out of range
     |-- SourceError      a source is absent, unreachable, or not what it says it is
+    |   `-- FinalSourceError   trying once more in the same run cannot help
     |-- RejectionError   more records were rejected than the dataset allows
     |-- SchemaError      an artifact is missing, damaged, or does not fit what reads it
     |   `-- DamagedError   a file's bytes are not the recorded ones
@@ -29,6 +30,10 @@ class ParamsError(MicrodiffError):
 
 class SourceError(MicrodiffError):
     """A source cannot be read, or its bytes are not the ones it promises."""
+
+
+class FinalSourceError(SourceError):
+    """A source cannot be read, and what can be done about it in this run has been done."""
 
 
 class RejectionError(MicrodiffError):

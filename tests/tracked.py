@@ -14,13 +14,16 @@ from microdiff.remote.dvc_dir_object import dir_object_bytes, folder_digest
 CACHE = ".dvc/cache/files/md5"
 
 
-def track(workspace: Workspace, *, remote: Path | None = None, kinds: Iterable[str] = KINDS) -> None:
-    """Have COCO's artifacts in dvc.lock as they are.
+def track(
+    workspace: Workspace, *, remote: Path | None = None, kinds: Iterable[str] = KINDS, dataset: str = "coco"
+) -> None:
+    """Have a dataset's artifacts in dvc.lock as they are.
 
     Args:
         workspace: Where they are.
         remote: Has their files then; else DVC's cache has them.
         kinds: Which.
+        dataset: The dataset.
     """
     root = workspace.root
     (root / ".dvc").mkdir(exist_ok=True)
@@ -29,7 +32,7 @@ def track(workspace: Workspace, *, remote: Path | None = None, kinds: Iterable[s
     objects = root / CACHE if remote is None else remote / "files" / "md5"
     stages = {}
     for kind in kinds:
-        folder = workspace.artifact("coco", kind)
+        folder = workspace.artifact(dataset, kind)
         names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         files = {name: md5_of(folder / name) for name in names}
         for name, md5 in files.items():
@@ -38,8 +41,8 @@ def track(workspace: Workspace, *, remote: Path | None = None, kinds: Iterable[s
             target.chmod(0o444)
         digest = folder_digest(files)
         place(objects, digest).write_bytes(dir_object_bytes(files))
-        out = {"path": f"data/coco/{kind}", "hash": "md5", "md5": digest, "size": 1, "nfiles": len(files)}
-        stages[f"{KINDS[kind]}@coco"] = {"cmd": "true", "outs": [out]}
+        out = {"path": f"data/{dataset}/{kind}", "hash": "md5", "md5": digest, "size": 1, "nfiles": len(files)}
+        stages[f"{KINDS[kind]}@{dataset}"] = {"cmd": "true", "outs": [out]}
     (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
 
 

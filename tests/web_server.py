@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -92,12 +92,18 @@ class Reply:
 
 
 class WebServer:
-    """Serves `files` (bytes by path) with ETag, Range and If-Range. Change `files` and `always` at any time."""
+    """Serves `files` (bytes by path) with ETag, Range and If-Range. Change `files` and `always` at any time.
+
+    Attributes:
+        coding: What bytes are compressed by, whatever was asked for, by path: name and function. The ETag gets a
+            suffix, ranges are of the compressed bytes, as servers do that compress beforehand.
+    """
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self.files = dict(files)
         self.requests: list[Request] = []
         self.always: dict[str, Fault] = {}
+        self.coding: dict[str, tuple[str, Callable[[bytes], bytes]]] = {}
         self.ended = threading.Event()
         self._queues: dict[str, deque[Fault]] = defaultdict(deque)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -116,6 +122,10 @@ class WebServer:
         data = self.files.get(request.path)
         if data is None:
             return Reply(404)
+        if (coding := self.coding.get(request.path)) is not None:
+            suffix = "-gzip" if "gzip" in coding[0].lower() else ""
+            headers = {"ETag": f'{etag_of(data)[:-1]}{suffix}"', "Content-Encoding": coding[0]}
+            return Reply(headers=headers, body=coding[1](data), ranges=True)
         return Reply(headers={"ETag": etag_of(data)}, body=data, ranges=True)
 
     def on(self, method: str, *faults: Fault) -> None:
@@ -190,6 +200,7 @@ def _handler(server: WebServer) -> type[BaseHTTPRequestHandler]:
 
         do_HEAD = do_GET
         do_POST = do_GET
+        do_CONNECT = do_GET
 
         def log_message(self, *_: object) -> None:
             pass

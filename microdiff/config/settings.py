@@ -14,6 +14,8 @@ from microdiff.config.roots import Root
 Dtype = Literal["float32", "float16", "bfloat16"]
 Problems = Iterator[tuple[str, str]]
 _LARGEST_DISTANCE = 64  # of 256 bits: beyond, pictures that have nothing in common are taken for the same
+# Of a field that was added later: it is no part of fingerprints while it has its default, so that earlier ones hold.
+LATER = {"later": True}
 _FIRST_TEXT_COLUMN = "caption_latents"
 _TEXT_COLUMN = re.compile(_FIRST_TEXT_COLUMN + r"(_[a-z0-9_]+)?")
 

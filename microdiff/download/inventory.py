@@ -59,7 +59,14 @@ class LostSource:
         """Raise the error."""
         raise SourceError(f"{file.path} is needed, but {self._error}")
 
+    def fetch_again(self, file: SourceFile) -> Path:
+        """Raise the error."""
+        return self.fetch(file)
+
     def forget(self, file: SourceFile) -> None:
+        """Do nothing: there is no copy."""
+
+    def disown(self, file: SourceFile) -> None:
         """Do nothing: there is no copy."""
 
 

@@ -1,7 +1,8 @@
 """The download step: a dataset's source becomes its raw artifact."""
 
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -18,25 +19,27 @@ from microdiff.core.files import scratch_folder
 from microdiff.core.ledger import OTHER_MEMBERS, Counts, Result
 from microdiff.core.progress import Progress, Reporter
 from microdiff.core.withdrawn import Withdrawn, read_withdrawn
+from microdiff.download.annotation_table import AnnotationTable
+from microdiff.download.copies import NotedSource, read_copies, watched
 from microdiff.download.inventory import LostSource, SourceInventory, describe, recall, remember
+from microdiff.download.losses import check_losses, how_to_fetch_again
 from microdiff.download.raw_writer import NO_WITHDRAWALS, write_raw
 from microdiff.download.redact import Redaction
-from microdiff.errors import SchemaError, SourceError, StepError
-from microdiff.formats.annotations import Annotations, write_annotations
+from microdiff.download.revisions import Revisions
+from microdiff.errors import SchemaError, SourceError
+from microdiff.formats.annotations import Annotations
 from microdiff.formats.records import Inputs, Partition
 from microdiff.handlers import Handler
-from microdiff.pipeline.executor import TaskResult
 from microdiff.pipeline.params import Dataset, Params
 from microdiff.pipeline.parsing import as_values, deciding_values
 from microdiff.pipeline.run import Run
 from microdiff.pipeline.selection import select
 from microdiff.pipeline.task import StoredPartition, Task
-from microdiff.pipeline.workers import WorkerPlan
 from microdiff.pipeline.workspace import Workspace
 from microdiff.storage import Source, SourceFile
 from microdiff.storage.opening import open_source
 
-_TABLE = "annotations.sqlite"
+log = logging.getLogger("microdiff")
 
 
 def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
@@ -60,9 +63,11 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
     with run.active():
         withdrawn = read_withdrawn(workspace.withdrawn(dataset))
         with Progress(f"list {dataset}", None) as progress:
-            origin = _Origin(entry, run.store.root, progress, may_be_lost=bool(withdrawn))
+            revisions = Revisions(dataset, run.finder.manifests, run.store.root)
+            origin = _Origin(entry, run.store.root, revisions, progress, may_be_lost=bool(withdrawn))
         source, partitions, files = origin.source, origin.inventory.partitions, origin.inventory.files
-        table = _Table(entry, origin, run)
+        shared = files if entry.handler.annotation_root() is None else ()
+        table = AnnotationTable(entry, origin.annotations, origin.inventory.annotations, run, keep=shared)
         code = code_identity(deciding_modules("download", dataset))
         settings = {"download": as_values(params.download), "handler": as_values(entry.handler)}
         deciding = {"download": as_values(params.download), "handler": deciding_values(entry.handler)}
@@ -76,6 +81,7 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
                     "partition": asdict(part),
                     "files": [asdict(files[path]) for path in part.files],
                     "annotations": [asdict(file) for file in table.files],
+                    **({"again": entry.fetch_again[part.name]} if part.name in entry.fetch_again else {}),
                 },
                 compute=partial(
                     _compute,
@@ -85,6 +91,7 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
                     [files[path] for path in part.files],
                     table.path,
                     params.download,
+                    anew=part.name in entry.fetch_again,
                 ),
                 num_samples=part.num_records,
                 downloads={path: files[path].num_bytes for path in part.files},
@@ -106,6 +113,10 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
             corrected = {item.name: item for item in compute([base for base in bases if base.name in wrong])}
             stored = [corrected.get(item.name, item) for item in stored]
         _check_keys(dataset, stored)
+        losses = check_losses(dataset, stored, entry.max_rejected_share)
+        if losses:
+            lost = ", ".join(f"{name} (about {number or 0} records more)" for name, number in losses.items())
+            log.warning("download %s: salvaged: %s. %s", dataset, lost, how_to_fetch_again(dataset, losses))
         facts = {
             "step": "download",
             "dataset": dataset,
@@ -113,6 +124,9 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
             "licence": entry.handler.licence,
             "code": code,
             "settings": settings,
+            **({"revisions": revisions.used} if revisions.used else {}),
+            **({"uncounted_losses": losses} if losses else {}),
+            **({"fetch_again": dict(entry.fetch_again)} if entry.fetch_again else {}),
         }
         folder = workspace.artifact(dataset, "raw")
         return run.publish(folder, stored, None, None, None, entry.max_rejected_share, facts)
@@ -124,11 +138,14 @@ class _Origin:
     Args:
         entry: The dataset.
         work: The store's folder, where the inventory is kept.
+        revisions: The commits that sources on the hub stay at.
         report: Receives messages.
         may_be_lost: Whether the inventory kept will do if the source does not answer.
     """
 
-    def __init__(self, entry: Dataset, work: Path, report: Reporter, *, may_be_lost: bool) -> None:
+    def __init__(
+        self, entry: Dataset, work: Path, revisions: Revisions, report: Reporter, *, may_be_lost: bool
+    ) -> None:
         question = {
             "source": public_root(entry.source),
             "handler": as_values(entry.handler),
@@ -138,7 +155,7 @@ class _Origin:
         self.source: Source
         self.annotations: Source  # where annotation files are
         try:
-            self._ask(entry, work, report)
+            self._ask(entry, work, revisions, report)
         except SourceError as error:
             earlier = recall(kept, question) if may_be_lost else None
             if earlier is None:
@@ -149,16 +166,32 @@ class _Origin:
         else:
             remember(kept, question, self.inventory)
 
-    def _ask(self, entry: Dataset, work: Path, report: Reporter) -> None:
-        self.source = self.annotations = open_source(entry.source, work)
-        source = self.source.with_reporter(report)
-        partitions = tuple(select(entry.handler.partitions(source), entry.partitions, entry.name))
+    def _ask(self, entry: Dataset, work: Path, revisions: Revisions, report: Reporter) -> None:
+        def open_at(root: str) -> Source:
+            source = open_source(revisions.pinned(root, report), work)
+            revisions.note(root, source)
+            return source
+
+        self.source = self.annotations = open_at(entry.source)
+        source = NotedSource(self.source.with_reporter(report))
+        try:
+            listed = entry.handler.partitions(source)
+        except SourceError as error:
+            if source.disown_unchecked():
+                raise SourceError(f"{error}\nWhat was fetched is dropped: the next run fetches it anew.") from error
+            raise
+        partitions = tuple(select(listed, entry.partitions, entry.name))
+        if unknown := sorted(entry.fetch_again.keys() - {part.name for part in listed}):
+            raise SourceError(
+                f"datasets.{entry.name}.download.fetch_again: {unknown[0]!r} is no partition; expected a name such as "
+                f"'{listed[0].name}', in quotation marks"
+            )
         files = describe(source, entry.handler, [path for part in partitions for path in part.files])
         root = entry.handler.annotation_root()
         if root is not None:
-            self.annotations = open_source(root, work)
-        source = self.annotations.with_reporter(report)
-        annotations = describe(source, entry.handler, entry.handler.annotation_files(source))
+            self.annotations = open_at(root)
+        where = self.annotations.with_reporter(report)
+        annotations = describe(where, entry.handler, entry.handler.annotation_files(where))
         self.inventory = SourceInventory(self.source.name, partitions, files, tuple(annotations.values()))
 
 
@@ -172,70 +205,24 @@ def _compute(
     folder: Path,
     report: Reporter,
     withdrawn: Withdrawn = NO_WITHDRAWALS,
+    *,
+    anew: bool = False,
 ) -> Result:
     """Fetch and write one partition. Runs in a worker."""
-    source = source.with_reporter(report)
-    local = {file.path: source.fetch(file) for file in files}
-    with scratch_folder(folder.parent) as scratch:
-        inputs = Inputs(files=local, scratch=scratch, annotations=Annotations(table), report=report)
-        result = write_raw(handler.read(partition, inputs), settings, partition.name, folder, report, withdrawn)
-        others = {OTHER_MEMBERS: inputs.tally.other_members} if inputs.tally.other_members else {}
-        return replace(result, counts={**result.counts, **others})
+
+    def write(local: Mapping[str, Path], settled: Collection[str]) -> Result:
+        with scratch_folder(folder.parent) as scratch:
+            inputs = Inputs(files=local, scratch=scratch, annotations=Annotations(table), report=report)
+            records = watched(handler.read(partition, inputs), partition.files, settled)
+            result = write_raw(records, settings, partition.name, folder, report, withdrawn)
+            others = {OTHER_MEMBERS: inputs.tally.other_members} if inputs.tally.other_members else {}
+            return replace(result, counts={**result.counts, **others})
+
+    return read_copies(source.with_reporter(report), files, write, report, anew=anew)
 
 
 def _without(compute: Callable[..., Result], withdrawn: Withdrawn) -> Callable[[Path, Reporter], Result]:
     return partial(compute, withdrawn=withdrawn)
-
-
-class _Table:
-    """A dataset's table of annotations, made once in the store; a dataset without annotation files has none."""
-
-    def __init__(self, entry: Dataset, origin: _Origin, run: Run) -> None:
-        self._run = run
-        self._source = origin.annotations
-        self._shared = frozenset(origin.inventory.files) if entry.handler.annotation_root() is None else frozenset()
-        self.files = origin.inventory.annotations
-        self._task = Task(
-            step="download-annotations",
-            name=entry.name,
-            cache_key={
-                "code": code_identity(deciding_modules("download-annotations", entry.name)),
-                "handler": deciding_values(entry.handler),
-                "files": [asdict(file) for file in self.files],
-            },
-            compute=partial(_write_table, entry.handler, self._source, self.files),
-        )
-
-    @property
-    def path(self) -> Path | None:
-        """Where the table is once it is made."""
-        return self._run.store.folder(self._task) / _TABLE if self.files else None
-
-    def make(self) -> None:
-        """Make the table unless it is there.
-
-        Raises:
-            StepError: It could not be made.
-        """
-        if not self.files or self._run.finder.find(self._task) is not None:
-            return
-        with Progress(f"annotations {self._task.name}", None) as progress:
-            for item in self._run.store.compute([self._task], WorkerPlan(1), progress):
-                if isinstance(item, TaskResult):
-                    raise StepError(f"{item.name}: {item.error}")
-        for file in self.files:
-            if file.path not in self._shared:  # with the partitions, which need it still
-                self._source.forget(file)
-
-
-def _write_table(
-    handler: Handler, source: Source, files: Sequence[SourceFile], folder: Path, report: Reporter
-) -> Result:
-    """Fetch the annotation files and write their table."""
-    source = source.with_reporter(report)
-    local = {file.path: source.fetch(file) for file in files}
-    num_rows = write_annotations(folder / _TABLE, handler.read_annotations(local), report)
-    return Result({"in": num_rows, "kept": num_rows})
 
 
 class _Release:

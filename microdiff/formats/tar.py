@@ -16,6 +16,7 @@ from typing import IO, Literal, NamedTuple, cast
 _BLOCK = 512
 _PIECE_BYTES = 2**20
 _MAX_HEADER_BYTES = 2**20  # of a long name or an extended header
+_MAX_PADDING = 2**20 + 2 * _BLOCK  # of zeros behind the last member: writers fill up their last record
 _MARK, _MARK_AT = b"ustar", 257
 _REGULAR = (b"0", b"\0", b"7")
 _FOLDER = b"5"
@@ -67,10 +68,11 @@ class TarReader:
         """
         name: bytes | None = None
         facts: dict[bytes, bytes] = {}
-        ended = lost = False
+        ended = lost = is_any = False
+        end_at = 0
         while block := self._next_block(searching=ended or lost):
             if not block.strip(b"\0"):
-                ended = True
+                ended, end_at = True, end_at if ended else self._position
                 continue
             if ended:
                 self._note(f"data behind the end of the archive, before byte {self._position}")
@@ -92,9 +94,12 @@ class TarReader:
                     more = self._take(_BLOCK)
                     raw = raw._replace(more_sparse=len(more) == _BLOCK and more[504] != 0)
                 yield self._header(raw, name, facts)
-                name, facts = None, {}
+                name, facts, is_any = None, {}, True
         if not ended:
             self._note(f"no end of archive after {self._position} bytes")
+        elif is_any and self._position - end_at > _MAX_PADDING:
+            # A transfer that broke off, or a hole in a disk, leaves zeros where members were.
+            self._note(f"{self._position - end_at} bytes of zeros behind the last member")
 
     def read(self) -> bytes:
         """Return what is left of the current member's data: less than its header says where the archive ends."""

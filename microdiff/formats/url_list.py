@@ -25,14 +25,23 @@ from microdiff.core.progress import NullReporter, Reporter
 from microdiff.errors import SourceError
 from microdiff.formats import url_fetcher
 from microdiff.formats.archives import MAX_LINE_BYTES
+from microdiff.formats.public_connection import ALLOW_PRIVATE, NO_NAME
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample
+from microdiff.formats.request_url import request_url
+from microdiff.formats.url_list_form import EXPECTED, form_problem
 from microdiff.storage import Source
 
 _CHUNK_BYTES = 4 * 2**20
+_HEAD_BYTES = 2**18
 _MAX_CAUSE_CHARS = 200
+_MOSTLY = 0.5  # share of failures that decides what is said of them
 _LOG = "img2dataset.log"
 _PICTURES = "00000"  # the folder that img2dataset puts them into
 _LOOK_EVERY_S = 2.0  # at what has arrived
+
+
+class FailedFetch(SourceError):
+    """Pictures could not be fetched; nothing is wrong with the list."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +70,9 @@ def partition_lines(source: Source, path: str, num_lines: int) -> list[Slice]:
     """
     starts, lines, size, tabs, chunk = [0], 0, 0, False, b""
     with source.fetch(source.stat(path)).open("rb") as file:
+        if problem := form_problem(_whole_lines(file.read(_HEAD_BYTES))):
+            raise SourceError(f"{source.name}/{path}: {problem}.\n{EXPECTED}")
+        file.seek(0)
         while more := file.read(_CHUNK_BYTES):
             chunk = more
             ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")) + (size + 1)
@@ -84,8 +96,18 @@ def partition_lines(source: Source, path: str, num_lines: int) -> list[Slice]:
     ]
 
 
+def _whole_lines(head: bytes) -> bytes:
+    """Return the beginning of a list without a line that goes on."""
+    return head[: head.rfind(b"\n") + 1] if len(head) == _HEAD_BYTES else head
+
+
 def read_slice(
-    part: Slice, inputs: Inputs, max_failed_share: float, timeout_s: float, retries: int
+    part: Slice,
+    inputs: Inputs,
+    max_failed_share: float,
+    timeout_s: float,
+    retries: int,
+    allow_private: bool = False,
 ) -> Iterator[Sample | Rejection]:
     """Fetch the pictures of a slice, then yield a record for every line; keys are the numbers of lines.
 
@@ -95,21 +117,21 @@ def read_slice(
         max_failed_share: Largest share of its URLs that may fail, 0 to 1.
         timeout_s: As for `fetch_urls`.
         retries: Likewise.
+        allow_private: Likewise.
 
     Raises:
-        SourceError: More URLs failed; nothing was yielded.
+        FailedFetch: More URLs failed; nothing was yielded.
     """
     (name,) = part.files
     pairs = _read_pairs(inputs.files[name], part.first_byte, part.num_records)
-    fetched = fetch_urls([url for url, _ in pairs], inputs.scratch, timeout_s, retries, inputs.report)
+    fetched = fetch_urls([url for url, _ in pairs], inputs.scratch, timeout_s, retries, inputs.report, allow_private)
     num_urls = sum(bool(url) for url, _ in pairs)
     causes = Counter(each.cause for (url, _), each in zip(pairs, fetched, strict=True) if url and each.path is None)
     if causes.total() > max_failed_share * num_urls:
         cause, often = causes.most_common(1)[0]
-        raise SourceError(
+        raise FailedFetch(
             f"{name}, lines from {part.first_line}: {causes.total()} of {num_urls} URLs failed ({often} of them: "
-            f"{cause}), more than max_failed_share {max_failed_share:.0%}.\n"
-            "Check the network and run again, or raise max_failed_share if so many links are dead."
+            f"{cause}), more than max_failed_share {max_failed_share:.0%}.\n{_remedy(causes)}"
         )
     for line, ((url, caption), each) in enumerate(zip(pairs, fetched, strict=True), part.first_line):
         meta = {"url": url, "cause": each.cause} if each.cause else {"url": url}
@@ -148,33 +170,44 @@ class Fetched(NamedTuple):
 
 
 def fetch_urls(
-    urls: Sequence[str], folder: Path, timeout_s: float, retries: int, report: Reporter | None = None
+    urls: Sequence[str],
+    folder: Path,
+    timeout_s: float,
+    retries: int,
+    report: Reporter | None = None,
+    allow_private: bool = False,
 ) -> list[Fetched]:
     """Fetch pictures.
 
     Args:
-        urls: Of any kind; those that are not HTTP are not fetched.
+        urls: Of any kind; those that are not HTTP are not fetched. What a URL may not hold is encoded.
         folder: Empty; receives the pictures.
         timeout_s: Longest wait for a connection, and for more of an answer.
         retries: Further attempts for a URL that failed.
         report: Hears of bytes as pictures arrive.
+        allow_private: Whether to fetch from this machine and from private networks, also where redirects lead there.
 
     Returns:
         An outcome for each URL.
 
     Raises:
-        SourceError: img2dataset itself failed.
+        FailedFetch: img2dataset itself failed.
     """
-    outcomes = [Fetched(None, "not an http or https URL")] * len(urls)
-    places = [place for place, url in enumerate(urls) if url.lower().startswith(("http://", "https://"))]
-    if not places:
+    outcomes, wanted = [], {}
+    for place, url in enumerate(urls):
+        try:
+            wanted[place] = request_url(url)
+        except ValueError as error:
+            outcomes.append(Fetched(None, str(error)[:_MAX_CAUSE_CHARS]))
+        else:
+            outcomes.append(Fetched(None, "lost by img2dataset"))  # of what fails in unforeseen ways no row is left
+    if not wanted:
         return outcomes
-    table = pa.table({"url": pa.array([urls[place] for place in places], pa.string())})
+    places = list(wanted)
+    table = pa.table({"url": pa.array(wanted.values(), pa.string())})
     with pa.OSFile(str(folder / url_fetcher.REQUEST), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
-    _run(folder, timeout_s, retries, report or NullReporter())
-    for place in places:
-        outcomes[place] = Fetched(None, "lost by img2dataset")  # of a row that fails in unforeseen ways nothing is left
+    _run(folder, timeout_s, retries, report or NullReporter(), allow_private)
     for row in pq.read_table(folder / "00000.parquet", columns=["key", "status", "error_message"]).to_pylist():
         path = folder / _PICTURES / f"{row['key']}.jpg"  # whatever it holds
         cause = (row["error_message"] or row["status"])[:_MAX_CAUSE_CHARS]
@@ -182,9 +215,32 @@ def fetch_urls(
     return outcomes
 
 
-def _run(folder: Path, timeout_s: float, retries: int, report: Reporter) -> None:
+def _remedy(causes: Counter[str]) -> str:
+    """Return what to do about failures: the network is to blame only where no answer came."""
+
+    def share(*words: str) -> float:
+        return sum(number for cause, number in causes.items() if any(word in cause for word in words)) / causes.total()
+
+    raise_share = "raise max_failed_share if so many links are dead."
+    if share(url_fetcher.BY_PROXY) > _MOSTLY:
+        return "Check the proxy (http_proxy, https_proxy, no_proxy) and run again."
+    if share("Temporary failure in name resolution") > _MOSTLY:
+        return (
+            "Names cannot be resolved here: check DNS (behind a proxy, set http_proxy and https_proxy), and run again."
+        )
+    if share(ALLOW_PRIVATE) > _MOSTLY:
+        return f"Such addresses are fetched only where {ALLOW_PRIVATE} is set."
+    if share("URL", "host", "user name") > _MOSTLY:
+        return f"Check the list. {EXPECTED}"
+    if share("HTTP Error", NO_NAME, "disallowed", "compressed") > _MOSTLY:
+        return f"Run again later, or {raise_share}"
+    return f"Check the network and run again, or {raise_share}"
+
+
+def _run(folder: Path, timeout_s: float, retries: int, report: Reporter, allow_private: bool) -> None:
     """Run `microdiff.formats.url_fetcher`, which ends when its standard input does: with this process."""
     command = [sys.executable, "-m", url_fetcher.__name__, str(folder), str(timeout_s), str(retries)]
+    command += [ALLOW_PRIVATE] if allow_private else []
     environment = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}  # or importing it asks the network for a new version
     with (
         (folder / _LOG).open("wb") as log,
@@ -201,7 +257,7 @@ def _run(folder: Path, timeout_s: float, retries: int, report: Reporter) -> None
             num_bytes = arrived
     if code:
         said = (folder / _LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        raise SourceError(f"img2dataset ended with code {code}: {said[-1] if said else 'without a word'}. Run again.")
+        raise FailedFetch(f"img2dataset ended with code {code}: {said[-1] if said else 'without a word'}. Run again.")
 
 
 def _bytes_in(folder: Path) -> int:

@@ -22,11 +22,11 @@ pictures; the same picture under several URLs; pictures on their side.
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar, Literal
 
-from microdiff.config.settings import Problems
+from microdiff.config.settings import LATER, Problems
 from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample, not_empty, record
@@ -53,6 +53,8 @@ class CC12M(Handler):
         retries: Further attempts for a URL that failed.
         fallback_encoding: Of texts in tars that have no byte order mark and are not UTF-8, such as `latin-1`; null
             rejects them.
+        allow_private_addresses: Whether URLs may lead to this machine and to private networks, for tests and for lists
+            of one's own.
     """
 
     licence: ClassVar[str] = "Conceptual 12M: free for any purpose; pictures remain their owners'"
@@ -63,6 +65,7 @@ class CC12M(Handler):
     timeout_s: float = 10.0
     retries: int = 1
     fallback_encoding: str | None = None
+    allow_private_addresses: bool = field(default=False, metadata=LATER)
 
     def problems(self) -> Problems:
         """Yield settings out of range."""
@@ -86,7 +89,8 @@ class CC12M(Handler):
     def read(self, partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
         """Yield the records of a tar sorted by key, or those of a slice by line number."""
         if isinstance(partition, Slice):
-            return read_slice(partition, inputs, self.max_failed_share, self.timeout_s, self.retries)
+            limits = (self.max_failed_share, self.timeout_s, self.retries)
+            return read_slice(partition, inputs, *limits, self.allow_private_addresses)
         return not_empty(_read_tar(partition, inputs, self.fallback_encoding), partition.files[0])
 
 

@@ -14,8 +14,9 @@ number plates are blurred; archives 14, 16, 17 and 19 of a mirror had damaged en
 
 A record is a member, unless it is known to be none, as masks are. Records come in the order of the archive, which is
 as fixed as its checksum: sorting 11 GB would need disk or memory for them. A damaged archive gives all that can be
-read, and one record for the rest. Of captions only those of the selected archives' pictures are looked at. Where two
-pictures or two captions of one name differ, nobody knows which belong together, and all are rejected.
+read, and a record for each lost picture that its masks name, or one for the rest. Of captions only those of the
+selected archives' pictures are looked at. Where two pictures or two captions of one name differ, nobody knows which
+belong together, and all are rejected.
 """
 
 import re
@@ -29,6 +30,7 @@ from microdiff.config.settings import Problems
 from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
 from microdiff.formats.archives import read_tar, salvage_tar
+from microdiff.formats.companions import Companions
 from microdiff.formats.members import is_other, stem, stem_key
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample, not_empty, record
 from microdiff.formats.repeats import Repeats
@@ -37,6 +39,7 @@ from microdiff.handlers import Handler
 from microdiff.storage import Source
 
 _ARCHIVE = re.compile(r"sa_(\d{6})\.tar")
+_PICTURE = re.compile(r"sa_\d+")
 _MD5 = re.compile("[0-9a-f]{32}")
 _MAX_CAPTION_BYTES = 2**20
 
@@ -103,25 +106,34 @@ class Sa1b(Handler):
                 raise SourceError(f"{path}: holds no captions such as sa_1.txt")
 
     def read(self, partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
-        """Yield the archive's pictures in its order."""
+        """Yield the archive's pictures in its order; of a damaged one, then those lost that their masks name."""
         return not_empty(_read(inputs), ", ".join(partition.files))
 
 
 def _read(inputs: Inputs) -> Iterator[Sample | Rejection]:
     for path, local in inputs.files.items():
         repeats = Repeats()
-        for member in salvage_tar(local, inputs.tally.unless(_is_no_picture)):
+        masks = Companions(_is_mask)
+        for member in salvage_tar(local, masks.watching(inputs.tally.unless(_is_no_picture))):
+            if member.problem is Reason.DAMAGED_ARCHIVE and masks.lost:
+                for lost in masks.lost:
+                    yield _record(Reason.DAMAGED_ARCHIVE, stem_key(lost), f"{path}/{lost}.jpg", inputs)
+                continue
             key = stem_key(member.name)
-            said = inputs.annotations.all_of(key)
-            captions = tuple(dict.fromkeys(text for text in said if isinstance(text, str)))
-            causes = [value["cause"] for value in said if not isinstance(value, str)]
-            found: bytes | Reason = repeats.problem(key, member) or member.content
-            if isinstance(found, bytes) and causes:
-                found = Reason.BAD_CAPTION
-            elif isinstance(found, bytes) and len(captions) > 1:
-                found = Reason.AMBIGUOUS_KEY
-            cause = causes[0] if found is Reason.BAD_CAPTION else ""
-            yield record(found, key=key, captions=captions, source=f"{path}/{member.name}", meta={}, cause=cause)
+            yield _record(repeats.problem(key, member) or member.content, key, f"{path}/{member.name}", inputs)
+
+
+def _record(found: bytes | Reason, key: str, source: str, inputs: Inputs) -> Sample | Rejection:
+    """Make a record of a picture, or of the reason against it, and of what is said of it."""
+    said = inputs.annotations.all_of(key)
+    captions = tuple(dict.fromkeys(text for text in said if isinstance(text, str)))
+    causes = [value["cause"] for value in said if not isinstance(value, str)]
+    if isinstance(found, bytes) and causes:
+        found = Reason.BAD_CAPTION
+    elif isinstance(found, bytes) and len(captions) > 1:
+        found = Reason.AMBIGUOUS_KEY
+    cause = causes[0] if found is Reason.BAD_CAPTION else ""
+    return record(found, key=key, captions=captions, source=source, meta={}, cause=cause)
 
 
 def _caption(data: bytes, fallback: str | None) -> str | dict[str, str]:
@@ -138,6 +150,10 @@ def _is_caption(name: str) -> bool:
 def _is_no_picture(name: str) -> bool:
     """Tell whether a member is a file of masks, or any of what archives have besides."""
     return name.lower().endswith(".json") or is_other(name)
+
+
+def _is_mask(name: str) -> bool:
+    return name.endswith(".json") and _PICTURE.fullmatch(stem(name)) is not None
 
 
 HANDLER = Sa1b

@@ -24,7 +24,7 @@ from typing import Any
 
 from microdiff.core.places import Unwritable, os_error_in_words
 from microdiff.core.progress import SAMPLES, Reporter
-from microdiff.errors import DamagedError, MicrodiffError, ParamsError
+from microdiff.errors import DamagedError, FinalSourceError, MicrodiffError, ParamsError
 from microdiff.pipeline.workers import WorkerPlan
 
 ATTEMPTS = 2
@@ -62,8 +62,8 @@ def run_tasks(tasks: Sequence[tuple[str, Work]], plan: WorkerPlan, report: Repor
         report: Receives progress, messages, and failed attempts that will be repeated, in this process.
 
     Yields:
-        One outcome per task; a task is tried `ATTEMPTS` times, except after an error in the settings. After one that
-        found a place unwritable no more: what runs is stopped.
+        One outcome per task; a task is tried `ATTEMPTS` times, except after an error in the settings, or one that
+        is final. After one that found a place unwritable no more: what runs is stopped.
     """
     if min(plan.workers, len(tasks)) <= 1 and min(plan.in_hand, len(tasks)) <= 1:
         yield from _run_here(tasks, report)
@@ -96,7 +96,7 @@ def _attempt(name: str, work: Work, report: Reporter) -> tuple[TaskResult, bool]
         return TaskResult(name, work(report)), True
     except DamagedError as error:
         return TaskResult(name, error=str(error), damaged=error), True
-    except ParamsError as error:
+    except (ParamsError, FinalSourceError) as error:
         return TaskResult(name, error=str(error)), True
     except Exception as error:  # noqa: BLE001 - the boundary: whatever a task raises is reported, with its traceback
         unwritable = Unwritable.of(error)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from microdiff.artifacts.manifest import parse_manifest
+from microdiff.artifacts.manifest import Manifest, parse_manifest
 from microdiff.errors import DamagedError, MicrodiffError, SchemaError
 from microdiff.pipeline.offer import Offer
 from microdiff.pipeline.recorded import RecordedParts, parts_of_folder, recorded_versions
@@ -65,6 +65,11 @@ class Finder:
         for parts in self._recorded_parts():
             for fingerprint, offer in parts.named(step, name):
                 self._take(Task(step, name, {}, _never), fingerprint, offer)
+
+    def manifests(self) -> Iterator[Manifest]:
+        """Yield the manifests of the artifact: the one that is here, then those that DVC has recorded, latest first."""
+        for parts in self._recorded_parts():
+            yield parts.manifest
 
     def _take(self, task: Task, fingerprint: str, offer: Offer) -> bool:
         if offer.record.name != task.name:

@@ -7,7 +7,7 @@ datasets.<name>                  max_rejected_share, clean, and download: source
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -22,6 +22,7 @@ from microdiff.pipeline.root_settings import is_recorded, secrets_in
 from microdiff.pipeline.selection import parse_selection
 
 _SALT = "store_salt"
+_COMMON = ("source", "partitions", "fetch_again")  # settings of all datasets' downloads
 log = logging.getLogger("microdiff")
 
 T = TypeVar("T")
@@ -36,6 +37,8 @@ class Dataset:
         max_rejected_share: Largest share of source records that may be lost over all steps, 0 to 1.
         source: Root the handler reads.
         partitions: Which partitions, see `microdiff.pipeline.selection`.
+        fetch_again: Partitions whose files are fetched anew, by name, and how often that was asked for: another number
+            is another result.
         handler: Knows the source's layout.
         clean: Caption policy.
     """
@@ -46,6 +49,7 @@ class Dataset:
     partitions: str
     handler: Handler
     clean: CleanSettings
+    fetch_again: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,18 +183,24 @@ def _parse_dataset(name: str, value: object, problems: list[str]) -> Dataset | N
     download = entry.get("download", {})
     common, handler_values = {}, download
     if isinstance(download, Mapping):
-        common = {key: download[key] for key in ("source", "partitions") if key in download}
+        common = {key: download[key] for key in _COMMON if key in download}
         handler_values = {key: item for key, item in download.items() if key not in common}
     for key in ("source", "partitions"):
         if key not in common:
             problems.append(f"{where}.download.{key}: missing")
     source = convert(Root, common.get("source", ""), f"{where}.download.source", problems)
     partitions = str(common.get("partitions", "all"))
+    again = convert(Mapping[str, int], common.get("fetch_again") or {}, f"{where}.download.fetch_again", problems)
+    problems += [
+        f"{where}.download.fetch_again.{key}: expected at least 1, got {number}"
+        for key, number in again.items()
+        if type(number) is int and number < 1
+    ]
     try:
         parse_selection(partitions)
     except ValueError as error:
         problems.append(f"{where}.download.partitions: {error}")
-    handler = parse(cls, handler_values, f"{where}.download", problems, also=("source", "partitions"))
+    handler = parse(cls, handler_values, f"{where}.download", problems, also=_COMMON)
     clean = parse(CleanSettings, entry["clean"], f"{where}.clean", problems) if "clean" in entry else None
     if len(problems) > before or handler is None or clean is None:
         return None
@@ -201,4 +211,5 @@ def _parse_dataset(name: str, value: object, problems: list[str]) -> Dataset | N
         partitions=partitions,
         handler=handler,
         clean=clean,
+        fetch_again=again,
     )

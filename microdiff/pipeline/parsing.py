@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, cast
 
 from microdiff.config.roots import is_root, public_root
+from microdiff.config.settings import LATER
 from microdiff.pipeline.root_settings import read_root
 
 T = TypeVar("T")
@@ -54,8 +55,17 @@ def _public(value: Any) -> Any:
 
 
 def deciding_values(settings: object) -> dict[str, Any]:
-    """Return those values of a settings dataclass that decide bytes, for fingerprints: all but its roots."""
-    return {name: value for name, value in as_values(settings).items() if name not in _roots(settings)}
+    """Return those values of a settings dataclass that decide bytes, for fingerprints.
+
+    These are all but its roots, and but those at their default that were added `LATER`.
+    """
+    silent = {*_roots(settings)}
+    silent |= {
+        field.name
+        for field in fields(cast("Any", settings))
+        if field.metadata == LATER and getattr(settings, field.name) == field.default
+    }
+    return {name: value for name, value in as_values(settings).items() if name not in silent}
 
 
 def _roots(settings: object) -> list[str]:

@@ -26,11 +26,13 @@ class TryAgain(SourceError):
 
     Attributes:
         wait_s: For how many seconds the storage wants no further request; 0 if it does not say.
+        remedy: What to check if it does not pass.
     """
 
-    def __init__(self, problem: str, wait_s: float = 0.0) -> None:
+    def __init__(self, problem: str, wait_s: float = 0.0, remedy: str = "the network") -> None:
         super().__init__(problem)
         self.wait_s = wait_s
+        self.remedy = remedy
 
 
 class CannotResume(TryAgain):
@@ -93,12 +95,15 @@ class Body:
         version: What tells this version of the file from others, as in an identity `etag:...` or `version:...`; empty
             if the storage does not say.
         chunks: The bytes. Iterating raises `TryAgain` where they break off, `Changed` if they are of two versions.
+        decoded: Whether the server had compressed them for the way, so that what it says of sizes and ranges is not of
+            these bytes: such a body can only be read from its beginning to its end.
     """
 
     start: int
     num_bytes: int | None
     version: str
     chunks: Iterator[bytes]
+    decoded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +171,14 @@ class Storage(ABC):
     def changed(self, path: str) -> None:  # noqa: B027 - most kinds remember nothing
         """Forget what is remembered of a file, which has changed since."""
 
+    def as_sent(self) -> Self:
+        """Return this storage, giving bytes as they are sent, whatever the server says that it did to them."""
+        return self
+
+    def past_caches(self) -> Self:
+        """Return this storage, asking for what it has itself, not for what something between keeps of it."""
+        return self
+
     def with_reporter(self, report: Reporter) -> Self:
         """Return this storage, reporting to `report`."""
         return replace(self, report=report)
@@ -194,5 +207,15 @@ class Source(Protocol):
             SourceError: It cannot be had, or its bytes are not the ones described.
         """
 
+    def fetch_again(self, file: SourceFile) -> Path:
+        """Return a local copy of a file, fetched anew in place of the one that is there.
+
+        Raises:
+            SourceError: As for `fetch`.
+        """
+
     def forget(self, file: SourceFile) -> None:
         """Remove the local copy of a file, if this source made one."""
+
+    def disown(self, file: SourceFile) -> None:
+        """Remove the local copy of a file, and whatever is remembered of it: it cannot be read."""

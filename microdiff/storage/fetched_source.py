@@ -14,6 +14,7 @@ from microdiff.errors import SourceError
 from microdiff.storage import Changed, Damaged, SourceFile, Storage
 from microdiff.storage.checksums import checksum_of, is_checksum
 from microdiff.storage.fetching import fetch_verified
+from microdiff.storage.pages import PageInstead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,19 +56,35 @@ class FetchedSource:
         target = folder / Path(file.path).name
         with writing_to(folder), locked_folder(folder):
             if not self._is_whole(target, file):
-                part = target.with_name(f"{target.name}.part")
-                try:
-                    fetch_verified(self.storage, file.path, part, identity=file.identity, num_bytes=file.num_bytes)
-                except Changed:
-                    self.storage.changed(file.path)
-                    raise
-                except Damaged:
-                    self._refuse_if_changed(file)
-                    raise
-                part.rename(target)
-                _note(target).write_text(json.dumps(file_facts(target)))
-                sync(folder)
+                self._bring(file, target, self.storage)
         return target
+
+    def fetch_again(self, file: SourceFile) -> Path:
+        """Return a copy of a file, fetched anew; the one that is there stays until the new one is whole.
+
+        Raises:
+            SourceError: As for `fetch`.
+        """
+        folder = self._folder(file)
+        target = folder / Path(file.path).name
+        with writing_to(folder), locked_folder(folder):
+            self._bring(file, target, self.storage.past_caches())
+        return target
+
+    def _bring(self, file: SourceFile, target: Path, storage: Storage) -> None:
+        """Fetch a file, under its name once it is verified."""
+        part = target.with_name(f"{target.name}.part")
+        try:
+            fetch_verified(storage, file.path, part, identity=file.identity, num_bytes=file.num_bytes)
+        except (Changed, PageInstead):
+            self.storage.changed(file.path)
+            raise
+        except Damaged:
+            self._refuse_if_changed(file)
+            raise
+        part.rename(target)
+        _note(target).write_text(json.dumps(file_facts(target)))
+        sync(target.parent)
 
     def _is_whole(self, target: Path, file: SourceFile) -> bool:
         """Tell whether an earlier fetch left the file and nobody has written to it since; else remove it."""
@@ -88,6 +105,11 @@ class FetchedSource:
         if folder.is_dir():
             with locked_folder(folder):
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def disown(self, file: SourceFile) -> None:
+        """Remove the copy of a file that cannot be read, and what is remembered of the file."""
+        self.storage.changed(file.path)
+        self.forget(file)
 
     def _folder(self, file: SourceFile) -> Path:
         return self.fetched / digest_json([self.name, file.path, file.num_bytes, file.identity])[:32]
@@ -119,7 +141,7 @@ def _parsed(note: Path) -> object:
 
 
 def remedy(path: Path) -> str:
-    """Return what to do about a source's file that cannot be read: a copy can be made again, the user's own cannot."""
+    """Return what to do about a source's file that cannot be read: a copy is made again, the user's own cannot be."""
     if _note(path).is_file():
-        return "It is a copy: remove it and run again."
+        return "It is a copy of the source's."
     return "Put a whole one in its place and run again."

@@ -1,12 +1,15 @@
 """One file from a storage, whole or not at all: resumed after a break, verified while its bytes arrive."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from microdiff.core.files import sync
-from microdiff.storage import Body, CannotResume, Changed, Damaged, Storage, TryAgain
+from microdiff.storage import Body, CannotResume, Changed, Damaged, Storage, TryAgain, pages
 from microdiff.storage.checksums import is_checksum, new_digest
+from microdiff.storage.codings import peek
+from microdiff.storage.pages import HEAD_BYTES, page_in_place_of
 from microdiff.storage.retry import ATTEMPTS, RetryBudget
 
 _TICK_BYTES = 2**20
@@ -34,19 +37,31 @@ def fetch_verified(
 
     Raises:
         Changed: The storage has another file there now.
+        PageInstead: What came is a page, such as one that asks for a login; then `part` is removed.
         Damaged: The bytes are not those that `identity` is the checksum of, twice; then `part` is removed.
         SourceError: It cannot be had.
     """
-    where = f"{storage.name}/{path}"
-    for is_last in (False, True):
-        found = _Transfer(storage, path, part, identity, num_bytes).complete(attempts)
+    where, sender, times_wrong = f"{storage.name}/{path}", storage, 0
+    while True:
+        transfer = _Transfer(sender, path, part, identity, num_bytes)
+        found = transfer.complete(attempts)
+        is_right = found == identity and is_checksum(identity)
+        if not is_right and (page := page_in_place_of(path, _head(part))):
+            transfer.discard()
+            raise pages.refusal(where, page, storage.setting)
         if found == identity:
             sync(part)
-            _version_note(part).unlink(missing_ok=True)
+            transfer.forget_notes()
             return
-        part.unlink()
+        transfer.discard()
         problem = f"{where}: expected {identity}, got {found}"
-        if is_last:
+        if sender is storage and transfer.may_be_as_sent:
+            storage.report.say(f"{problem} after decompressing what the server says it compressed, taking it as it is")
+            sender = storage.as_sent()
+            continue
+        sender = storage
+        times_wrong += 1
+        if times_wrong == 2:
             message = f"{problem}, twice. Nothing was kept. Run again later, or correct the checksum."
             raise Damaged(message, found)
         storage.report.say(f"{problem}, starting over")
@@ -64,6 +79,8 @@ class _Transfer:
         self._kind, _, self._value = identity.partition(":")
         self._num_bytes = num_bytes
         self._size = 0  # of the partial file
+        self._sent_bytes: int | None = None  # of a decoded body, before it was
+        self._decodes = False  # whether the partial file's bytes were decoded
         self._digest = self._new_digest()
         self._out: BinaryIO
 
@@ -75,7 +92,7 @@ class _Transfer:
                 return self._found()
             budget, most = RetryBudget(self._storage, self._path, attempts, resumes=True), self._size
             while True:
-                wait_s = 0.0
+                wait_s, remedy = 0.0, "the network"
                 try:
                     problem = self._receive()
                     if not problem:
@@ -84,17 +101,35 @@ class _Transfer:
                     problem = str(error)
                     self._start_over()
                 except TryAgain as error:
-                    problem, wait_s = str(error), error.wait_s
+                    problem, wait_s, remedy = str(error), error.wait_s, error.remedy
                 if self._size > most:
                     budget.renew()
                     most = self._size
                 self._out.flush()  # a kill while waiting loses nothing
                 if self._size:
                     problem += f" after {self._size}{f' of {self._num_bytes}' if self._num_bytes else ''} bytes"
-                budget.failed(problem, wait_s)
+                budget.failed(problem, wait_s, remedy)
+
+    @property
+    def may_be_as_sent(self) -> bool:
+        """Whether the file may be what the server sent before it was decoded: one that is compressed itself."""
+        return self._decodes and (self._sent_bytes is None or self._num_bytes in (None, self._sent_bytes))
+
+    def discard(self) -> None:
+        """Remove the partial file."""
+        self._part.unlink()
+        self.forget_notes()
+
+    def forget_notes(self) -> None:
+        """Remove what is noted of the partial file."""
+        _version_note(self._part).unlink(missing_ok=True)
+        _decoded_note(self._part).unlink(missing_ok=True)
 
     def _take_up(self) -> None:
-        """Count and digest what an earlier attempt left."""
+        """Count and digest what an earlier attempt left, unless it cannot be continued."""
+        if _decoded_note(self._part).is_file():
+            self._start_over()
+            return
         self._out.seek(0)
         if self._digest is not None:
             hashlib.file_digest(self._out, lambda: self._digest)  # type: ignore[arg-type,return-value]
@@ -116,31 +151,59 @@ class _Transfer:
         version = self._version()
         if self._size and self._digest is None and not version:
             self._start_over("the server does not tell versions apart")
+        if self._decodes:
+            self._start_over("the server compresses what it sends, and cannot continue")
         start = self._size
         with self._storage.read(self._path, start, version) as body:
+            first, chunks = (b"", body.chunks) if body.start else peek(body.chunks, HEAD_BYTES)
+            if not body.start and not first and self._num_bytes and not body.decoded:
+                return "the server sent nothing"
+            self._refuse_a_page(body, first)
             if self._kind in ("etag", "version") and body.version != self._value:
                 what = "ETag" if self._kind == "etag" else self._kind
                 raise self._changed(f"expected {what} {self._value}, got {body.version or 'none'}")
             if body.start and self._digest is None and body.version != version:
                 self._start_over()
                 return "the server has another version now"
-            if None not in (self._num_bytes, body.num_bytes) and self._num_bytes != body.num_bytes:
+            if not body.decoded and None not in (self._num_bytes, body.num_bytes) and self._num_bytes != body.num_bytes:
                 raise self._changed(f"expected {self._num_bytes} bytes, it has {body.num_bytes}")
             if start and not body.start:
                 self._start_over("the server cannot continue a download")
             if self._kind == "name" and not body.start and body.version:
                 _version_note(self._part).write_text(body.version, encoding="utf-8")
-            self._write(body)
-            whole = body.num_bytes if self._num_bytes is None else self._num_bytes
-        return "the server closed" if whole is not None and self._size < whole else ""
+            if body.decoded:
+                _decoded_note(self._part).touch()
+                self._decodes, self._sent_bytes = True, body.num_bytes
+            self._write(body, chunks)
+            return self._shortfall(body)
 
-    def _write(self, body: Body) -> None:
-        """Add a body to the partial file as it comes."""
+    def _refuse_a_page(self, body: Body, first: bytes) -> None:
+        """Raise PageInstead if a body is a page, unless a checksum will tell and nothing is lost by waiting for it."""
+        may_be_right = body.num_bytes in (None, self._num_bytes) and not self._size
+        if self._digest is not None and may_be_right:
+            return
+        if page := page_in_place_of(self._path, first):
+            raise pages.refusal(self._where, page, self._storage.setting)
+
+    def _shortfall(self, body: Body) -> str:
+        """Return what is wrong with the size of the partial file, a body later; nothing if it is whole."""
+        if not body.decoded:
+            whole = body.num_bytes if self._num_bytes is None else self._num_bytes
+            return "the server closed" if whole is not None and self._size < whole else ""
+        # What was stated may be the size of what was sent, or of the file.
+        if self._digest is None and self._num_bytes not in (None, self._size, body.num_bytes):
+            size = self._size
+            self._start_over()
+            raise self._changed(f"expected {self._num_bytes} bytes, it has {size}")
+        return ""
+
+    def _write(self, body: Body, chunks: Iterator[bytes]) -> None:
+        """Add the bytes of a body to the partial file as they come."""
         unreported = 0
         try:
-            for chunk in body.chunks:
+            for chunk in chunks:
                 self._size += len(chunk)
-                if self._num_bytes is not None and self._size > self._num_bytes:
+                if not body.decoded and self._num_bytes is not None and self._size > self._num_bytes:
                     raise self._changed(f"it is longer than {self._num_bytes} bytes")
                 self._out.write(chunk)
                 if self._digest is not None:
@@ -164,8 +227,8 @@ class _Transfer:
             self._storage.report.say(f"{self._where}: {reason}, starting over")
         self._out.seek(0)
         self._out.truncate()
-        _version_note(self._part).unlink(missing_ok=True)
-        self._size, self._digest = 0, self._new_digest()
+        self.forget_notes()
+        self._size, self._digest, self._decodes = 0, self._new_digest(), False
 
     def _new_digest(self) -> "hashlib._Hash | None":
         return new_digest(self._kind, self._num_bytes) if is_checksum(self._identity) else None
@@ -181,3 +244,13 @@ class _Transfer:
 def _version_note(part: Path) -> Path:
     """Return the file beside a partial one that says of which version its bytes are."""
     return part.with_name(f"{part.name}.version")
+
+
+def _decoded_note(part: Path) -> Path:
+    """Return the file beside a partial one that says that its bytes were decoded, and cannot be continued."""
+    return part.with_name(f"{part.name}.decoded")
+
+
+def _head(part: Path) -> bytes:
+    with part.open("rb") as file:
+        return file.read(HEAD_BYTES)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from microdiff.config.roots import public_root
 from microdiff.core.progress import Reporter
 from microdiff.errors import SourceError
-from microdiff.storage import SETTING, Body, CannotResume, Changed, NotFound, SourceFile, Storage, TryAgain
+from microdiff.storage import SETTING, Body, CannotResume, Changed, NotFound, SourceFile, Storage, failures
 from microdiff.storage.retry import retried
 from microdiff.storage.urls import without_secrets
 
@@ -148,7 +148,11 @@ class FsspecStorage(Storage):
             kind = type(error).__name__
             if "Credentials" in kind:
                 raise SourceError(f"{where}: {kind}. Give them as this storage's own tools expect them.") from None
-            raise TryAgain(kind) from None
+            try:
+                problem = failures.reason(error, None)
+            except failures.ProxyRefuses as refusal:
+                raise SourceError(f"{where}: {refusal}") from None
+            raise problem from None
 
 
 def _failures() -> tuple[type[Exception], ...]:

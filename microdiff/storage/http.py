@@ -5,26 +5,24 @@ those in ~/.netrc are never used. No message holds a URL, whose path or query ma
 name and the file's path.
 """
 
-import base64
-import binascii
 import logging
-import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
-from urllib.parse import quote, unquote, urlsplit
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import requests
 import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth
-from requests.structures import CaseInsensitiveDict
 
 from microdiff.errors import SourceError
-from microdiff.storage import Body, CannotResume, NotFound, SourceFile, Storage, TryAgain, response_headers
+from microdiff.storage import Body, CannotResume, NotFound, Storage, TryAgain, failures, response_headers
+from microdiff.storage.codings import BadCoding, UnknownCoding, codings_of, decoded, is_own_coding
 from microdiff.storage.retry import retried
-from microdiff.storage.urls import same_origin, without_secrets
+from microdiff.storage.urls import same_origin
+from microdiff.storage.versions import FileVersion, same_etag
 
 TIMEOUT_S = 60.0  # without a byte
 _CHUNK_BYTES = 2**18
@@ -36,7 +34,6 @@ _HOPELESS = (
     requests.exceptions.InvalidHeader,
     requests.exceptions.TooManyRedirects,
 )
-_DIGEST_BYTES = {"sha256": 32, "md5": 16}
 
 T = TypeVar("T")
 
@@ -53,7 +50,15 @@ class NoCredentials(AuthBase):
 
 @dataclass(frozen=True, kw_only=True)
 class HttpStorage(Storage):
-    """A storage read over HTTP. Subclasses say where a file is, with which credentials, and what a refusal means."""
+    """A storage read over HTTP. Subclasses say where a file is, with which credentials, and what a refusal means.
+
+    Attributes:
+        decodes: Whether what a server compressed for the way, unasked, is decompressed.
+        skips_caches: Whether files are read past the caches of proxies, which may hold damaged ones.
+    """
+
+    decodes: bool = field(default=True, compare=False)
+    skips_caches: bool = field(default=False, compare=False)
 
     @abstractmethod
     def url(self, path: str) -> str:
@@ -66,11 +71,25 @@ class HttpStorage(Storage):
     def auth(self, url: str) -> AuthBase:
         """Return the credentials for a URL: by default, the user and password in it."""
         parts = urlsplit(url)
-        return _basic(unquote(parts.username or ""), unquote(parts.password or ""))
+        return basic_auth(unquote(parts.username or ""), unquote(parts.password or ""))
+
+    def known(self, path: str) -> FileVersion | None:
+        """Return which version of a file was described, if that is remembered."""
+        return None
+
+    def as_sent(self) -> Self:
+        """Return this storage, giving bytes as they are sent."""
+        return replace(self, decodes=False)
+
+    def past_caches(self) -> Self:
+        """Return this storage, reading past the caches of proxies."""
+        return replace(self, skips_caches=True)
 
     def refusal(self, answer: requests.Response, where: str) -> SourceError:
         """Return the error that an answer means which says no, with what to do about it."""
         status = answer.status_code
+        if status == 407:
+            return SourceError(f"{where}: {failures.ProxyRefuses(status)}")
         if status in (404, 410):
             return NotFound(f"{where}: no such file (HTTP {status}). Check {self.setting}.")
         remedy = ", and the user and password in it" if status in (401, 403) else ""
@@ -111,16 +130,21 @@ class HttpStorage(Storage):
         try:
             with (
                 OriginSession() as session,
-                session.request(method, address, headers=sent, auth=auth, stream=True, timeout=TIMEOUT_S) as answer,
+                _sent(session, method, address, headers=sent, auth=auth) as answer,
             ):
                 if answer.status_code not in expected:
                     raise self._error(answer, where, address)
                 yield answer
-        except requests.RequestException as error:
-            problem = type(error).__name__  # its text holds the URL
+        except requests.RequestException as error:  # its text holds the URL
+            if isinstance(error, requests.exceptions.InvalidProxyURL):
+                raise SourceError(f"{where}: the proxy's address is no URL. Check http_proxy, https_proxy.") from None
             if isinstance(error, _HOPELESS):
-                raise SourceError(f"{where}: {problem}. Check {self.setting}.") from None
-            raise TryAgain(problem) from None
+                raise SourceError(f"{where}: {type(error).__name__}. Check {self.setting}.") from None
+            try:
+                problem = failures.reason(error, urlsplit(address).hostname)
+            except failures.ProxyRefuses as refusal:
+                raise SourceError(f"{where}: {refusal}") from None
+            raise problem from None
 
     def ask(self, method: str, path: str, read: Callable[[requests.Response], T], **options: Any) -> T:
         """Send a request, repeating it while the server is busy, and return what `read` makes of the answer.
@@ -143,20 +167,58 @@ class HttpStorage(Storage):
 
     @contextmanager
     def read(self, path: str, start: int = 0, version: str = "") -> Iterator[Body]:
-        """Open a file."""
-        headers = {"Range": f"bytes={start}-"} if start else {}
+        """Open a file.
+
+        Raises:
+            SourceError: Also where it is compressed in a way that is not read here.
+        """
+        headers = {"Cache-Control": "no-cache"} if self.skips_caches else {}
+        if start:
+            headers["Range"] = f"bytes={start}-"
         if start and version and not version.startswith("W/"):
             headers["If-Range"] = version
-        with self.answer("GET", path, headers=headers) as answer:
-            is_part = answer.status_code == 206
+        with ExitStack() as stack:
+            answer = stack.enter_context(self.answer("GET", path, headers=headers))
+            name = self._version_name(path, version, answer)
+            if "If-Range" in headers and answer.status_code == 200 and name == version != _version(answer).name:
+                # A server beside the one that named this version: it has the same bytes, and does not know the name.
+                stack.close()
+                del headers["If-Range"]
+                answer = stack.enter_context(self.answer("GET", path, headers=headers))
+                name = self._version_name(path, version, answer)
+            is_part, size = answer.status_code == 206, response_headers.stated_size(answer)
             if is_part and response_headers.starts_at(answer) != start:
                 raise CannotResume(f"the server sent another range than bytes {start}-")
-            yield Body(
-                start=start if is_part else 0,
-                num_bytes=response_headers.stated_size(answer),
-                version=response_headers.version(answer),
-                chunks=_chunks(answer.raw),
-            )
+            chunks, is_decoded = self._decoded(answer, path)
+            if is_decoded and is_part:
+                raise CannotResume("the server compresses what it sends, and cannot continue")
+            yield Body(start if is_part else 0, size, name, chunks, is_decoded)
+
+    def _version_name(self, path: str, wanted: str, answer: requests.Response) -> str:
+        """Return what an answer's version is called: as the one wanted or described, if it is the same."""
+        found, known = _version(answer), self.known(path)
+        if wanted and found.etag and same_etag(found.etag, wanted):
+            return wanted
+        return known.name if known is not None and known.is_same(found) else found.name
+
+    def _decoded(self, answer: requests.Response, path: str) -> tuple[Iterator[bytes], bool]:
+        """Return an answer's bytes without what was done to them for the way, and whether that was anything."""
+        chunks = _chunks(answer.raw)
+        if not self.decodes:
+            return chunks, False
+        try:
+            codings = codings_of(answer.headers.get("Content-Encoding", ""))
+        except UnknownCoding as error:
+            raise SourceError(f"{self.name}/{path}: {error}. Check {self.setting}.") from None
+        if not codings:
+            return chunks, False
+        if answer.status_code == 206 and response_headers.starts_at(answer):
+            return chunks, not is_own_coding(path)  # from the middle nothing can be told
+        try:
+            chunks, is_any = decoded(chunks, codings, path)
+        except BadCoding as error:
+            raise TryAgain(f"what the server compressed is damaged ({error})") from None
+        return _undamaged(chunks), is_any
 
     def _error(self, answer: requests.Response, where: str, asked: str) -> SourceError:
         if answer.status_code == 416:
@@ -164,61 +226,6 @@ class HttpStorage(Storage):
         if self.is_transient(answer):
             return TryAgain(response_headers.status(answer, asked), response_headers.wait_asked_for(answer))
         return self.refusal(answer, where)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WebStorage(HttpStorage):
-    """A root on a web server.
-
-    Attributes:
-        root: Its URL. A user and password in it are sent to its server alone; a query (a signature, say) goes with
-            every request.
-        user: Instead of the one in the URL, if given.
-        password: Likewise.
-    """
-
-    root: str = field(repr=False)
-    user: str = field(default="", repr=False)
-    password: str = field(default="", repr=False)
-
-    @property
-    def name(self) -> str:
-        """The root without user, password and query."""
-        return without_secrets(self.root)
-
-    def url(self, path: str) -> str:
-        """Return where a file is."""
-        root = urlsplit(self.root)
-        return root._replace(path=f"{root.path.rstrip('/')}/{quote(path)}").geturl()
-
-    def auth(self, url: str) -> AuthBase:
-        """Return the credentials for a URL: the user and password given, or else those in it."""
-        parts = urlsplit(url)
-        return _basic(self.user or unquote(parts.username or ""), self.password or unquote(parts.password or ""))
-
-    def list(self, folder: str) -> Sequence[str]:
-        """Refuse: web servers do not list.
-
-        Raises:
-            SourceError: Always.
-        """
-        raise SourceError(
-            f"{self.name}/{folder}: the files on a plain web server cannot be listed. "
-            "Use a source that can: hf://, s3://, a list of links, or a local folder."
-        )
-
-    def stat(self, path: str, checksum: str | None = None) -> SourceFile:
-        """Describe a file by what the server's headers say: a checksum if there is one, else the ETag."""
-        size, etag, published = self.ask("HEAD", path, _facts)
-        identity = checksum or published or (f"etag:{etag}" if etag else None)
-        if size is None:
-            raise SourceError(f"{self.name}/{path}: the server does not state the file's size")
-        if identity is None:
-            raise SourceError(
-                f"{self.name}/{path}: the server states no ETag, so its bytes cannot be identified. "
-                "Give their checksum in datasets.*.download.sha256."
-            )
-        return SourceFile(path, size, identity)
 
 
 class OriginSession(requests.Session):
@@ -230,8 +237,33 @@ class OriginSession(requests.Session):
             prepared_request.headers.pop("Authorization", None)
 
 
-def _basic(user: str, password: str) -> AuthBase:
+@contextmanager
+def _sent(session: requests.Session, method: str, address: str, **options: Any) -> Iterator[requests.Response]:
+    """Send a request, redirects included; one to what is no URL is an error like others."""
+    try:
+        answer = session.request(method, address, stream=True, timeout=TIMEOUT_S, **options)
+    except requests.RequestException:
+        raise
+    except ValueError:  # of urllib3 and urllib, from parts of a URL
+        raise requests.exceptions.InvalidURL from None
+    with answer:
+        yield answer
+
+
+def basic_auth(user: str, password: str) -> AuthBase:
+    """Return a user and password as credentials, none if there is no user."""
     return HTTPBasicAuth(user.encode(), password.encode()) if user else NoCredentials()
+
+
+def _version(answer: requests.Response) -> FileVersion:
+    return response_headers.version(answer)
+
+
+def _undamaged(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    try:
+        yield from chunks
+    except BadCoding as error:
+        raise TryAgain(f"what the server compressed is damaged ({error})") from None
 
 
 def _chunks(body: Any) -> Iterator[bytes]:
@@ -242,27 +274,3 @@ def _chunks(body: Any) -> Iterator[bytes]:
             yield chunk
     except urllib3.exceptions.HTTPError as error:
         raise TryAgain(f"the connection broke ({type(error).__name__})") from None
-
-
-def _facts(answer: requests.Response) -> tuple[int | None, str, str | None]:
-    return response_headers.stated_size(answer), answer.headers.get("ETag", ""), _published_checksum(answer.headers)
-
-
-def _published_checksum(headers: CaseInsensitiveDict[str]) -> str | None:
-    """Return a checksum of the whole file that servers publish: Google's hashes, Digest (RFC 3230) or Content-MD5."""
-    for name, pattern, kind in (
-        ("Repr-Digest", r"\bsha-256=:([\w+/=]+):", "sha256"),
-        ("Digest", r"\bsha-256=([\w+/=]+)", "sha256"),
-        ("x-goog-hash", r"\bmd5=([\w+/=]+)", "md5"),
-        ("Content-MD5", r"^([\w+/=]+)$", "md5"),
-    ):
-        found = re.search(pattern, headers.get(name, ""), re.IGNORECASE)
-        if found is None:
-            continue
-        try:
-            digest = base64.b64decode(found[1], validate=True)
-        except binascii.Error:
-            continue
-        if len(digest) == _DIGEST_BYTES[kind]:  # some servers send hexadecimal digits, which decode too
-            return f"{kind}:{digest.hex()}"
-    return None

@@ -9,7 +9,7 @@ each request: a fresh one put in its place is used at once. Links are secrets; n
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -24,6 +24,7 @@ from microdiff.storage.fetched_source import FetchedSource
 from microdiff.storage.http import HttpStorage
 from microdiff.storage.local import local_name
 from microdiff.storage.urls import expires_at, without_secrets
+from microdiff.storage.versions import FileVersion
 
 _HEADER = "file_name\tcdn_link"
 _SOON_S = 3600.0
@@ -125,14 +126,28 @@ class LinkStorage(HttpStorage):
 
     def stat(self, path: str, checksum: str | None = None) -> SourceFile:
         """Describe a file by its name and size; asks nothing if the size is known."""
-        record = self._size_record(path)
-        if not record.is_file():
+        num_bytes, record = self._described(path)[0], self._size_record(path)
+        if num_bytes is None:
             # Not HEAD: a signature may be for GET alone.
-            num_bytes = self.ask("GET", path, response_headers.stated_size, headers={"Range": "bytes=0-0"})
+            num_bytes, version = self.ask("GET", path, _size_and_version, headers={"Range": "bytes=0-0"})
             if num_bytes is None:
                 raise SourceError(f"{self.label}/{path}: the server does not state the file's size")
-            write_json(record, num_bytes)
-        return SourceFile(path, read_json(record), checksum or f"name:{path}")
+            write_json(record, {"num_bytes": num_bytes, "version": asdict(version)})
+        return SourceFile(path, num_bytes, checksum or f"name:{path}")
+
+    def known(self, path: str) -> FileVersion | None:
+        """Return which version of a file was described."""
+        return self._described(path)[1]
+
+    def _described(self, path: str) -> tuple[int | None, FileVersion | None]:
+        """Return a file's size and version as they were when it was described, if it was."""
+        record = self._size_record(path)
+        match read_json(record) if record.is_file() else None:
+            case int(num_bytes):  # as earlier versions remember it
+                return num_bytes, None
+            case {"num_bytes": int(num_bytes), "version": dict(version)}:
+                return num_bytes, FileVersion(**version)
+        return None, None
 
     @contextmanager
     def read(self, path: str, start: int = 0, version: str = "") -> Iterator[Body]:
@@ -149,6 +164,10 @@ class LinkStorage(HttpStorage):
 
     def _size_record(self, path: str) -> Path:
         return self.sizes / f"{digest_json(['size', self.label, path])}.json"
+
+
+def _size_and_version(answer: requests.Response) -> tuple[int | None, FileVersion]:
+    return response_headers.stated_size(answer), response_headers.version(answer)
 
 
 @lru_cache(maxsize=4)

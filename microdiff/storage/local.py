@@ -112,7 +112,14 @@ class LocalSource:
         self.stat(file.path, file.identity)
         return Path(self.root) / file.path
 
+    def fetch_again(self, file: SourceFile) -> Path:
+        """Return the file itself: there is no other."""
+        return self.fetch(file)
+
     def forget(self, file: SourceFile) -> None:
+        """Do nothing: the file is the user's own."""
+
+    def disown(self, file: SourceFile) -> None:
         """Do nothing: the file is the user's own."""
 
     def _checksum(self, file: Path, kind: str) -> str:

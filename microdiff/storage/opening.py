@@ -9,12 +9,12 @@ from microdiff.errors import SourceError
 from microdiff.storage import SETTING, Source, Storage
 from microdiff.storage.fetched_source import FetchedSource
 from microdiff.storage.fsspec import open_fsspec
-from microdiff.storage.http import WebStorage
 from microdiff.storage.hub import open_hub
 from microdiff.storage.links import open_links
 from microdiff.storage.local import LocalSource, LocalStorage
 from microdiff.storage.s3 import S3Storage
 from microdiff.storage.urls import without_secrets
+from microdiff.storage.web import WebStorage
 
 _LINK_LISTS = (".txt", ".tsv")
 _PUBLIC_SETTINGS = ("url", "endpointurl", "region", "use_ssl", "allow_anonymous_login")
@@ -38,7 +38,7 @@ def open_source(root: str, work: Path, setting: str = SETTING) -> Source:
     if parts.scheme == "hf":
         return open_hub(root, work, report, setting)
     if "://" in root:
-        return FetchedSource(storage=_open_url(root, report, setting), fetched=work / "fetch")
+        return FetchedSource(storage=_open_url(root, work, report, setting), fetched=work / "fetch")
     if root.endswith(_LINK_LISTS) and not Path(root).is_dir():
         return open_links(root, work, report, setting)
     if not Path(root).is_dir():
@@ -46,10 +46,10 @@ def open_source(root: str, work: Path, setting: str = SETTING) -> Source:
     return LocalSource(root, work / "digests")
 
 
-def _open_url(root: str, report: LogReporter, setting: str) -> Storage:
+def _open_url(root: str, work: Path, report: LogReporter, setting: str) -> Storage:
     parts = urlsplit(root)
     if parts.scheme in ("http", "https"):
-        return WebStorage(root=root.rstrip("/"), report=report, setting=setting)
+        return WebStorage(root=root.rstrip("/"), listings=work / "listings", report=report, setting=setting)
     if parts.scheme in ("s3", "s3a"):
         return S3Storage(bucket=bucket_of(root, setting), prefix=parts.path.strip("/"), report=report, setting=setting)
     return open_fsspec(root, report, setting)

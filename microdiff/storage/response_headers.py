@@ -7,17 +7,20 @@ from urllib.parse import urlsplit
 
 import requests
 
+from microdiff.storage.codings import coding_names
 from microdiff.storage.urls import same_origin
+from microdiff.storage.versions import FileVersion
 
 _LONGEST_WAIT_S = 300.0  # also the window of the hub's rate limits
 
 
 def stated_size(answer: requests.Response) -> int | None:
     """Return the size of the whole file."""
-    size = answer.headers.get("Content-Length", "")
-    if answer.status_code == 206:
+    size = answer.headers.get("Content-Length", "").strip()
+    if answer.status_code in (206, 416):
         size = answer.headers.get("Content-Range", "").partition("/")[2]
-    return int(size) if size.isdecimal() else None
+    size = size.strip()
+    return int(size) if size.isascii() and size.isdecimal() else None
 
 
 def starts_at(answer: requests.Response) -> int:
@@ -26,9 +29,16 @@ def starts_at(answer: requests.Response) -> int:
     return int(found[1]) if found else -1
 
 
-def version(answer: requests.Response) -> str:
-    """Return what tells this version of the file from others: ETag or time of change, or nothing."""
-    return answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+def version(answer: requests.Response) -> FileVersion:
+    """Return what tells this version of the file from others."""
+    headers = answer.headers
+    size = None if is_coded(answer) else stated_size(answer)
+    return FileVersion(headers.get("ETag", ""), headers.get("Last-Modified", ""), size)
+
+
+def is_coded(answer: requests.Response) -> bool:
+    """Tell whether an answer's body is said to be compressed for the way: its size is then not the file's."""
+    return bool(coding_names(answer.headers.get("Content-Encoding", "")))
 
 
 def status(answer: requests.Response, asked: str) -> str:

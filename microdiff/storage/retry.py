@@ -41,8 +41,13 @@ class RetryBudget:
         """Begin counting anew."""
         self._failures = 0
 
-    def failed(self, problem: str, wait_s: float = 0.0) -> None:
+    def failed(self, problem: str, wait_s: float = 0.0, remedy: str = "the network") -> None:
         """Wait before another attempt, for at least `wait_s` seconds.
+
+        Args:
+            problem: Why it failed.
+            wait_s: Seconds.
+            remedy: What to check if it goes on.
 
         Raises:
             Unreachable: There were too many.
@@ -50,7 +55,7 @@ class RetryBudget:
         self._failures += 1
         if self._failures >= self._attempts:
             raise Unreachable(
-                f"{self._where}: {problem}, {self._attempts} times in a row. Check the network and "
+                f"{self._where}: {problem}, {self._attempts} times in a row. Check {remedy} and "
                 f"{self._storage.setting}, or run again later{': it continues from there' if self._resumes else ''}."
             )
         pause_s = max(wait_s, min(_FIRST_PAUSE_S * 2 ** (self._failures - 1), _LONGEST_PAUSE_S))
@@ -71,7 +76,7 @@ def retried(storage: Storage, path: str, request: Callable[[], T], attempts: int
         try:
             return request()
         except TryAgain as error:
-            budget.failed(str(error), error.wait_s)
+            budget.failed(str(error), error.wait_s, error.remedy)
 
 
 def read_whole(storage: Storage, path: str) -> bytes:

@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from microdiff.errors import SourceError
-from microdiff.storage import Body, CannotResume, NotFound, SourceFile, Storage, TryAgain
+from microdiff.storage import Body, CannotResume, NotFound, SourceFile, Storage, TryAgain, failures
 from microdiff.storage.retry import retried
 from microdiff.storage.urls import without_secrets
 
@@ -62,6 +62,10 @@ class S3Storage(Storage):
         """
         head = retried(self, path, partial(self._head, path))
         etag = _etag(head)
+        if not etag and checksum is None:
+            raise SourceError(
+                f"{self.name}/{path}: the server states no ETag, so its bytes cannot be told. Check {self.setting}."
+            )
         is_plain = head.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in head
         kind = "md5" if is_plain and _MD5.fullmatch(etag) else "etag"
         return SourceFile(path, int(head["ContentLength"]), checksum or f"{kind}:{etag}")
@@ -82,6 +86,8 @@ class S3Storage(Storage):
         at, num_bytes = 0, int(answer["ContentLength"])
         if found := answer.get("ContentRange"):  # bytes 100-199/200
             span, _, whole = found.removeprefix("bytes ").partition("/")
+            if not (span.partition("-")[0].isdecimal() and whole.isdecimal()):
+                raise CannotResume(f"the server sent another range than bytes {start}-")
             at, num_bytes = int(span.partition("-")[0]), int(whole)
         with answer["Body"] as body:
             if at not in (0, start):
@@ -133,10 +139,19 @@ class S3Storage(Storage):
             if "Credential" in kind or "Profile" in kind or "Token" in kind or "Login" in kind:
                 raise SourceError(f"{where}: {kind}. {_HOW_TO_SIGN}") from None
             if "Connection" in kind or "Timeout" in kind or "HTTPClient" in kind or "Proxy" in kind or "SSL" in kind:
-                raise TryAgain(f"{kind} at {_endpoint(self.options)}") from None
+                raise self._failure(where, error) from None
             raise SourceError(f"{where}: {kind}. Check {self.setting}.") from None
         except ValueError as error:  # an endpoint that is no URL
             raise SourceError(f"{where}: {error}. Check the endpoint (AWS_ENDPOINT_URL or endpointurl).") from None
+
+    def _failure(self, where: str, error: Exception) -> SourceError:
+        """Return the error that no answer means."""
+        kind, endpoint = type(error).__name__, _endpoint(self.options)
+        try:
+            reason = failures.reason(error, None)
+        except failures.ProxyRefuses as refusal:
+            return SourceError(f"{where}: {refusal}")
+        return TryAgain(f"{kind if str(reason) == kind else reason} at {endpoint}", remedy=reason.remedy)
 
     def _refusal(self, where: str, error: Any) -> SourceError:
         """Return the error that an answer with an error means."""

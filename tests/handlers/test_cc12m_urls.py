@@ -44,7 +44,7 @@ from tests.handler_contract import Record, records_of
 from tests.waiting import PATIENCE_S, end, run_python, wait_until
 from tests.web_server import Fault, Request, WebServer
 
-HANDLER = CC12M(form="url_list", timeout_s=2.0, retries=1, max_failed_share=1.0)
+HANDLER = CC12M(form="url_list", timeout_s=2.0, retries=1, max_failed_share=1.0, allow_private_addresses=True)
 MakeParams = Callable[..., Params]
 
 
@@ -206,8 +206,7 @@ def test_every_url_has_its_outcome(tmp_path: Path, sites: Sites) -> None:
             ),
             (f"{sites.url}/far.jpg", "moved to FTP", "unknown url type: ftp"),
             (f"http://127.0.0.1:{unused.getsockname()[1]}/", "refused", "[Errno 111] Connection refused"),
-            (f"{sites.url}/with blanks.jpg", "blanks", "URL can't contain control characters"),
-            (f"{sites.url}/café.jpg", "not ASCII", "'ascii' codec can't encode"),
+            (f"{sites.url}/with blanks.jpg", "blanks", good),
             ("http://[::1/", "not a URL", "Invalid IPv6 URL"),
             ("HTTP://", "no host", "no host given"),
         ]
@@ -240,7 +239,13 @@ def test_a_partition_where_too_much_failed_is_fetched_again_and_no_other(
     lines = [f"{sites.url}/{number}.jpg\tpicture {number}\n" for number in (1, 2, 3, 4)]
     (source / "cc12m.tsv").write_text("".join([lines[0], lines[1], f"{sites.url}/gone.jpg\tdead\n", *lines[2:]]))
     where = "datasets.cc12m.download"
-    changes = {"form": "url_list", "source": str(source), "urls_per_partition": 3, "max_failed_share": 0.4}
+    changes = {
+        "form": "url_list",
+        "source": str(source),
+        "urls_per_partition": 3,
+        "max_failed_share": 0.4,
+        "allow_private_addresses": True,
+    }
     params = make_params(
         {f"{where}.{name}": value for name, value in {**changes, "timeout_s": 5, "retries": 0}.items()}
         | {"datasets.cc12m.max_rejected_share": 0.5}
@@ -455,7 +460,7 @@ class Drip:
 def test_an_answer_in_drops_ends(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(url_fetcher, "_ANSWER_TIMEOUTS", 0.01)  # of which a drop on a busy machine may take some
-    opener = url_fetcher.make_opener()
+    opener = url_fetcher.make_opener(True)
     with (
         Drip(head) as url,
         pytest.raises((TimeoutError, urllib.error.URLError), match=r"the answer took more than 0\.6 s"),
@@ -466,7 +471,7 @@ def test_an_answer_in_drops_ends(head: bytes, monkeypatch: pytest.MonkeyPatch) -
 def test_an_answer_of_any_size_ends(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
     sites.files = {"large": bytes(100_001), "fits": bytes(90_000)}
     monkeypatch.setattr(url_fetcher, "_MAX_ANSWER_BYTES", 100_000)
-    opener = url_fetcher.make_opener()
+    opener = url_fetcher.make_opener(True)
     with opener.open(f"{sites.url}/fits", timeout=5) as answer:
         assert answer.read() == bytes(90_000)
     with opener.open(f"{sites.url}/large", timeout=5) as answer, pytest.raises(OSError, match="more than 100000 bytes"):
@@ -481,10 +486,10 @@ def test_https_is_checked_and_bounded_too(tmp_path: Path, sites: Sites, monkeypa
     sites.files = {"fits": b"good", "large": bytes(100_001)}
     url = sites.url.replace("http:", "https:")
     with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):
-        url_fetcher.make_opener().open(f"{url}/fits", timeout=5)
+        url_fetcher.make_opener(True).open(f"{url}/fits", timeout=5)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     monkeypatch.setattr(url_fetcher, "_MAX_ANSWER_BYTES", 100_000)
-    opener = url_fetcher.make_opener()
+    opener = url_fetcher.make_opener(True)
     with opener.open(f"{url}/fits", timeout=5) as answer:
         assert answer.read() == b"good"
     with opener.open(f"{url}/large", timeout=5) as answer, pytest.raises(OSError, match="more than 100000 bytes"):
@@ -514,7 +519,7 @@ def self_signed(folder: Path) -> Path:
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x"])
 def test_only_http_is_opened(url: str) -> None:
     with pytest.raises(urllib.error.URLError, match="unknown url type"):
-        url_fetcher.make_opener().open(url, timeout=1)
+        url_fetcher.make_opener(True).open(url, timeout=1)
 
 
 def test_reading_a_slice_cleans_up_after_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ from microdiff.formats.records import Partition
 from microdiff.formats.url_list import Slice
 from microdiff.handlers import handler_class
 from microdiff.pipeline.params import Dataset, Params
+from microdiff.pipeline.parsing import deciding_values
 from microdiff.pipeline.run import Run
 from microdiff.pipeline.store import Store
 from microdiff.pipeline.task import StoredPartition, Task
@@ -179,7 +180,7 @@ def tasks_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TasksOf:
         def spying(store: Store, task: Task) -> StoredPartition | None:
             kind = "redact" if "withdrawn" in task.cache_key else task.step
             seen.setdefault(kind, {})[task.name] = store.folder(task).name
-            assert task.cache_key.keys() == ELEMENTS[kind], kind
+            assert task.cache_key.keys() - {"again"} == ELEMENTS[kind], kind
             return (
                 _latents(world, task) if kind in ("encode-image", "encode-text", "encode-text_b") else find(store, task)
             )
@@ -354,6 +355,7 @@ HANDLERS: Mapping[str, Mapping[str, Any]] = {  # another value of every field
         "max_failed_share": 0.1,
         "timeout_s": 3.0,
         "retries": 4,
+        "allow_private_addresses": True,
     },
     "diffdb": {},
     "jdb": {"split": "valid"},
@@ -433,7 +435,7 @@ def test_every_setting_is_in_a_table() -> None:
         said = {name.removeprefix(f"{section}.") for name in names if name.rpartition(".")[0] == section}
         assert said == {each.name for each in fields(kind)}, section
     of_dataset = {f"datasets.coco.{each.name}" for each in fields(Dataset)}
-    assert of_dataset == DECIDE_NOTHING.keys() | {CLEAN, "datasets.coco.handler"}
+    assert of_dataset == DECIDE_NOTHING.keys() | {CLEAN, "datasets.coco.handler", "datasets.coco.fetch_again"}
     assert {each.name for each in fields(Params)} == {"download", "encode", "shard", "datasets", "store_salt"}
     assert {each.name for each in fields(EncodeSettings)} == {"image", "text"}
     assert HANDLERS.keys() == {module.name for module in pkgutil.iter_modules(handlers.__path__)}
@@ -456,6 +458,26 @@ def test_a_setting_decides_these_tasks_and_no_others(tasks_of: TasksOf, name: st
         assert all(names == set(NAMES) for names in found.values())
     elif name == "shard.compression":
         assert found["shard"] == set(before["shard"])
+
+
+def test_fetching_again_decides_the_partitions_named(tasks_of: TasksOf) -> None:
+    here = world(**COCO)
+    before = tasks_of(here, "download")
+    seen = [before]
+    for number in (1, 2):
+        here.set("datasets.coco.fetch_again", {"0001": number})
+        seen.append(tasks_of(here, "download"))
+        assert all(differing(each, seen[-1]) == {"download": {"0001"}} for each in seen[:-1])
+    here.set("datasets.coco.fetch_again", {})
+    assert tasks_of(here, "download") == before
+
+
+def test_a_setting_added_later_decides_only_where_it_is_used(tasks_of: TasksOf) -> None:
+    here = world("cc12m", form="webdataset")
+    before = tasks_of(here, "download")
+    here.set("datasets.cc12m.handler.allow_private_addresses", True)
+    assert differing(before, tasks_of(here, "download")) == {"download": set(NAMES)}
+    assert "allow_private_addresses" not in deciding_values(handler_class("cc12m")(form="webdataset"))  # type: ignore[misc,call-arg]
 
 
 @pytest.mark.parametrize("step", STEPS)

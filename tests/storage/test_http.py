@@ -19,8 +19,8 @@ from microdiff.core.progress import NullReporter
 from microdiff.errors import SourceError
 from microdiff.storage import SourceFile, http, retry
 from microdiff.storage.fetched_source import FetchedSource
-from microdiff.storage.http import WebStorage
 from microdiff.storage.opening import open_remote, open_source
+from microdiff.storage.web import WebStorage
 from tests.reporters import Said
 from tests.storage_contract import DATA, FILES, MD5, PATH, Backend, ServedBackend, StorageContract
 from tests.waiting import PATIENCE_S
@@ -191,14 +191,14 @@ REFUSALS = [
     (Fault(status=404), None, None, r"no such file \(HTTP 404\)\. Check datasets", "absent"),
     (
         Fault(status=403),
-        None,
+        Fault(status=403),
         None,
         r"HTTP 403 Forbidden\. Check datasets.*, and the user and password in it",
         "not allowed",
     ),
     (Fault(status=503), None, None, r"HTTP 503, 5 times in a row\. Check the network and datasets", "never ready"),
-    (Fault(headers={"Content-Length": None}), None, SHA256, "does not state the file's size", "no size"),
-    (Fault(headers={"ETag": None}), None, None, "states no ETag.*download.sha256", "nothing identifies the bytes"),
+    (*[Fault(whole=True, headers={"Content-Length": None})] * 2, SHA256, "does not state the file's size", "no size"),
+    (*[Fault(headers={"ETag": None})] * 2, None, "states no ETag.*download.sha256", "nothing identifies the bytes"),
     (None, Fault(status=404), None, "HTTP 404", "gone between HEAD and GET"),
     (
         None,

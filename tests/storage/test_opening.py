@@ -9,10 +9,10 @@ import pytest
 from conftest import REPO
 from microdiff.errors import SourceError
 from microdiff.storage import retry
-from microdiff.storage.http import WebStorage
 from microdiff.storage.local import LocalStorage
 from microdiff.storage.opening import open_remote, open_source, public_settings
 from microdiff.storage.s3 import S3Storage
+from microdiff.storage.web import WebStorage
 from tests.reporters import Said
 from tests.waiting import run_python
 

@@ -8,7 +8,7 @@ import pytest
 
 from microdiff.storage import retry
 from microdiff.storage.fetching import fetch_verified
-from microdiff.storage.http import WebStorage
+from microdiff.storage.web import WebStorage
 from tests.reporters import Said
 from tests.storage_contract import DATA, MD5, PATH
 from tests.web_server import Fault, WebServer, etag_of

@@ -178,3 +178,10 @@ def test_an_etag_is_an_md5_only_where_s3_says_that_it_is(
 ) -> None:
     server.always["HEAD"] = Fault(headers=headers)
     assert remote(server).stat(PATH).kind == kind
+
+
+def test_an_object_without_an_etag_is_an_error(server: BucketServer) -> None:
+    server.always["HEAD"] = Fault(headers={"ETag": None})
+    with pytest.raises(SourceError, match="the server states no ETag"):
+        remote(server).stat(PATH)
+    assert remote(server).stat(PATH, f"md5:{0:032}").kind == "md5"
