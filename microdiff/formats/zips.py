@@ -29,6 +29,8 @@ _AES = 99
 _METHODS = {1: "Shrink", 6: "Implode", 9: "Deflate64", 10: "PKWARE DCL", 20: "Zstandard", 93: "Zstandard", 94: "MP3"}
 _METHODS |= {95: "XZ", 96: "JPEG", 97: "WavPack", 98: "PPMd", _AES: "AES encryption"}
 _PIECE_BYTES = 2**16
+_FIELD = struct.Struct("<HH")  # kind and size of an extra field
+_UNICODE_PATH = 0x7075
 _LZMA_HEADER = struct.Struct("<BBHBI")  # version, size of the properties, and these: lc, lp, pb in one; dictionary
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, UnicodeDecodeError)
 
@@ -143,8 +145,19 @@ def _name(info: zipfile.ZipInfo) -> str:
     name = info.orig_filename
     if not info.flag_bits & _UTF8 and not name.isascii():
         with suppress(UnicodeError):
-            name = name.encode("cp437").decode()
+            raw = name.encode("cp437")
+            name = (_unicode_path(info.extra, zlib.crc32(raw)) or raw).decode()
     return name.replace("\\", "/")
+
+
+def _unicode_path(extra: bytes, checksum: int) -> bytes | None:
+    """Return the name in the Info-ZIP Unicode Path field, if there is one and it is of the name with this CRC-32."""
+    while len(extra) >= _FIELD.size:
+        kind, size = _FIELD.unpack(extra[: _FIELD.size])
+        field, extra = extra[_FIELD.size : _FIELD.size + size], extra[_FIELD.size + size :]
+        if kind == _UNICODE_PATH and field[:1] == b"\1" and field[1:5] == checksum.to_bytes(4, "little"):
+            return field[5:]
+    return None
 
 
 def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> bytes:

@@ -3,6 +3,7 @@ import random
 import struct
 import tracemalloc
 import zipfile
+import zlib
 from pathlib import Path
 from unittest.mock import ANY
 
@@ -211,6 +212,16 @@ def test_names_are_taken_as_they_were_meant(stored: bytes, is_utf8: bool, name: 
     if is_utf8:
         data = patched(patched(data, 6, b"\x00\x08"), data.index(b"PK\x01\x02") + 8, b"\x00\x08")
     assert names_of(data, tmp_path) == [name]
+
+
+@pytest.mark.parametrize("checksum", [zlib.crc32(b"\x82.jpg"), 0], ids=["of this name", "of another"])
+def test_a_unicode_path_is_believed_if_it_is_of_this_name(checksum: int, tmp_path: Path) -> None:
+    info = zipfile.ZipInfo("x.jpg")
+    info.extra = struct.pack("<HHBI", 0x7075, 5 + len("Ж.jpg".encode()), 1, checksum) + "Ж.jpg".encode()
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr(info, TEXT)
+    assert names_of(out.getvalue().replace(b"x.jpg", b"\x82.jpg"), tmp_path) == ["Ж.jpg" if checksum else "é.jpg"]
 
 
 @pytest.mark.parametrize(
