@@ -6,7 +6,7 @@ source. All ways give the same bytes. Partitions without withdrawn keys keep the
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -80,6 +80,11 @@ class Redaction:
         wrong = {name for name, keys in found.items() if keys != self._keys.get(name, frozenset())}
         self._keys = {name: keys for name, keys in found.items() if keys}
         return wrong
+
+    def nowhere(self, names: Collection[str]) -> list[str]:
+        """Return the withdrawn keys of these partitions that no partition has, as far as `correct` has looked."""
+        found = frozenset(key for keys in self._keys.values() for key in keys)
+        return [key for key, entry in self._withdrawn.entries.items() if entry.partition in names and key not in found]
 
     def _task(self, base: Task, keys: Iterable[str]) -> Task:
         return replace(base, cache_key={"of": self._store.folder(base).name, "withdrawn": sorted(keys)})

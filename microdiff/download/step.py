@@ -17,6 +17,7 @@ from microdiff.core.code_identity import code_identity
 from microdiff.core.deciding_code import deciding_modules
 from microdiff.core.files import scratch_folder
 from microdiff.core.ledger import OTHER_MEMBERS, Counts, Result
+from microdiff.core.printable import printable
 from microdiff.core.progress import Progress, Reporter
 from microdiff.core.withdrawn import Withdrawn, read_withdrawn
 from microdiff.download.annotation_table import AnnotationTable
@@ -112,6 +113,12 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
         if wrong := redaction.correct(stored):
             corrected = {item.name: item for item in compute([base for base in bases if base.name in wrong])}
             stored = [corrected.get(item.name, item) for item in stored]
+        if unknown := redaction.nowhere({item.name for item in stored}):
+            log.warning(
+                "download %s: %d withdrawn keys are in no partition, such as %s, and take nothing out. "
+                "If keys are written in another way now, correct %s (docs/sources.md).",
+                *(dataset, len(unknown), printable(unknown[0]), workspace.withdrawn(dataset)),
+            )
         _check_keys(dataset, stored)
         losses = check_losses(dataset, stored, entry.max_rejected_share)
         if losses:

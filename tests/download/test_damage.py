@@ -16,14 +16,13 @@ from PIL import Image
 from microdiff.artifacts.manifest import read_manifest
 from microdiff.artifacts.tables import read_rows
 from microdiff.core.files import read_json
-from microdiff.core.ledger import Reason
 from microdiff.download.copies import read_copies, watched
 from microdiff.download.losses import uncounted_losses
 from microdiff.download.raw_writer import SCHEMA
 from microdiff.download.step import download
 from microdiff.errors import ParamsError, RejectionError, SourceError, StepError
-from microdiff.formats.archives import open_zip, read_picture
 from microdiff.formats.records import Rejection, Sample
+from microdiff.formats.zips import Refusal, open_zip, read_picture, zip_members
 from microdiff.pipeline.params import Params
 from microdiff.pipeline.workspace import Workspace
 from microdiff.storage.opening import open_source
@@ -321,11 +320,11 @@ def test_a_zip_whose_sums_are_wrong_is_fetched_again(
     def read(local: Mapping[str, Path], settled: Collection[str]) -> list[str]:
         def records() -> Iterator[Sample | Rejection]:
             with open_zip(local["a.zip"]) as archive:
-                for name in ("a.jpg", "b.jpg"):
-                    found = read_picture(archive, name)
+                for member in zip_members(archive):
+                    found, name = read_picture(archive, member), member.name
                     facts: dict[str, Any] = {"key": name, "source": f"a.zip/{name}", "captions": ("one",)}
-                    if isinstance(found, Reason):
-                        yield Rejection(reason=found, **facts)
+                    if isinstance(found, Refusal):
+                        yield Rejection(reason=found.reason, **facts)
                     else:
                         yield Sample(image=found, **facts)
 

@@ -312,6 +312,16 @@ def test_nothing_of_a_withdrawn_sample_is_left_but_its_key(
     }
 
 
+def test_withdrawn_keys_that_are_nowhere_are_told_of(
+    shelf: Shelf, workspace: Workspace, make_params: MakeParams, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They may be written in another way now, and their pictures back; those of partitions not asked for may not."""
+    withdraw(workspace, {"a": "0000", "b_x": "0001", "z": "0007"})
+    download("sa1b", make_params(SETTINGS), workspace)
+    (told,) = [message for message in caplog.messages if "withdrawn keys" in message]
+    assert "1 withdrawn keys are in no partition, such as b_x, and take nothing out" in told
+
+
 def test_a_twin_may_be_withdrawn_alone(
     many: Shelf, workspace: Workspace, make_params: MakeParams, tmp_path: Path
 ) -> None:

@@ -207,7 +207,7 @@ def test_what_to_do_depends_on_whose_the_file_is(tmp_path: Path) -> None:
         list(read_parquet(path, COLUMNS, 5))
     assert "emove it" not in str(caught.value)
     (tmp_path / "a.parquet.fetched").touch()  # as a fetched copy has it
-    with pytest.raises(SourceError, match=r"It is a copy: remove it and run again\."):
+    with pytest.raises(SourceError, match=r"It is a copy of the source's\."):
         list(read_parquet(path, COLUMNS, 5))
 
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance
 
 from conftest import REPO
 from microdiff.config.settings import CleanSettings
-from microdiff.formats.archives import open_zip
+from microdiff.formats.zips import open_zip
 from microdiff.images.perceptual import HASH_BYTES, near, perceptual_hash
 
 DISTANCE = CleanSettings.exclude_distance
