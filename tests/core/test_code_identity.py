@@ -143,7 +143,9 @@ def test_what_was_declared_is_said_once(project: Path, caplog: pytest.LogCapture
 def test_no_step_has_a_digest_of_its_own_making() -> None:
     """Fingerprints hold identities, of the modules that `stages.code` shows to give the same bytes."""
     kinds = set()
-    for path in REPO.glob("microdiff/*/step.py"):
+    for path in (
+        path for step in ("download", "clean", "encode", "shard") for path in REPO.glob(f"microdiff/{step}/*.py")
+    ):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
                 continue

@@ -231,7 +231,7 @@ def test_a_published_checksum_settles_it(cdn: Cdn, settings: Settings, workspace
     assert cdn.fetched() == 1
 
 
-@pytest.mark.parametrize("data", [b"?" * 5000, bytes(10_240), tarred([("notes.txt", b"none")])])
+@pytest.mark.parametrize("data", [b"?" * 5000, bytes(10_240), tarred([("README.txt", b"none")])])
 def test_what_cannot_be_read_is_dropped_and_the_next_run_is_right(
     cdn: Cdn, settings: Settings, workspace: Workspace, data: bytes
 ) -> None:
