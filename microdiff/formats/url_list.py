@@ -5,6 +5,7 @@ is not given the list itself: its reader takes the first line for a header, and 
 gets URLs only, in a process of its own (`microdiff.formats.url_fetcher`).
 """
 
+import codecs
 import contextlib
 import os
 import subprocess
@@ -28,6 +29,7 @@ from microdiff.formats.archives import MAX_LINE_BYTES
 from microdiff.formats.public_connection import ALLOW_PRIVATE, NO_NAME
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample
 from microdiff.formats.request_url import request_url
+from microdiff.formats.text import BadTextError, decode_text
 from microdiff.formats.url_list_form import EXPECTED, form_problem
 from microdiff.storage import Source
 
@@ -70,7 +72,10 @@ def partition_lines(source: Source, path: str, num_lines: int) -> list[Slice]:
     """
     starts, lines, size, tabs, chunk = [0], 0, 0, False, b""
     with source.fetch(source.stat(path)).open("rb") as file:
-        if problem := form_problem(_whole_lines(file.read(_HEAD_BYTES))):
+        head = file.read(_HEAD_BYTES)
+        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise SourceError(f"{source.name}/{path}: in UTF-16, expected UTF-8")
+        if problem := form_problem(_whole_lines(head)):
             raise SourceError(f"{source.name}/{path}: {problem}.\n{EXPECTED}")
         file.seek(0)
         while more := file.read(_CHUNK_BYTES):
@@ -108,8 +113,11 @@ def read_slice(
     timeout_s: float,
     retries: int,
     allow_private: bool = False,
+    fallback: str | None = None,
 ) -> Iterator[Sample | Rejection]:
     """Fetch the pictures of a slice, then yield a record for every line; keys are the numbers of lines.
+
+    A line that is no text is not fetched: its caption could not be used.
 
     Args:
         part: The slice.
@@ -118,48 +126,65 @@ def read_slice(
         timeout_s: As for `fetch_urls`.
         retries: Likewise.
         allow_private: Likewise.
+        fallback: Encoding of lines that are not UTF-8; None rejects them.
 
     Raises:
         FailedFetch: More URLs failed; nothing was yielded.
     """
     (name,) = part.files
-    pairs = _read_pairs(inputs.files[name], part.first_byte, part.num_records)
-    fetched = fetch_urls([url for url, _ in pairs], inputs.scratch, timeout_s, retries, inputs.report, allow_private)
-    num_urls = sum(bool(url) for url, _ in pairs)
-    causes = Counter(each.cause for (url, _), each in zip(pairs, fetched, strict=True) if url and each.path is None)
+    lines = _read_lines(inputs.files[name], part.first_byte, part.num_records, fallback)
+    urls = [line.url for line in lines]
+    fetched = fetch_urls(urls, inputs.scratch, timeout_s, retries, inputs.report, allow_private)
+    num_urls = sum(map(bool, urls))
+    causes = Counter(each.cause for url, each in zip(urls, fetched, strict=True) if url and each.path is None)
     if causes.total() > max_failed_share * num_urls:
         cause, often = causes.most_common(1)[0]
         raise FailedFetch(
             f"{name}, lines from {part.first_line}: {causes.total()} of {num_urls} URLs failed ({often} of them: "
             f"{cause}), more than max_failed_share {max_failed_share:.0%}.\n{_remedy(causes)}"
         )
-    for line, ((url, caption), each) in enumerate(zip(pairs, fetched, strict=True), part.first_line):
-        meta = {"url": url, "cause": each.cause} if each.cause else {"url": url}
-        facts: dict[str, Any] = {"key": f"{line:09d}", "captions": (caption,), "meta": meta}
-        if each.path is not None:
+    for number, ((url, caption, problem), each) in enumerate(zip(lines, fetched, strict=True), part.first_line):
+        cause = problem or each.cause
+        meta = {"url": url, "cause": cause} if cause else {"url": url}
+        facts: dict[str, Any] = {"key": f"{number:09d}", "captions": (caption,) if not problem else (), "meta": meta}
+        if problem:
+            yield Rejection(reason=Reason.BAD_CAPTION, source=f"{name}#{number}", **facts)
+        elif each.path is not None:
             yield Sample(image=each.path.read_bytes(), source=url, **facts)
             each.path.unlink()
         else:
             reason = Reason.FAILED_DOWNLOAD if url else Reason.MISSING_IMAGE
-            yield Rejection(reason=reason, source=url or f"{name}#{line}", **facts)
+            yield Rejection(reason=reason, source=url or f"{name}#{number}", **facts)
 
 
-def _read_pairs(path: Path, first_byte: int, num_lines: int | None) -> list[tuple[str, str]]:
+class _Line(NamedTuple):
+    """A line's URL and caption; or neither, and why it is no text."""
+
+    url: str
+    caption: str
+    problem: str = ""
+
+
+def _read_lines(path: Path, first_byte: int, num_lines: int | None, fallback: str | None) -> list[_Line]:
     """Return the URLs and captions of lines; a line without a tab has no URL.
 
     Raises:
         SourceError: A line is longer than `MAX_LINE_BYTES`.
     """
-    pairs = []
+    lines = []
     with path.open("rb") as file:
         file.seek(first_byte)
         for line in islice(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), num_lines):
             if len(line) > MAX_LINE_BYTES:
                 raise SourceError(f"{path}: a line of more than {MAX_LINE_BYTES} bytes after byte {first_byte}")
-            text = line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "replace")
+            try:
+                text = decode_text(line.removesuffix(b"\n").removesuffix(b"\r"), fallback)
+            except BadTextError as error:
+                lines.append(_Line("", "", str(error)))
+                continue
             url, tab, caption = text.partition("\t")
-            pairs.append((url, caption) if tab else ("", text))
-    return pairs
+            lines.append(_Line(url, caption) if tab else _Line("", text))
+    return lines
 
 
 class Fetched(NamedTuple):

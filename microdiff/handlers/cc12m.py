@@ -51,8 +51,8 @@ class CC12M(Handler):
         max_failed_share: Largest share of a partition's URLs that may fail, 0 to 1.
         timeout_s: Longest wait for a connection, and for more of an answer; a whole one may take six times as long.
         retries: Further attempts for a URL that failed.
-        fallback_encoding: Of texts in tars that have no byte order mark and are not UTF-8, such as `latin-1`; null
-            rejects them.
+        fallback_encoding: Of texts, and lines of a list, that have no byte order mark and are not UTF-8, such as
+            `latin-1`; null rejects them.
         allow_private_addresses: Whether URLs may lead to this machine and to private networks, for tests and for lists
             of one's own.
     """
@@ -90,7 +90,7 @@ class CC12M(Handler):
         """Yield the records of a tar sorted by key, or those of a slice by line number."""
         if isinstance(partition, Slice):
             limits = (self.max_failed_share, self.timeout_s, self.retries)
-            return read_slice(partition, inputs, *limits, self.allow_private_addresses)
+            return read_slice(partition, inputs, *limits, self.allow_private_addresses, self.fallback_encoding)
         return not_empty(_read_tar(partition, inputs, self.fallback_encoding), partition.files[0])
 
 

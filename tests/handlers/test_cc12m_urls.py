@@ -148,7 +148,7 @@ def test_every_line_is_a_record_whatever_it_holds(tmp_path: Path, size: int) -> 
     ]
     handler = CC12M(form="url_list", urls_per_partition=size, max_failed_share=1.0)
     records = read_list(tmp_path, b"\n".join(lines), handler)
-    assert [(record.key, record.captions[0], record.source) for record in records] == [
+    assert [(record.key, *record.captions, record.source) for record in records] == [
         ("000000001", '"begins with a quote, which nothing ends', "ftp://a/b.jpg"),
         ("000000002", "12345", "file:///etc/passwd"),
         ("000000003", "one\ttab more ", "data:image/png;base64,AAAA"),
@@ -156,12 +156,31 @@ def test_every_line_is_a_record_whatever_it_holds(tmp_path: Path, size: int) -> 
         ("000000005", "no tab", "cc12m.tsv#5"),
         ("000000006", "", "cc12m.tsv#6"),
         ("000000007", "caption", "url"),
-        ("000000008", "S\ufffdo", "gopher://\ufffd"),
+        ("000000008", "cc12m.tsv#8"),
         ("000000009", "34", "12"),
     ]
     reasons = [record.reason for record in records if isinstance(record, Rejection)]
-    assert reasons == [Reason.FAILED_DOWNLOAD] * 3 + [Reason.MISSING_IMAGE] * 3 + [Reason.FAILED_DOWNLOAD] * 3
-    assert {record.meta["cause"] for record in records} == {"not an http or https URL"}
+    assert reasons == [Reason.FAILED_DOWNLOAD] * 3 + [Reason.MISSING_IMAGE] * 3 + [
+        Reason.FAILED_DOWNLOAD,
+        Reason.BAD_CAPTION,
+        Reason.FAILED_DOWNLOAD,
+    ]
+    causes = {record.meta["cause"] for record in records}
+    assert causes == {"not an http or https URL", "not utf-8: invalid start byte at byte 9"}
+
+
+def test_lines_in_another_encoding_are_read_by_the_fallback(tmp_path: Path) -> None:
+    handler = CC12M(form="url_list", max_failed_share=1.0, fallback_encoding="latin-1")
+    (record,) = read_list(tmp_path, b"gopher://a\tS\xe3o\n", handler)
+    assert record.captions == ("S\xe3o",)
+
+
+def test_a_list_in_utf_16_is_an_error_and_a_mark_of_utf_8_is_left_out(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="cc12m.tsv: in UTF-16, expected UTF-8"):
+        read_list(tmp_path, "gopher://a\tone\n".encode("utf-16"))
+    handler = CC12M(form="url_list", max_failed_share=1.0)
+    (record,) = read_list(tmp_path, "gopher://a\tone\n".encode("utf-8-sig"), handler)
+    assert (record.meta["url"], record.captions) == ("gopher://a", ("one",))
 
 
 # --- the web
