@@ -176,7 +176,7 @@ def test_lines_in_another_encoding_are_read_by_the_fallback(tmp_path: Path) -> N
 
 
 def test_a_list_in_utf_16_is_an_error_and_a_mark_of_utf_8_is_left_out(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="cc12m.tsv: in UTF-16, expected UTF-8"):
+    with pytest.raises(SourceError, match=r"cc12m\.tsv: in UTF-16, expected UTF-8"):
         read_list(tmp_path, "gopher://a\tone\n".encode("utf-16"))
     handler = CC12M(form="url_list", max_failed_share=1.0)
     (record,) = read_list(tmp_path, "gopher://a\tone\n".encode("utf-8-sig"), handler)
