@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from microdiff.core.ledger import KEPT, Ledger, Reason, Result
 from microdiff.core.progress import Reporter
 from microdiff.core.withdrawn import Withdrawn
 from microdiff.formats.records import Rejection, Sample
+from microdiff.images.colour import BROKEN, CONVERTED
 from microdiff.images.normalize import RefusedImage, StoredImage, store_image
 
 NO_WITHDRAWALS = Withdrawn()
+PROFILE = "colour_profile"  # in `meta`: `converted` or `broken`
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -54,9 +57,10 @@ def write_raw(
         withdrawn: Samples to leave out: their rows say no more than that.
 
     Returns:
-        The partition's counts.
+        The partition's counts, and `profile_facts`.
     """
     ledger = Ledger()
+    profiles: Counter[str] = Counter()
     keys: set[str] = set()
     with (
         tarfile.open(folder / f"{name}.tar", "w", format=tarfile.PAX_FORMAT) as tar,
@@ -72,9 +76,32 @@ def write_raw(
             if isinstance(outcome, StoredImage):
                 add_picture(tar, f"{key}.{outcome.extension}", outcome.data)
             ledger.leave(row["status"])
+            profiles[profile_of(row)] += 1
             add_row(row)
             report.tick(1)
-    return Result(ledger.counts())
+    return Result(ledger.counts(), profile_facts(profiles))
+
+
+def profile_of(row: Mapping[str, Any]) -> str:
+    """Return what became of the colour profile of a row's picture; empty where there is nothing to say."""
+    return str(json.loads(row["meta"]).get(PROFILE, ""))
+
+
+def profile_facts(profiles: Mapping[str, int]) -> dict[str, int]:
+    """Return how many kept pictures were converted from another colour space, and how many had a broken profile.
+
+    Args:
+        profiles: Number of rows by what `profile_of` says.
+    """
+    return {f"profiles_{fate}": profiles.get(fate, 0) for fate in (CONVERTED, BROKEN)}
+
+
+def add_profile_facts(facts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return `profile_facts` of several partitions in one."""
+    total = Counter(profile_facts({}))
+    for each in facts:
+        total.update({name: each.get(name, 0) for name in total})
+    return dict(total)
 
 
 def withdrawn_row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,13 +136,15 @@ def _judge(record: Sample | Rejection, key: str, settings: DownloadSettings) -> 
 
 
 def _row(record: Sample | Rejection, key: str, outcome: StoredImage | RefusedImage) -> dict[str, Any]:
+    profile = outcome.profile if isinstance(outcome, StoredImage) else ""
+    meta = {**record.meta, **({PROFILE: profile} if profile else {})}
     row = {
         "key": key,
         "captions": [_text(caption) for caption in record.captions],
         "original_width": outcome.original_width,
         "original_height": outcome.original_height,
         "source": _text(record.source),
-        "meta": _text(json.dumps(dict(record.meta), sort_keys=True, ensure_ascii=False)),
+        "meta": _text(json.dumps(meta, sort_keys=True, ensure_ascii=False)),
     }
     if isinstance(outcome, RefusedImage):
         return {**row, "status": outcome.reason.value, "width": 0, "height": 0, "sha256": ""}

@@ -6,7 +6,7 @@ source. All ways give the same bytes. Partitions without withdrawn keys keep the
 """
 
 import tarfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -22,7 +22,7 @@ from microdiff.core.files import digest_file
 from microdiff.core.ledger import Ledger, Reason, Result
 from microdiff.core.progress import Reporter
 from microdiff.core.withdrawn import Withdrawn, picture_key
-from microdiff.download.raw_writer import SCHEMA, add_picture, withdrawn_row
+from microdiff.download.raw_writer import SCHEMA, add_picture, profile_facts, profile_of, withdrawn_row
 from microdiff.errors import SchemaError
 from microdiff.pipeline.finder import Finder
 from microdiff.pipeline.store import Store
@@ -118,7 +118,7 @@ def redact(stored: StoredPartition, withdrawn: Withdrawn, folder: Path, report: 
         report: Receives progress.
 
     Returns:
-        The partition's counts.
+        The partition's counts, and `profile_facts`.
 
     Raises:
         SchemaError: The partition is damaged; what is made of it would look whole.
@@ -128,6 +128,7 @@ def redact(stored: StoredPartition, withdrawn: Withdrawn, folder: Path, report: 
         if digest_file(path) != stored.files[name].sha256:
             raise SchemaError(f"{path}: damaged, its sha256 is not the recorded one. Run it again.")
     ledger = Ledger()
+    profiles: Counter[str] = Counter()
     with tarfile.open(folder / tar_name, "w", format=tarfile.PAX_FORMAT) as tar:
         for member, data in read_members(stored.paths[tar_name]):
             if not withdrawn.contains(member.partition(".")[0]):
@@ -137,9 +138,10 @@ def redact(stored: StoredPartition, withdrawn: Withdrawn, folder: Path, report: 
             kept = withdrawn_row(row) if withdrawn.contains(row["key"]) else row
             ledger.enter()
             ledger.leave(kept["status"])
+            profiles[profile_of(kept)] += 1
             add_row(kept)
             report.tick(1)
-    return Result(ledger.counts())
+    return Result(ledger.counts(), profile_facts(profiles))
 
 
 def covered(table: Path, withdrawn: Withdrawn) -> frozenset[str]:

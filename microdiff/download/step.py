@@ -19,7 +19,7 @@ from microdiff.core.ledger import Counts, Result
 from microdiff.core.progress import Progress, Reporter
 from microdiff.core.withdrawn import Withdrawn, read_withdrawn
 from microdiff.download.inventory import LostSource, SourceInventory, describe, recall, remember
-from microdiff.download.raw_writer import NO_WITHDRAWALS, write_raw
+from microdiff.download.raw_writer import NO_WITHDRAWALS, add_profile_facts, write_raw
 from microdiff.download.redact import Redaction
 from microdiff.errors import SchemaError, SourceError, StepError
 from microdiff.formats.annotations import Annotations, write_annotations
@@ -114,7 +114,10 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
             "settings": settings,
         }
         folder = workspace.artifact(dataset, "raw")
-        return run.publish(folder, stored, None, None, None, entry.max_rejected_share, facts)
+        return run.publish(
+            *(folder, stored, None, None, None, entry.max_rejected_share, facts),
+            measures=lambda: add_profile_facts(item.result.facts for item in stored),
+        )
 
 
 class _Origin:
