@@ -15,7 +15,7 @@ _STRIPS, _STRIP_BYTES, _TILE_WIDTH, _TILE_LENGTH, _TILES, _TILE_BYTES = 273, 279
 _COLOUR_MAP, _INKS, _EXTRA, _FORMAT, _JPEG_TABLES = 320, 332, 338, 339, 347
 _COEFFICIENTS, _SUBSAMPLING, _REFERENCE = 529, 530, 532
 _RAW, _FAX_ROWS, _GROUP_3, _GROUP_4, _JPEG, _DEFLATES = 1, 2, 3, 4, 7, (8, 32946)
-_UNCLEAR = (6, 32809, 34676, 34677)  # JPEG as of TIFF 6.0, ThunderScan, and light that has no white
+_UNCLEAR = (6, 32809, 34676, 34677, 50001)  # JPEG as of TIFF 6.0, ThunderScan, light without a white, and WebP
 _WHITE_IS_ZERO, _CMYK, _YCBCR, _LAB = 0, 5, 6, 8
 _SEPARATE = 2
 _STARTS, _BIG_ENDIAN_BIG_TIFF, _BIG = (b"II*\0", b"MM\0*", b"II+\0"), b"MM\0+", 43
@@ -57,7 +57,7 @@ def check_form(image: Image.Image) -> None:
     if any(kind not in _UNSIGNED for kind in _all(tags, _FORMAT, (1,))) or image.mode in ("I", "F"):
         raise UnsupportedPicture("numbers with a sign, a fraction, or more than 16 bits")
     if _one(tags, _COMPRESSION, _RAW) in _UNCLEAR:
-        raise UnsupportedPicture("a compression that does not tell damage")
+        raise UnsupportedPicture("a compression that is not read")
     if photometric == _CMYK and _one(tags, _INKS, 1) != 1:
         raise UnsupportedPicture("inks other than CMYK")
     if photometric == _YCBCR and is_raw and not _is_plain_ycbcr(tags):

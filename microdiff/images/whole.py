@@ -42,14 +42,19 @@ def load_whole(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
     image.load()
     if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
         return image.convert("RGB")  # written by programs that know of no opacity, and shown so
-    if image.format == "JPEG2000" and not boxes.jp2_names_its_channels(data):
-        return _without_doubtful_opacity(image)
+    if image.format == "JPEG2000":
+        if boxes.jp2_is_signed(data):
+            raise UnsupportedPicture("numbers with a sign")
+        return image if boxes.jp2_names_its_channels(data) else _without_doubtful_opacity(image)
     return image
 
 
 def _load_png(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
     png.check_pixel_data(data)
-    bits = png.png_facts(data).bits
+    facts = png.png_facts(data)
+    bits = facts.bits
+    if image.mode == "P" and b"PLTE" not in facts.chunks:
+        raise OSError("a palette is missing")
     tiles = image.tile
     _load_on_canvas(image, data, (0, 0, *image.size), is_interlaced=bool(image.info.get("interlace")))
     mark = image.info.get("transparency")
@@ -73,6 +78,8 @@ def _load_png(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
 def _load_gif(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
     """Decode the first frame; what it leaves out of the canvas is transparent."""
     tile = image.tile[0]
+    if not _has_palette(data, tile.offset):
+        raise UnsupportedPicture("a GIF without a palette")
     box = tile.extents or (0, 0, *image.size)
     is_interlaced = isinstance(tile.args, tuple) and bool(tile.args[1])
     _load_on_canvas(image, data, box, is_interlaced=is_interlaced)
@@ -81,6 +88,13 @@ def _load_gif(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
     whole = Image.new("RGBA", image.size)
     whole.paste(image.convert("RGBA").crop(box), box)
     return whole
+
+
+def _has_palette(data: bytes, codes: int) -> bool:
+    """Tell whether a GIF has a palette; what its codes, which start at a place, mean without one is not said."""
+    descriptor = codes - 11  # of a frame without a palette, behind which the codes' size and the codes follow
+    is_bare = data[descriptor] == ord(",") and not data[descriptor + 9] & 0x80
+    return bool(data[10] & 0x80) or not is_bare
 
 
 def _load_tiff(image: ImageFile.ImageFile, data: bytes) -> Image.Image:

@@ -301,6 +301,19 @@ def test_no_colour_of_the_last_row_looks_missing(
         assert isinstance(store_image(encoded(image, form), settings), StoredImage)
 
 
+def test_a_palette_that_is_missing_is_no_black_picture() -> None:
+    rows = plain_rows(np.ones((40, 40), np.uint8))
+    assert isinstance(store_image(png(rows, (40, 40), 8, 3, before=[(b"PLTE", b"abcdef")]), KEEP), StoredImage)
+    assert store_image(png(rows, (40, 40), 8, 3), KEEP) == UNDECODABLE
+    data = gif(rows_of(48, 40), (0, 0, 48, 40))
+    without = data[:10] + b"\0" + data[11:13] + data[13 + 48 :]
+    assert store_image(without, KEEP) == RefusedImage(Reason.UNSUPPORTED_PICTURE)
+    local = without[:22] + bytes([0x83]) + data[13 : 13 + 48] + without[23:]
+    assert_whole(local, data, KEEP)
+    grey = b"".join(bytes([level] * 3) for level in range(16))
+    assert isinstance(store_image(without[:22] + bytes([0x83]) + grey + without[23:], KEEP), StoredImage)
+
+
 @BOTH
 def test_oddities_of_a_png_that_harm_no_pixel(photo: Image.Image, settings: DownloadSettings) -> None:
     plain = encoded(photo, "PNG")

@@ -304,6 +304,9 @@ UNSUPPORTED: dict[str, bytes] = {
     "a palette of 8 bits": tiff_of(INDICES, 3, [8], more={320: ("H", [level // 257 for level in MAP])}),
     "Lab as ICC has it": tiff_of(LAB, 9, [8] * 3),
     "16 bits, white is zero, big-endian": tiff_of(WORDS, 0, [16], ">"),
+    "JPEG in TIFF as of 6.0": tiff(
+        [b"\xff\xd8" + bytes(99)], SIZE, {258: ("H", [8] * 3), 259: ("H", [6]), 277: ("H", [3])}
+    ),
     "big-endian BigTIFF": tiff_of(COLOURS, 2, [8] * 3, ">", big=True),
 }
 
@@ -405,6 +408,13 @@ def test_jpeg_2000_of_every_mode(bare: bool) -> None:
             assert store_image(data, SETTINGS) == RefusedImage(Reason.UNSUPPORTED_PICTURE)
         else:
             assert_quarters(data, expected)
+
+
+@pytest.mark.parametrize("image", [PICTURE, Image.fromarray(WORDS[..., 0])], ids=["RGB", "16 bits"])
+def test_jpeg_2000_with_a_sign_is_refused(image: Image.Image) -> None:
+    data = bytearray(encoded(image, "JPEG2000"))
+    data[data.index(b"\xff\x4f\xff\x51") + 42] |= 0x80
+    assert store_image(bytes(data), SETTINGS) == RefusedImage(Reason.UNSUPPORTED_PICTURE)
 
 
 def with_space(data: bytes, space: int) -> bytes:
