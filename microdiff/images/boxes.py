@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 _SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"  # of JP2; a bare codestream has no boxes
 
-_CODESTREAM = b"\xff\x4f\xff\x51"  # its start, and the segment of sizes
-
 
 @dataclass(frozen=True)
 class ColourBox:
@@ -40,13 +38,6 @@ def jp2_colours(data: bytes) -> list[ColourBox]:
 def jp2_names_its_channels(data: bytes) -> bool:
     """Tell whether a JP2 file says which of its channels is opacity."""
     return any(True for header in _jp2_headers(data) for _ in _contents(header, b"cdef"))
-
-
-def jp2_is_signed(data: bytes) -> bool:
-    """Tell whether samples of a JPEG 2000 picture have a sign, so that it is not known which are black and white."""
-    start = data.find(_CODESTREAM)
-    number = int.from_bytes(data[start + 40 : start + 42], "big")
-    return any(depth & 0x80 for depth in data[start + 42 : start + 42 + 3 * number : 3])
 
 
 def _jp2_headers(data: bytes) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ import io
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageFile
 
-from microdiff.images import boxes, png, tiff
+from microdiff.images import boxes, jpeg2000, png, tiff
 from microdiff.images.refusals import UnsupportedPicture
 
 _CANVASES = (254, 0)
@@ -43,7 +43,9 @@ def load_whole(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
     if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
         return image.convert("RGB")  # written by programs that know of no opacity, and shown so
     if image.format == "JPEG2000":
-        if boxes.jp2_is_signed(data):
+        if jpeg2000.lacks_tiles(data):
+            raise OSError("tiles are missing")
+        if jpeg2000.is_signed(data):
             raise UnsupportedPicture("numbers with a sign")
         return image if boxes.jp2_names_its_channels(data) else _without_doubtful_opacity(image)
     return image

@@ -465,6 +465,28 @@ def test_a_missing_tile_is_missed(photo: Image.Image, settings: DownloadSettings
     assert store_image(tiff([*tiles[:-1], tiles[-1][:-96]], (128, 96), tags), settings) == UNDECODABLE
 
 
+# --- JPEG 2000
+
+
+@BOTH
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_missing_tile_of_jpeg_2000_is_missed(photo: Image.Image, bare: bool, settings: DownloadSettings) -> None:
+    data = encoded(photo, "JPEG2000", no_jp2=bare, tile_size=(128, 128))
+    place = data.index(b"\xff\x90")
+    head, parts = data[:place], []
+    while data[place : place + 2] == b"\xff\x90":
+        length = int.from_bytes(data[place + 6 : place + 10], "big")
+        parts.append(data[place : place + length])
+        place += length
+    assert len(parts) == 6
+    assert isinstance(store_image(head + b"".join(parts) + data[place:], settings), StoredImage)
+    for missing in range(6):
+        rest = b"".join(part for number, part in enumerate(parts) if number != missing)
+        assert store_image(head + rest + data[place:], settings) == UNDECODABLE
+    announced = parts[2][:11] + b"\2" + parts[2][12:]  # one part of two
+    assert store_image(head + b"".join([*parts[:2], announced, *parts[3:]]) + data[place:], settings) == UNDECODABLE
+
+
 # --- BMP
 
 

@@ -1,5 +1,6 @@
 """Levels of every mode, depth and form that a file can have: the right 8 bits on white, or `unsupported_picture`."""
 
+import base64
 import io
 import struct
 import zlib
@@ -434,6 +435,43 @@ def test_webp_and_avif_with_opacity() -> None:
     picture = Image.fromarray(OPACITY.astype(np.uint8))
     assert_quarters(encoded(picture, "WEBP", lossless=True, exact=True), ON_WHITE)
     assert_quarters(encoded(picture, "AVIF", quality=100), ON_WHITE, 6)
+
+
+# Made with imagecodecs 2026.3.6, of the four colours of COLOURS in 10 bits: without and with an opacity of a half.
+AVIF_10 = (
+    "AAAAIGZ0eXBhdmlmAAAAAGF2aWZtaWYxbWlhZk1BMUEAAADrbWV0YQAAAAAAAAAhaGRscgAAAAAAAAAAcGljdAAAAAAAAAAAAAAAAAAAAAAO"
+    "cGl0bQAAAAAAAQAAAB5pbG9jAAAAAEQAAAEAAQAAAAEAAAETAAAAQQAAAChpaW5mAAAAAAABAAAAGmluZmUCAAAAAAEAAGF2MDFDb2xvcgAA"
+    "AABqaXBycAAAAEtpcGNvAAAAFGlzcGUAAAAAAAAAKAAAACgAAAAQcGl4aQAAAAADCgoKAAAADGF2MUOBIEAAAAAAE2NvbHJuY2x4AAIAAgAA"
+    "gAAAABdpcG1hAAAAAAAAAAEAAQQBAoMEAAAASW1kYXQSAAoJOBVnn5wICAJAMjJEAADlgwelrOAM7zB9UGRPE8FSttZs9+ATcYBoXEpVdZwt"
+    "ZiQd0KZf7JLoEKqB8LsTPA=="
+)
+AVIF_10_RGBA = (
+    "AAAAIGZ0eXBhdmlmAAAAAGF2aWZtaWYxbWlhZk1BMUEAAAGGbWV0YQAAAAAAAAAhaGRscgAAAAAAAAAAcGljdAAAAAAAAAAAAAAAAAAAAAAO"
+    "cGl0bQAAAAAAAQAAACxpbG9jAAAAAEQAAAIAAQAAAAEAAAG+AAAAQQACAAAAAQAAAa4AAAAQAAAAQmlpbmYAAAAAAAIAAAAaaW5mZQIAAAAA"
+    "AQAAYXYwMUNvbG9yAAAAABppbmZlAgAAAAACAABhdjAxQWxwaGEAAAAAGmlyZWYAAAAAAAAADmF1eGwAAgABAAEAAADDaXBycAAAAJ1pcGNv"
+    "AAAAFGlzcGUAAAAAAAAAKAAAACgAAAAQcGl4aQAAAAADCgoKAAAADGF2MUOBIEAAAAAAE2NvbHJuY2x4AAIAAgAAgAAAAA5waXhpAAAAAAEK"
+    "AAAADGF2MUOBAFwAAAAAOGF1eEMAAAAAdXJuOm1wZWc6bXBlZ0I6Y2ljcDpzeXN0ZW1zOmF1eGlsaWFyeTphbHBoYQAAAAAeaXBtYQAAAAAA"
+    "AAACAAEEAQKDBAACBAEFhgcAAABZbWRhdBIACgYYFWefnUAyBBAATXoSAAoJOBVnn5wICAJAMjJEAADlgwelrOAM7zB9UGRPE8FSttZs9+AT"
+    "cYBoXEpVdZwtZiQd0KZf7JLoEKqB8LsTPA=="
+)
+JPEG_12 = (  # the same in 12 bits
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAIBAQEBAQIBAQECAgICAgQDAgICAgUEBAMEBgUGBgYFBgYGBwkIBgcJBwYGCAsICQoKCgoKBggL"
+    "DAsKDAkKCgr/2wBDAQICAgICAgUDAwUKBwYHCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgoKCgr/wQAR"
+    "DAAoACgDASIAAhEBAxEB/8QAGAABAQEBAQAAAAAAAAAAAAAAAAsMCg3/xAApEAEAAAIIBAcAAAAAAAAAAAAADBETG0pqiKjH5gILFRcSGBoq"
+    "SGFm/8QAGgEAAgMBAQAAAAAAAAAAAAAACw0JCgwIDv/EADsRAAACBgQJCAsAAAAAAAAAAAAFBAYHCAsVAwkKExQWFxscJFin1wIMJSY4OTtZ"
+    "PISFh4imtba3uNb/2gAMAwEAAhEDEQA/AMFmAz/Yb4AtrQc3aLcIutK2siUwc3aLcIutK2sEa2nnvyGs+wftkmHn0Tnv36UKV+/wr/pS7iAC"
+    "BEZRYeb31/rdNM9+xSv9bppnv2KnNh/F6LpQKnykd/TznGgNu/SNiMweZ9uVd44SjW6QZlz4zu/6j/2rPTuneT/5x01JSd7fxHDKXg+5zXEK"
+    "8juv2dbZbJiwWTaUsHOuC6UwmMZTg1kNwqWoke/G5q5q45iqzZVcmcqKspjYTTBZox5n5yna8ctAMTKnvzIxTEnWUymur65obtHo6Ki5Afy1"
+    "I2W6olicFe01y0sWlhkeX19hvsgx/X+frOok/wARFYJWaKr1VZodKapJVKlJU1WyXoVWy7DpdMTHDDZMT09K78K8juv2dbZY4DwMPzXrYXdk"
+    "r59ab/Ziv9maCGz7DW81sPEEYWsA7rxI6LpUFk2lLBzrgulAXF8ec8V8rEvdJ+C2Yi3LVhdhtUvX/qaaAAQeO9x//9k="
+)
+
+
+def test_files_of_10_and_12_bits() -> None:
+    assert_quarters(base64.b64decode(AVIF_10), COLOURS_SHOWN, 6)
+    half = [tuple(round(level / 2 + 127.5) for level in colour) for colour in COLOURS_SHOWN]
+    assert_quarters(base64.b64decode(AVIF_10_RGBA), half, 6)
+    assert store_image(base64.b64decode(JPEG_12), SETTINGS) == RefusedImage(Reason.UNSUPPORTED_PICTURE)
 
 
 PILLOW_MODES: dict[str, tuple[Any, Pixel | None]] = {
