@@ -122,6 +122,8 @@ def _blocks(tags: Mapping[int, Any], data: bytes) -> Iterator[tuple[bytes, int, 
     if _TILES in tags:
         offsets, sizes = _all(tags, _TILES, ()), _all(tags, _TILE_BYTES, ())
         across, down = tags[_TILE_WIDTH], tags[_TILE_LENGTH]
+        if not (across > 0 and down > 0):
+            raise OSError("tiles without a size")
         number, each = -(-width // across) * -(-height // down), [down]
     else:
         offsets, sizes = _all(tags, _STRIPS, ()), _all(tags, _STRIP_BYTES, ())

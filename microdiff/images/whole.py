@@ -39,6 +39,8 @@ def load_whole(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
         return _load_gif(image, data)
     if image.format == "TIFF":
         return _load_tiff(image, data)
+    if image.format == "WEBP":
+        return _load_webp(image, data)
     image.load()
     if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
         return image.convert("RGB")  # written by programs that know of no opacity, and shown so
@@ -58,6 +60,8 @@ def _load_png(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
     if image.mode == "P" and b"PLTE" not in facts.chunks:
         raise OSError("a palette is missing")
     tiles = image.tile
+    if tiles[0].extents != (0, 0, *image.size):
+        raise OSError("an animation whose first frame is not all of it")
     _load_on_canvas(image, data, (0, 0, *image.size), is_interlaced=bool(image.info.get("interlace")))
     mark = image.info.get("transparency")
     if mark is None:
@@ -87,6 +91,24 @@ def _load_gif(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
     _load_on_canvas(image, data, box, is_interlaced=is_interlaced)
     if box == (0, 0, *image.size):
         return image
+    return _only(image, box)
+
+
+def _load_webp(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
+    """Decode the first frame; where it leaves something out, and there is no opacity to say so, Pillow has it black."""
+    image.load()
+    frame = data.find(b"ANMF", 30) + 8
+    if image.mode != "RGB" or not getattr(image, "is_animated", False) or frame < 38:
+        return image
+    left, top, width, height = (
+        int.from_bytes(data[place : place + 3], "little") for place in range(frame, frame + 12, 3)
+    )
+    box = (2 * left, 2 * top, 2 * left + width + 1, 2 * top + height + 1)
+    return image if box == (0, 0, *image.size) else _only(image, box)
+
+
+def _only(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """Return a picture that is transparent outside a box."""
     whole = Image.new("RGBA", image.size)
     whole.paste(image.convert("RGBA").crop(box), box)
     return whole

@@ -406,6 +406,30 @@ def test_what_a_gifs_frame_leaves_out_is_white(transparent: int | None) -> None:
     assert np.abs(found - expected).mean() < 12
 
 
+def webp_frame(picture: Image.Image, left: int, top: int) -> bytes:
+    """Return a frame of an animation, which lasts for 100 ms."""
+    content = encoded(picture, "WEBP", lossless=True)[12:]
+    sides = b"".join((side - 1).to_bytes(3, "little") for side in picture.size)
+    place = b"".join((offset // 2).to_bytes(3, "little") for offset in (left, top))
+    frame = place + sides + (100).to_bytes(3, "little") + b"\x02" + content
+    return b"ANMF" + struct.pack("<I", len(frame)) + frame
+
+
+@pytest.mark.parametrize("has_opacity", [False, True])
+def test_what_a_webps_first_frame_leaves_out_is_white(has_opacity: bool) -> None:
+    small, large = (Image.new("RGB", size, (200, 0, 0)) for size in ((16, 16), (48, 40)))
+    flags = 0x12 if has_opacity else 0x02
+    head = b"VP8X" + struct.pack("<II", 10, flags) + (47).to_bytes(3, "little") + (39).to_bytes(3, "little")
+    chunks = head + b"ANIM" + struct.pack("<IIH", 6, 0, 0) + webp_frame(small, 16, 8) + webp_frame(large, 0, 0)
+    outcome = store_image(b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks, KEEP)
+    assert isinstance(outcome, StoredImage)
+    pixels = levels(outcome.data)
+    assert pixels.shape == (40, 48, 3)
+    for row, column in ((2, 2), (2, 40), (38, 2), (38, 40), (4, 24), (28, 24)):
+        assert pixels[row, column].min() > 245
+    assert np.abs(pixels[10:22, 18:30] - [200, 0, 0]).max() < 16
+
+
 # --- TIFF
 
 
