@@ -235,10 +235,13 @@ def _is_strange(data: bytes, error: Exception) -> bool:
 def _orientation(image: Image.Image) -> int:
     """Return a picture's EXIF orientation, 1 (upright) if it has none that can be read.
 
-    Of other formats than JPEG only after decoding: Pillow turns a TIFF upright while it decodes.
+    XMP's, which Pillow would take in its stead, does not count, as it does not in browsers: it may be left from before
+    the picture was turned. Of a PNG only after decoding; a TIFF Pillow turns upright while it decodes.
     """
+    tags = Image.Exif()
     try:
-        orientation = image.getexif().get(_ORIENTATION)
+        tags.load(image.info.get("exif") or b"")
+        orientation = tags.get(_ORIENTATION)
     except DAMAGED:
         return 1
     return orientation if isinstance(orientation, int) else 1

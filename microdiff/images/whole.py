@@ -124,6 +124,7 @@ def _has_palette(data: bytes, codes: int) -> bool:
 def _load_tiff(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
     tiff.check_form(image)
     tiff.check_pixel_data(image, data)
+    image.info.pop("xmp", None)  # by which Pillow would turn it
     image.load()
     if image.mode.startswith("I;16"):
         whitest, is_inverted = tiff.grey_scale(image)

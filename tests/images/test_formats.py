@@ -14,7 +14,7 @@ from microdiff.config.settings import DownloadSettings
 from microdiff.core.ledger import Reason
 from microdiff.images.normalize import RefusedImage, StoredImage, store_image
 from microdiff.images.ops import decode
-from picture_files import box, chunk, encoded, tiff
+from picture_files import box, chunk, encoded, tiff, with_chunk
 
 SETTINGS = DownloadSettings(min_side_px=32, max_side_px=64, jpeg_quality=95)
 
@@ -161,6 +161,31 @@ def test_exif_data_of_an_avif_do_not_count_beside_its_own_way_to_say_it() -> Non
     unit, orientation = (struct.pack(f"{order}HHI", tag, 3, 1) for tag in (0x0128, 0x0112))
     assert data.count(unit) == 1
     data = data.replace(unit, orientation)
+    assert_corners(data)
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("JPEG", {}),
+        ("PNG", {}),
+        ("WEBP", {"quality": 95}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("AVIF", {}),
+    ],
+)
+def test_the_orientation_in_xmp_data_does_not_count(form: str, options: dict[str, Any]) -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    if form == "PNG":
+        text = b"XML:com.adobe.xmp\0\0\0\0\0" + xmp
+        data = with_chunk(encoded(corners(), form), b"iTXt", text)
+    elif form == "TIFF":
+        data = encoded(corners(), form, tiffinfo={700: xmp}, **options)
+    else:
+        data = encoded(corners(), form, xmp=xmp, **options)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.getexif()[0x0112] == 6  # by Pillow
     assert_corners(data)
 
 
