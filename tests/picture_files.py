@@ -104,19 +104,29 @@ def cmyk_profile() -> bytes:
 
     Its table maps the 16 corners of CMYK to Lab, of which only L changes, by 20 for each ink and 40 for black.
     """
-    corners = []
-    for corner in range(16):
-        c, m, y, k = (corner >> bit & 1 for bit in (3, 2, 1, 0))
-        light = max(0, 100 - 20 * (c + m + y) - 40 * k)
-        corners += [round(light * 255 / 100), 128, 128]
+    light = [max(0, 100 - 20 * (c + m + y) - 40 * k) for c in (0, 1) for m in (0, 1) for y in (0, 1) for k in (0, 1)]
+    return _table_profile(b"CMYK", b"prtr", light)
+
+
+def rgb_table_profile(darkest: int) -> bytes:
+    """Return a profile whose table has all colours grey, from a lightness L to white."""
+    light = [darkest + (100 - darkest) * (r + g + b) // 3 for r in (0, 1) for g in (0, 1) for b in (0, 1)]
+    return _table_profile(b"RGB ", b"mntr", light)
+
+
+def _table_profile(space: bytes, kind: bytes, light: Sequence[int]) -> bytes:
+    channels = len(light).bit_length() - 1
+    corners = b"".join(bytes([round(level * 255 / 100), 128, 128]) for level in light)
     identity = bytes(range(256))
-    table = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + struct.pack(">9i", *(65536 if n % 4 == 0 else 0 for n in range(9)))
-    table += identity * 4 + bytes(corners) + identity * 3
+    table = b"mft1\0\0\0\0" + bytes([channels, 3, 2, 0])
+    table += struct.pack(">9i", *(65536 if n % 4 == 0 else 0 for n in range(9)))
+    table += identity * channels + corners + identity * 3
     table += bytes(-len(table) % 4)
-    start = 128 + 4 + 12
-    header = struct.pack(">I4sI4s4s4s", start + len(table), b"", 0x02400000, b"prtr", b"CMYK", b"Lab ")
+    start = 128 + 4 + 24
+    header = struct.pack(">I4sI4s4s4s", start + len(table), b"", 0x02400000, kind, space, b"Lab ")
     header += bytes(12) + b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
-    return header.ljust(128, b"\0") + struct.pack(">I4sII", 1, b"A2B0", start, len(table)) + table
+    tags = b"".join(struct.pack(">4sII", name, start, len(table)) for name in (b"A2B0", b"A2B1"))  # for each intent
+    return header.ljust(128, b"\0") + struct.pack(">I", 2) + tags + table
 
 
 def grey_profile(gamma: float) -> bytes:

@@ -18,7 +18,7 @@ from microdiff.images.crops import center_crops
 from microdiff.images.normalize import RefusedImage, StoredImage, store_image
 from microdiff.images.ops import decode
 from microdiff.images.primaries import CODED_PRIMARIES, SRGB, matrix_profile
-from picture_files import box, cmyk_profile, encoded, grey_profile, plain_rows, png, tiff, with_chunk
+from picture_files import box, cmyk_profile, encoded, grey_profile, plain_rows, png, rgb_table_profile, tiff, with_chunk
 
 SETTINGS = DownloadSettings(min_side_px=32, max_side_px=64, jpeg_quality=100)
 SIZE = (40, 40)
@@ -193,6 +193,26 @@ def test_cmyk_goes_through_its_profile_where_it_has_one(
     assert_colour(encoded(image, form, icc_profile=cmyk_profile(), **options), [through_profile] * 3, "converted")
     assert_colour(encoded(image, form, **options), by_convention, "")
     assert_colour(encoded(image, form, icc_profile=ADOBE, **options), by_convention, "broken")
+
+
+def test_the_darkest_colour_is_black_as_on_a_screen() -> None:
+    profile = rgb_table_profile(darkest=15)
+    assert_colour(encoded(plain((0, 0, 0)), "PNG", icc_profile=profile), (0, 0, 0), "converted")  # and not 38
+    assert_colour(encoded(plain((255, 255, 255)), "PNG", icc_profile=profile), (255, 255, 255), "converted")
+
+
+def test_a_level_more_or_less_is_srgb() -> None:
+    def off_by(error: float) -> bytes:
+        return matrix_profile((D65, (0.64, 0.33), (0.30, 0.60 + error), (0.15, 0.06)), None)
+
+    colour._transform.cache_clear()
+    for error, fate in ((0.0001, ""), (0.0005, "converted")):
+        source = ImageCms.ImageCmsProfile(io.BytesIO(off_by(error)))
+        probe = colour._probe("RGB")
+        shown = colour._built(source, "RGB").apply(probe)
+        difference = np.abs(np.asarray(shown).astype(int) - np.asarray(probe)).max()
+        assert (difference == 1) if not fate else (difference > 1)
+        assert stored(encoded(plain(), "PNG", icc_profile=off_by(error))).profile == fate
 
 
 def test_transparent_pictures_are_converted_before_they_are_flattened() -> None:

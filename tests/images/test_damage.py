@@ -19,7 +19,7 @@ from microdiff.core.ledger import Reason
 from microdiff.images.jpeg import check_headers, decode_jpeg, is_whole, tidied
 from microdiff.images.normalize import RefusedImage, StoredImage, store_image
 from microdiff.images.ops import decode
-from picture_files import chunk, encoded, plain_rows, png, png_chunks, tiff
+from picture_files import chunk, encoded, plain_rows, png, png_chunks, tiff, with_chunk
 
 KEEP = DownloadSettings(min_side_px=32, max_side_px=4096, jpeg_quality=95)
 REDUCE = DownloadSettings(min_side_px=32, max_side_px=64, jpeg_quality=95)
@@ -299,6 +299,14 @@ def test_no_colour_of_the_last_row_looks_missing(
     image = image.quantize(2) if mode == "P" else image.convert(mode)
     for form in ("PNG", "GIF"):
         assert isinstance(store_image(encoded(image, form), settings), StoredImage)
+
+
+def test_an_animated_png_whose_first_frame_is_too_small_is_refused(photo: Image.Image) -> None:
+    data = encoded(photo, "PNG")
+    for box, is_whole_picture in (((100, 100, 0, 140), False), ((*photo.size, 0, 0), True)):
+        control = struct.pack(">5I2H2B", 0, *box, 1, 10, 0, 0)
+        animated = with_chunk(with_chunk(data, b"fcTL", control), b"acTL", struct.pack(">2I", 1, 0))
+        assert isinstance(store_image(animated, KEEP), StoredImage) == is_whole_picture
 
 
 def test_a_palette_that_is_missing_is_no_black_picture() -> None:
