@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,17 @@ from microdiff.artifacts.raw import read_members
 from microdiff.artifacts.tables import read_rows, table_writer
 from microdiff.config.settings import DownloadSettings
 from microdiff.core.files import digest_bytes
-from microdiff.core.ledger import KEPT, Counts, Ledger, Reason, Result
+from microdiff.core.ledger import KEPT, Ledger, Reason, Result
 from microdiff.core.printable import is_key, one_line
 from microdiff.core.progress import NullReporter, Reporter
 from microdiff.core.withdrawn import Withdrawn
 from microdiff.formats.records import Rejection, Sample
+from microdiff.images.colour import BROKEN, CONVERTED
 from microdiff.images.normalize import RefusedImage, StoredImage, store_image
 
 NO_WITHDRAWALS = Withdrawn()
 _AMBIGUOUS = RefusedImage(Reason.AMBIGUOUS_KEY)
+PROFILE = "colour_profile"  # in `meta`: `converted` or `broken`
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),  # printable; see core.printable.escape_key
@@ -57,9 +60,9 @@ def write_raw(
         withdrawn: Samples to leave out: their rows say no more than that.
 
     Returns:
-        The partition's counts.
+        The partition's counts, and `profile_facts`.
     """
-    ledger = Ledger()
+    tally = _Tally()
     keys: set[str] = set()
     ambiguous: set[str] = set()
     kept: set[str] = set()
@@ -68,7 +71,6 @@ def write_raw(
         table_writer(folder / f"{name}.parquet", SCHEMA) as add_row,
     ):
         for record in records:
-            ledger.enter()
             key = _unique(record.key, keys)
             outcome = RefusedImage(Reason.WITHDRAWN) if withdrawn.contains(key) else _judge(record, key, settings)
             row = _row(record, key, outcome)
@@ -79,28 +81,48 @@ def write_raw(
                 kept.add(key)
             if outcome == _AMBIGUOUS:
                 ambiguous.add(record.key)
-            ledger.leave(row["status"])
+            tally.add(row)
             add_row(row)
             report.tick(1)
-    counts = ledger.counts()
     if taken_back := ambiguous & kept:
-        counts = _take_back(taken_back, name, folder)
-    return Result(counts)
+        return _take_back(taken_back, name, folder)
+    return tally.result()
 
 
-def _take_back(keys: set[str], name: str, folder: Path) -> Counts:
+class _Tally:
+    """Counts rows by outcome, and by what became of their picture's colour profile."""
+
+    def __init__(self) -> None:
+        self._ledger = Ledger()
+        self._profiles: Counter[str] = Counter()
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Count a row."""
+        self._ledger.enter()
+        self._ledger.leave(row["status"])
+        self._profiles[profile_of(row)] += 1
+
+    def result(self) -> Result:
+        """Return the counts, and `profile_facts`."""
+        return Result(self._ledger.counts(), profile_facts(self._profiles))
+
+
+def _take_back(keys: set[str], name: str, folder: Path) -> Result:
     """Write a partition again without pictures that were kept before another one of their key came."""
     tar, table = (folder / f"{name}.{kind}" for kind in ("tar", "parquet"))
     tar, table = (path.rename(path.with_name(f"{path.name}.whole")) for path in (tar, table))
 
     def change(row: Mapping[str, Any]) -> Mapping[str, Any]:
+        if row["key"] not in keys:
+            return row
+        meta = {name: value for name, value in json.loads(row["meta"]).items() if name != PROFILE}
         gone = {"status": Reason.AMBIGUOUS_KEY.value, "sha256": "", "width": 0, "height": 0}
-        return {**row, **gone} if row["key"] in keys else row
+        return {**row, **gone, "meta": _json(meta)}
 
-    counts = copy_raw(tar, table, name, folder, change, NullReporter())
+    result = copy_raw(tar, table, name, folder, change, NullReporter())
     tar.unlink()
     table.unlink()
-    return counts
+    return result
 
 
 def copy_raw(
@@ -110,7 +132,7 @@ def copy_raw(
     folder: Path,
     change: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     report: Reporter,
-) -> Counts:
+) -> Result:
     """Write a partition from another one: some rows changed, and without the pictures of those no longer kept.
 
     Args:
@@ -122,15 +144,14 @@ def copy_raw(
         report: Receives progress.
 
     Returns:
-        The counts of the rows written.
+        The counts of the rows written, and `profile_facts`.
     """
-    ledger = Ledger()
+    tally = _Tally()
     kept: set[str] = set()
     with table_writer(folder / f"{name}.parquet", SCHEMA) as add_row:
         for row in read_rows(table, SCHEMA.names):
             changed = change(row)
-            ledger.enter()
-            ledger.leave(changed["status"])
+            tally.add(changed)
             add_row(dict(changed))
             if changed["status"] == KEPT:
                 kept.add(changed["key"])
@@ -139,7 +160,29 @@ def copy_raw(
         for member, data in read_members(tar):
             if member.partition(".")[0] in kept:
                 add_picture(written, member, data)
-    return ledger.counts()
+    return tally.result()
+
+
+def profile_of(row: Mapping[str, Any]) -> str:
+    """Return what became of the colour profile of a row's picture; empty where there is nothing to say."""
+    return str(json.loads(row["meta"]).get(PROFILE, ""))
+
+
+def profile_facts(profiles: Mapping[str, int]) -> dict[str, int]:
+    """Return how many kept pictures were converted from another colour space, and how many had a broken profile.
+
+    Args:
+        profiles: Number of rows by what `profile_of` says.
+    """
+    return {f"profiles_{fate}": profiles.get(fate, 0) for fate in (CONVERTED, BROKEN)}
+
+
+def add_profile_facts(facts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return `profile_facts` of several partitions in one."""
+    total = Counter(profile_facts({}))
+    for each in facts:
+        total.update({name: each.get(name, 0) for name in total})
+    return dict(total)
 
 
 def withdrawn_row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,18 +224,24 @@ def _judge(record: Sample | Rejection, key: str, settings: DownloadSettings) -> 
 
 
 def _row(record: Sample | Rejection, key: str, outcome: StoredImage | RefusedImage) -> dict[str, Any]:
+    profile = outcome.profile if isinstance(outcome, StoredImage) else ""
+    meta = {**record.meta, **({PROFILE: profile} if profile else {})}
     row = {
         "key": key,
         "captions": [_text(caption) for caption in record.captions],
         "original_width": outcome.original_width,
         "original_height": outcome.original_height,
         "source": one_line(record.source),
-        "meta": _text(json.dumps(dict(record.meta), sort_keys=True, ensure_ascii=False)),
+        "meta": _json(meta),
     }
     if isinstance(outcome, RefusedImage):
         return {**row, "status": outcome.reason.value, "width": 0, "height": 0, "sha256": ""}
     sha256 = digest_bytes(outcome.data)
     return {**row, "status": KEPT, "width": outcome.width, "height": outcome.height, "sha256": sha256}
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    return _text(json.dumps(dict(values), sort_keys=True, ensure_ascii=False))
 
 
 def _text(text: str) -> str:

@@ -122,7 +122,7 @@ def redact(stored: StoredPartition, withdrawn: Withdrawn, folder: Path, report: 
         report: Receives progress.
 
     Returns:
-        The partition's counts.
+        The partition's counts, and `profile_facts`.
 
     Raises:
         SchemaError: The partition is damaged; what is made of it would look whole.
@@ -135,9 +135,9 @@ def redact(stored: StoredPartition, withdrawn: Withdrawn, folder: Path, report: 
     def change(row: Mapping[str, Any]) -> Mapping[str, Any]:
         return withdrawn_row(row) if withdrawn.contains(row["key"]) else row
 
-    counts = copy_raw(stored.paths[tar_name], stored.paths[table_name], stored.name, folder, change, report)
+    copy = copy_raw(stored.paths[tar_name], stored.paths[table_name], stored.name, folder, change, report)
     beside = {name: number for name, number in stored.counts.items() if name == OTHER_MEMBERS}
-    return Result({**counts, **beside})
+    return replace(copy, counts={**copy.counts, **beside})
 
 
 def covered(table: Path, withdrawn: Withdrawn) -> frozenset[str]:

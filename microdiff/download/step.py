@@ -24,7 +24,7 @@ from microdiff.download.annotation_table import AnnotationTable
 from microdiff.download.copies import NotedSource, read_copies, watched
 from microdiff.download.inventory import LostSource, SourceInventory, describe, recall, remember
 from microdiff.download.losses import check_losses, how_to_fetch_again
-from microdiff.download.raw_writer import NO_WITHDRAWALS, write_raw
+from microdiff.download.raw_writer import NO_WITHDRAWALS, add_profile_facts, write_raw
 from microdiff.download.redact import Redaction
 from microdiff.download.revisions import Revisions
 from microdiff.errors import SchemaError, SourceError
@@ -136,7 +136,10 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
             **({"fetch_again": dict(entry.fetch_again)} if entry.fetch_again else {}),
         }
         folder = workspace.artifact(dataset, "raw")
-        return run.publish(folder, stored, None, None, None, entry.max_rejected_share, facts)
+        return run.publish(
+            *(folder, stored, None, None, None, entry.max_rejected_share, facts),
+            measures=lambda: add_profile_facts(item.result.facts for item in stored),
+        )
 
 
 class _Origin:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from microdiff.images.bicubic import resize_rgb
-from microdiff.images.ops import DAMAGED, decode_rgb, flatten, reduced_size
+from microdiff.images.jpeg import decode_jpeg
+from microdiff.images.ops import flatten, reduced_size
+from microdiff.images.refusals import DAMAGED
 
 Pixels = NDArray[np.uint8]
 
@@ -42,7 +44,7 @@ def decode_pixels(data: bytes) -> Pixels | None:
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=STORED_FORMATS)
         if image.format in ("JPEG", "MPO") and image.mode == "RGB":  # MPO: a JPEG with more frames behind it
-            rgb = decode_rgb(data, image.size)
+            rgb = decode_jpeg(data, image.size)
             if rgb is not None:
                 return rgb
         image.load()

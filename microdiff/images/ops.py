@@ -1,22 +1,10 @@
-"""Decode pictures, convert them to RGB, reduce them, and crop them square.
-
-JPEGs are decoded with libjpeg-turbo itself, faster than through Pillow and to the same pixels. Only what it decodes
-without a single remark counts. Damaged data, other colours than RGB, and sizes other than announced are left to Pillow,
-which tolerates some damage: so Pillow's verdict is the one that holds.
-"""
+"""Decode stored pictures, convert them to RGB, reduce them, and crop them square."""
 
 import io
-import struct
 
-import numpy as np
-import simplejpeg
-from numpy.typing import NDArray
 from PIL import Image
 
-# What Pillow raises for damaged input besides OSError: IndexError, KeyError and TypeError in some of its plugins,
-# struct.error for short headers, RuntimeError in AVIF.
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, RuntimeError)
-_SCALE = 8  # the smallest picture that the decoder gives
+from microdiff.images.opacity import is_opaque_rgb, on_white, split_opacity
 
 
 def decode(data: bytes) -> Image.Image:
@@ -27,22 +15,19 @@ def decode(data: bytes) -> Image.Image:
     """
     image: Image.Image = Image.open(io.BytesIO(data))
     image.load()
-    return image if image.mode == "RGB" else flatten(image)
+    return flatten(image)
 
 
 def flatten(image: Image.Image) -> Image.Image:
-    """Return an RGB picture; transparent parts become white, 16-bit grey is scaled to 8 bits."""
-    if image.mode.startswith("I") or image.mode == "F":
-        levels = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        scale = 255.0 / 65535.0 if image.mode.startswith("I;16") or levels.max() > 255 else 1.0
-        return Image.fromarray(np.clip(levels * scale, 0, 255).round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or has_transparency(image):
-        if image.mode == "La":  # grey, already multiplied by its alpha, from which Pillow converts to nothing else
-            image = image.convert("LA")
-        image = image.convert("RGBA")
-        canvas = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(canvas, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    """Return a decoded picture as RGB, transparent parts white, its colours by convention: no profile is looked at.
+
+    Raises:
+        UnsupportedPicture: What its levels mean is not known.
+    """
+    if is_opaque_rgb(image):
+        return image
+    colours, opacity = split_opacity(image)
+    return on_white(colours if colours.mode == "RGB" else colours.convert("RGB"), opacity)
 
 
 def reduce(image: Image.Image, short_side: int) -> Image.Image:
@@ -64,41 +49,3 @@ def centre_crop(image: Image.Image, side: int) -> Image.Image:
     image = reduce(image, side)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
-
-
-def has_transparency(image: Image.Image) -> bool:
-    """Tell whether a picture without an alpha channel marks a colour as transparent."""
-    return "transparency" in image.info
-
-
-def decode_rgb(data: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
-    """Decode a JPEG of three colours.
-
-    Args:
-        data: The file.
-        size: Width and height that its header announces.
-
-    Returns:
-        uint8 (H, W, 3), or None where Pillow has to decide.
-    """
-    return _decode_jpeg(data, size, 1)
-
-
-def is_whole(data: bytes, size: tuple[int, int]) -> bool:
-    """Tell whether `decode_rgb` would succeed, for half its time.
-
-    All data are read, as for a full decode, but only an eighth of the pixels is computed along each side.
-    """
-    return _decode_jpeg(data, size, _SCALE) is not None
-
-
-def _decode_jpeg(data: bytes, size: tuple[int, int], scale: int) -> NDArray[np.uint8] | None:
-    width, height = (-(-side // scale) for side in size)
-    smallest = 0 if scale == 1 else 1
-    # Space for what is announced and no more: a file may announce one size to Pillow and another to libjpeg.
-    pixels = np.empty((height, width, 3), np.uint8)
-    try:
-        decoded = simplejpeg.decode_jpeg(data, "RGB", min_height=smallest, min_width=smallest, buffer=pixels)
-    except ValueError:
-        return None
-    return pixels if decoded.shape == pixels.shape else None

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from microdiff.images.crops import STORED_FORMATS
-from microdiff.images.ops import DAMAGED, flatten
+from microdiff.images.ops import flatten
+from microdiff.images.refusals import DAMAGED
 
 HASH_BYTES = 32
 _SIDE = 16

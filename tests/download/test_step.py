@@ -1,6 +1,7 @@
 """The download step on a source of a few pictures made here: keys, what is withdrawn, and what is given back."""
 
 import io
+import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from microdiff.download.step import download
 from microdiff.errors import SchemaError, StepError
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample
 from microdiff.handlers.sa1b import Sa1b
+from microdiff.images.primaries import CODED_PRIMARIES, SRGB, matrix_profile
 from microdiff.pipeline.params import Params
 from microdiff.pipeline.workspace import Workspace
 from microdiff.storage import SourceFile
@@ -415,3 +417,47 @@ def test_progress_counts_every_row(many: Shelf, workspace: Workspace, make_param
     ticks = Ticks()
     result = redact(stored, Withdrawn({"c": Withdrawal("c", "")}), tmp_path, ticks)
     assert ticks.samples == result.counts["in"] == 10
+
+
+def with_profile(key: str, profile: bytes | None, size: tuple[int, int] = (9, 9)) -> Sample:
+    out = io.BytesIO()
+    options = {} if profile is None else {"icc_profile": profile}
+    Image.new("RGB", size, (60, 200, 60)).save(out, "PNG", **options)
+    return Sample(key=key, image=out.getvalue(), captions=(key,), source=key, meta={"score": 1})
+
+
+def test_profiles_are_counted_and_told_of_in_the_rows(
+    shelf: Shelf, workspace: Workspace, make_params: MakeParams
+) -> None:
+    wide, srgb = matrix_profile(CODED_PRIMARIES[12], None), matrix_profile(SRGB, None)
+    shelf.records = {
+        "0000": [with_profile("a", wide), with_profile("b", b"none"), with_profile("c", srgb), with_profile("d", None)],
+        "0001": [with_profile("e", wide), with_profile("f", wide, (3, 3))],
+    }
+
+    def told() -> tuple[int, int]:
+        found = read_json(workspace.metrics("download", "sa1b"))
+        return found["profiles_converted"], found["profiles_broken"]
+
+    download("sa1b", make_params(SETTINGS), workspace)
+    assert told() == (2, 1)
+    metas = {row["key"]: json.loads(row["meta"]) for name in ("0000", "0001") for row in rows(workspace, name)}
+    assert metas == {
+        "a": {"score": 1, "colour_profile": "converted"},
+        "b": {"score": 1, "colour_profile": "broken"},
+        "c": {"score": 1},
+        "d": {"score": 1},
+        "e": {"score": 1, "colour_profile": "converted"},
+        "f": {"score": 1},  # too small to be kept
+    }
+    withdraw(workspace, {"a": "0000"})
+    download("sa1b", make_params(SETTINGS), workspace)
+    assert told() == (1, 1)
+
+
+def test_metrics_tell_of_no_profiles_where_there_are_none(
+    shelf: Shelf, workspace: Workspace, make_params: MakeParams
+) -> None:
+    download("sa1b", make_params(SETTINGS), workspace)
+    found = read_json(workspace.metrics("download", "sa1b"))
+    assert (found["profiles_converted"], found["profiles_broken"]) == (0, 0)

@@ -49,13 +49,13 @@ def test_squares_are_pillows_from_one_decode(
     photographs: list[Image.Image], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded = []
-    monkeypatch.setattr(module, "decode_rgb", lambda *args: decoded.append(1) or module_decode(*args))
+    monkeypatch.setattr(module, "decode_jpeg", lambda *args: decoded.append(1) or module_decode(*args))
     for photograph in photographs:
         assert largest_difference(stored(photograph.resize(size), quality=95, subsampling=0), (512, 256, 128)) <= 2
     assert len(decoded) == len(photographs)
 
 
-module_decode = module.decode_rgb
+module_decode = module.decode_jpeg
 
 
 def test_a_square_of_the_stored_size_is_untouched(photographs: list[Image.Image]) -> None:
