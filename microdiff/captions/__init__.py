@@ -14,7 +14,7 @@ and URLs, for text encoders that can read the rest.
     'a photo of big ben london , 4k hdr!'
     'A photo of Big Ben (London), 4K & HDR!'
     'on printer, photos - ?id=1'
-    'Epson L818 printer, 5x7 photos -'
+    'Epson L818 printer, 5x7 photos'
     'junglehawaiian cafã'
     'Jungle Hawaiian café'
     'two cats'

@@ -28,7 +28,7 @@ _ODD = (
     "\x00-\x08\x0b\r\x0e-\x1f\x7f-\x9f\u02bc\u2018-\u201f\u2028\u2029\u206a-\u206f\u3000\ud800-\udfff\ufeff"
     "\uff01-\uffef\ufff9-\ufffc" + "".join(map(chr, chardata.LIGATURES))
 )
-_find_odd = re.compile(f"[{_ODD}]").search
+find_odd = re.compile(f"[{_ODD}]").search
 _LETTERS = {"lower_accented", "lower_common", "kaomoji", "common"}
 _TELLING = "".join(chars for name, chars in MOJIBAKE_CATEGORIES.items() if name not in _LETTERS) + "œŒ"
 _find_telling = re.compile(f"[{_TELLING}]").search
@@ -41,7 +41,7 @@ _find_suspicious = re.compile(
 _SPECIAL_BYTES = re.compile(rb"\xc0\x80|\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]")
 
 
-class _Budget:
+class Budget:
     """How many more characters may be looked at."""
 
     def __init__(self, size: int) -> None:
@@ -60,10 +60,10 @@ def repair(text: str) -> str:
         text: Any string; surrogates are joined or become U+FFFD.
     """
     if text.isascii() and "&" not in text and len(text) <= _SEGMENT:
-        return _replace_odd(text) if _find_odd(text) else text
-    if not _may_change(text):
+        return _replace_odd(text) if find_odd(text) else text
+    if not may_change(text):
         return text
-    budget = _Budget(len(text))
+    budget = Budget(len(text))
     entities = True
     pieces = []
     at = 0
@@ -77,13 +77,13 @@ def repair(text: str) -> str:
     return "".join(pieces)
 
 
-def _may_change(text: str) -> bool:
-    if _find_any(text) and ("&" in text or _find_odd(text) or _find_suspicious(text)):
+def may_change(text: str) -> bool:
+    if _find_any(text) and ("&" in text or find_odd(text) or _find_suspicious(text)):
         return True
     return not unicodedata.is_normalized("NFC", text)
 
 
-def _repair_segment(text: str, budget: _Budget, *, entities: bool) -> str:
+def _repair_segment(text: str, budget: Budget, *, entities: bool) -> str:
     first = True
     while budget.spend(text):
         before = text
@@ -91,7 +91,7 @@ def _repair_segment(text: str, budget: _Budget, *, entities: bool) -> str:
             text = fixes.unescape_html(text if first else _unescape_all(text))
             first = False
         text = unscramble(text, budget)
-        if _find_odd(text):
+        if find_odd(text):
             text = _replace_odd(text)
         text = compose(text)
         if text == before:
@@ -127,8 +127,8 @@ def _unescape_all(text: str) -> str:
 def _is_inert(text: str) -> bool:
     """Say whether no repair but unescaping could ever touch these characters, whatever they come to stand next to."""
     if text.isascii():
-        return not _find_odd(text)
-    return not (_find_odd(text) or _find_telling(text)) and not any(
+        return not find_odd(text)
+    return not (find_odd(text) or _find_telling(text)) and not any(
         unicodedata.category(char)[0] == "M"
         or "\u1100" <= char <= "\u11ff"
         or not unicodedata.is_normalized("NFC", char)
@@ -153,14 +153,14 @@ def _replace_odd(text: str) -> str:
     return text
 
 
-def unscramble(text: str, budget: _Budget | None = None) -> str:
+def unscramble(text: str, budget: Budget | None = None) -> str:
     """Undo mojibake only, as `ftfy.fix_encoding` does.
 
     Args:
         text: Any string.
         budget: Shared with other calls; a fresh one by default.
     """
-    budget = budget or _Budget(len(text))
+    budget = budget or Budget(len(text))
     while not text.isascii() and _find_suspicious(text) and budget.spend(text):
         fixed = _unscramble_once(text, budget)
         if fixed == text:
@@ -169,7 +169,7 @@ def unscramble(text: str, budget: _Budget | None = None) -> str:
     return text
 
 
-def _unscramble_once(text: str, budget: _Budget) -> str:
+def _unscramble_once(text: str, budget: Budget) -> str:
     """Read the text anew in the first single-byte encoding whose bytes make sense as UTF-8; else do what is left."""
     if not is_bad(text):
         return text
@@ -267,26 +267,3 @@ def _order_marks(text: str) -> str:
             marks.clear()
         pieces.append(char)
     return "".join(pieces + sorted(marks, key=unicodedata.combining))
-
-
-_drop_invisible = re.compile("[\u00ad\u200b\u2060]").sub  # soft hyphen, zero-width space, word joiner
-
-
-def mend(text: str) -> str:
-    """Undo mojibake and drop what cannot be seen, but leave quotes, ligatures and widths as they are.
-
-    Args:
-        text: Any string; surrogates are joined or become U+FFFD.
-    """
-    if text.isascii() and not _find_odd(text):
-        return text
-    budget = _Budget(len(text))
-    while budget.spend(text):
-        before = text
-        text = fixes.fix_line_breaks(fixes.fix_surrogates(text))
-        text = fixes.remove_control_chars(fixes.remove_terminal_escapes(text))
-        text = "\n".join(unscramble(line, budget) for line in text.split("\n"))
-        text = compose(_drop_invisible("", fixes.fix_c1_controls(text)))
-        if text == before:
-            break
-    return text

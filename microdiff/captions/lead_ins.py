@@ -1,0 +1,109 @@
+"""Words that lead to a URL and say nothing without it: `Full review at`, `Source:`, `from`.
+
+English, German, French, Spanish, Italian, Portuguese, Dutch, the Scandinavian languages, Polish, Russian, Chinese and Japanese.
+Prepositions always go, as what they lead to is gone. Invitations and labels go if nothing follows and they stand alone
+or begin with a capital: the words of the sentence before them stay.
+"""
+
+import re
+
+_TAIL = 120  # characters in which a lead-in is looked for
+
+_PREPOSITIONS = (
+    "at from via on by in of to with through under "
+    "von vom bei auf unter aus mit über zu zum "
+    "sur de du chez par dans en avec à "
+    "desde por con "
+    "su da dal di con tramite "
+    "em na pela pelo "
+    "op van bij met naar "
+    "på från fra hos av til till "
+    "ze od przez "
+    "на с из от по в"
+)
+_CONJUNCTIONS = "and or & see visit for und oder siehe et ou voir y vedi veja en zie och og se zobacz и или см"
+_LABELS = (
+    "(?:photos?|images?|pictures?|pics?|art|more|media|original|video|recipe|news)?\\s*(?:sources?|credits?|courtesy|links?|urls?|"
+    "web\\s?sites?|web|sites?|home\\s?page|blog|info|details|online|shop|store|order|contact|e-?mail|via|photo|image|video|read|"
+    "follow|instagram|facebook|twitter|youtube|etsy|pinterest|download|tickets|here|see)"
+    "|quelle|bildquelle|fotos?|webseite|lien|site web|fuente|enlace|web|fonte|sito|bron|website|källa|kilde|lähde|źródło|zdroj"
+    "|источник|сайт|ссылка|kaynak"
+)
+_THING = (
+    "(?:info(?:rmation)?s?|details?|story|stories|article|review|recipes?|post|tutorial|interview|report|photos?|pictures?|images?"
+    "|gallery|set|list|collection|version|size|video|here|online|now|today|us|it|them|out|website|web\\s?site|site|page|blog|shop|"
+    "store|link|about|visit|see|check|this|the|our|my|me|your|full|more|rest|complete|entire|whole|original|all|on|of|at|to|for|and|or)"
+)
+_INVITATIONS = (
+    "(?:please\\s+|you can\\s+|to\\s+|just\\s+|also\\s+|for\\s+)*"
+    f"(?:(?:read|see|view|visit|click|check|find|learn|discover|follow|get|buy|shop|order|download|watch|listen|book|join|like)"
+    f"(?:\\s+{_THING})*|(?:full|more|complete)(?:\\s+{_THING})+|(?:is\\s+|are\\s+|now\\s+|also\\s+)*available(?:\\s+(?:now|here|online"
+    "|today))*)"
+    "|(?:mehr|weitere)(?:\\s+(?:infos?|informationen|details|dazu|lesen|bilder))?"
+    "|(?:plus d['’]infos?(?:rmations)?|en savoir plus|lire la suite|voir plus)"
+    "|(?:más|mas) (?:info|información|informacion|detalles|fotos)|(?:leer|ver|saber) más"
+    "|(?:maggiori|più|ulteriori) info(?:rmazioni)?|(?:leggi|scopri) (?:di più|tutto)"
+    "|mais info(?:rmações)?|(?:saiba|leia|veja) mais"
+    "|meer info(?:rmatie)?|lees (?:meer|verder)"
+    "|więcej(?: informacji)?|czytaj więcej"
+    "|подробнее|читать далее"
+)
+
+
+def _alternatives(words: str) -> str:
+    return "|".join(map(re.escape, sorted(set(words.split()), key=len, reverse=True)))
+
+
+_strip_preposition = re.compile(rf"(?:(?<=\s)|\A)(?:{_alternatives(_PREPOSITIONS)})\s*\Z", re.IGNORECASE).search
+_strip_word = re.compile(
+    rf"(?:(?<=[\s,;.(\[|/-])|\A)(?:{_alternatives(_PREPOSITIONS + ' ' + _CONJUNCTIONS)})\Z", re.IGNORECASE
+).search
+_strip_label = re.compile(rf"(?:(?<=[\s,;.(\[|/-])|\A)(?:{_LABELS})\s*:?\Z", re.IGNORECASE).search
+_strip_ideographs = re.compile(r"(?:来自|来源|出处|更多|详情|网址|链接|请访问|出典|詳細(?:は)?|続きは|参照|转自)\Z").search
+_INVITATION = re.compile(rf"(?:{_INVITATIONS})\Z", re.IGNORECASE)
+_invitation_begins = re.compile(r"(?:\A|(?<=[.!?…:;,|•()\-–—/*\n])\s*|(?<=\s)(?=[A-ZА-Я]))(?=\w)").finditer
+_BOUNDARIES = ".!?…:;,|•()-–—/*\n"
+_SEPARATORS = " \t\n\r-–—|:•·,;/~=→►▶>»…、，：；"
+
+
+def strip_preposition(text: str) -> str:
+    """Take a preposition from the end."""
+    match = _strip_preposition(text, max(0, len(text) - _TAIL))
+    return text[: match.start()] if match else text
+
+
+def strip_lead_in(text: str) -> str:
+    """Take prepositions, conjunctions, labels, invitations and separators from the end, until nothing of the kind is there."""
+    start = max(0, len(text) - _TAIL)
+    if start:
+        start = text.find(" ", start) + 1 or start
+    head, tail = text[:start], text[start:]
+    led = False  # a colon or a preposition says that what stands before it leads on
+    while True:
+        stripped = tail.rstrip(_SEPARATORS)
+        led = led or ":" in tail[len(stripped) :]
+        tail = stripped
+        if match := _strip_word(tail) or _strip_ideographs(tail):
+            led = True
+        elif not (match := (led and _label(tail)) or _invitation(tail)):
+            return (head + tail).rstrip(_SEPARATORS)
+        tail = tail[: match.start()]
+
+
+def _label(text: str) -> re.Match[str] | None:
+    match = _strip_label(text)
+    if match is None:
+        return None
+    before = text[: match.start()].rstrip(" ")
+    return match if not before or before[-1] in _BOUNDARIES or match[0][0].isupper() else None
+
+
+def _invitation(text: str) -> re.Match[str] | None:
+    for begin in _invitation_begins(text):
+        match = _INVITATION.match(text, begin.end())
+        if match is None:
+            continue
+        before = text[: match.start()].rstrip(" \n")
+        if not before or before[-1] in _BOUNDARIES or " " in match[0]:
+            return match
+    return None

@@ -1,0 +1,104 @@
+"""Remove URLs, and what says nothing without them.
+
+A URL has a scheme, or begins with `www.`, or is a path behind a well-known domain. It ends before the first character that
+cannot stand in one unescaped (a blank, a quote, any character outside ASCII), before a closing bracket that was not opened
+inside it, and before the punctuation of the sentence at its end.
+
+With it go the brackets or quotes around it, the separators that parted it from the rest, and what leads to it and to
+nothing else, see `microdiff.captions.lead_ins`.
+"""
+
+import re
+
+from microdiff.captions.lead_ins import strip_lead_in, strip_preposition
+
+_DOMAIN = (
+    "(?:com|org|net|edu|gov|info|biz|io|co|eu|us|uk|ca|au|de|fr|it|es|nl|ru|jp|cn|br|pl|se|dk|fi|ch|kr|tw|nz|za|tv|cc|app|xyz"
+    "|shop|online|blog)"
+)
+_SHORTENERS = r"(?:bit\.ly|youtu\.be|goo\.gl|amzn\.to|fb\.me|t\.me|ift\.tt|ow\.ly|is\.gd|buff\.ly|pin\.it)"
+_CHARS = r"[\w.~:/?#\[\]@!$&'()*+,;=%-]"
+_URL = re.compile(
+    rf"(?:(?:https?|ftps?)://|(?<![\w@.-])www\.(?=\w)|(?<![\w.@/-])(?:{_SHORTENERS}|[a-z0-9-]++\."
+    rf"(?>(?:[a-z0-9-]++\.)*){_DOMAIN}(?::\d++)?)/){_CHARS}*+",
+    re.ASCII | re.IGNORECASE,
+)
+_find_hint = re.compile(r"://|www\.|[a-z0-9]/", re.IGNORECASE).search
+_CLOSING = {")": "(", "]": "["}
+_find_brackets = re.compile(r"[()\[\]]").finditer
+
+_AROUND = {"(": ")", "[": "]", "{": "}", "<": ">", "«": "»", "“": "”", "„": "“", "‘": "’", "（": "）", "【": "】", "「": "」"}
+_AROUND |= {'"': '"', "'": "'", "*": "*"}
+_SEPARATORS = " \t\n\r\f\v\xa0-–—|:•·,;/~=→►▶>»…\u3000，、：；"
+_SENTENCE = ".!?。！？"
+_STOPS = ".!?。！？,;:)]}»”\"'，、：；）】」"
+_readable = re.compile(r"[^\W_]").search
+
+
+def remove_urls(text: str) -> str:
+    """Remove URLs, see above."""
+    if not _find_hint(text):
+        return text
+    parts: list[str] = []  # the text before, between and behind URLs
+    at = 0
+    for match in _URL.finditer(text):
+        if match.start() >= at:
+            parts.append(text[at : match.start()])
+            at = match.start() + _length(match[0])
+    if not parts:
+        return text
+    parts.append(text[at:])
+    ends = True  # nothing more is said
+    for number in range(len(parts) - 2, -1, -1):
+        before, after = _unwrap(parts[number], parts[number + 1])
+        following = after.lstrip()
+        ends = ends and not _readable(after)
+        if ends or not following or following[0] in _STOPS:
+            before = strip_lead_in(before)
+            if before[-2:-1].isspace() and before[-1] in _AROUND:  # a quote or bracket that nothing closes
+                before = strip_lead_in(before[:-1])
+        else:
+            before = strip_preposition(before)
+        parts[number : number + 2] = before, after
+    return _join(parts)
+
+
+def _unwrap(before: str, after: str) -> tuple[str, str]:
+    """Take away the brackets and quotes around a URL."""
+    for _ in range(4):
+        opening, closing = before.rstrip(), after.lstrip(" \t\n.,;:!?")
+        if not (opening and closing and _AROUND.get(opening[-1]) == closing[0]):
+            break
+        before, after = opening[:-1], closing[1:]
+    return before, after
+
+
+def _join(parts: list[str]) -> str:
+    said = parts[0].rstrip()
+    pieces = [said]
+    for part in parts[1:]:
+        part = part.strip()
+        if not said:
+            part = part.lstrip(_SEPARATORS + _SENTENCE)
+        elif not _readable(part):
+            part = part.strip(_SEPARATORS)
+            if part and part[0] in _SENTENCE and said[-1] in _SENTENCE:
+                part = ""
+        if part:
+            pieces += ("" if not said or part[0] in _STOPS else " ", part)
+            said = part
+    return "".join(pieces)
+
+
+def _length(url: str) -> int:
+    """Return how much of a row of characters belongs to the URL."""
+    opened: list[str] = []
+    for bracket in _find_brackets(url):
+        if bracket[0] not in _CLOSING:
+            opened.append(bracket[0])
+        elif opened and opened[-1] == _CLOSING[bracket[0]]:
+            opened.pop()
+        else:
+            url = url[: bracket.start()]
+            break
+    return len(url.rstrip(".,;:!?'*(["))
