@@ -4,6 +4,7 @@ from functools import partial
 
 from microdiff.artifacts.checks import check_table
 from microdiff.clean.duplicates import find_duplicates, share_unique
+from microdiff.clean.losses import worst_captions
 from microdiff.clean.policy import write_captions
 from microdiff.clean.stats import summarise
 from microdiff.core.code_identity import code_identity
@@ -62,6 +63,12 @@ def clean(dataset: str, params: Params, workspace: Workspace) -> Counts:
         ]
         stored = run.compute(tasks)
         folder = workspace.artifact(dataset, "captions")
+
+        def measure() -> dict[str, float]:
+            stats = {item.name: item.result.facts["stats"] for item in stored}
+            run.facts["lost_most_letters"] = worst_captions(folder, {name: part["lost"] for name, part in stats.items()})
+            return {**summarise(stats.values()), "share_unique": share_unique(folder, raw.partitions)}
+
         return run.publish(
             folder,
             stored,
@@ -70,8 +77,5 @@ def clean(dataset: str, params: Params, workspace: Workspace) -> Counts:
             withdrawn=raw.withdrawn,
             max_rejected_share=entry.max_rejected_share,
             facts={"step": "clean", "dataset": dataset, "code": code, "settings": settings},
-            measures=lambda: {
-                **summarise(item.result.facts["stats"] for item in stored),
-                "share_unique": share_unique(folder, raw.partitions),
-            },
+            measures=measure,
         )

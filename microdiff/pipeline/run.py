@@ -77,7 +77,7 @@ class Run:
         self._inputs: list[InputArtifact] = []
         self._started = time.monotonic()
         self._computed = self._reused = self._samples = 0
-        self._device_facts: dict[str, Any] = {}
+        self.facts: dict[str, Any] = {}  # further run facts
         self._uploads = Uploads(self._shared)
 
     @contextmanager
@@ -199,7 +199,7 @@ class Run:
             self._samples += progress.done
             if on_device:
                 self.workers = plan.workers
-                self._device_facts = feeding_facts(progress, plan.workers)
+                self.facts.update(feeding_facts(progress, plan.workers))
         return failed
 
     def _fetch(self, files: Collection[InputFile]) -> None:
@@ -285,7 +285,7 @@ class Run:
             "samples_computed": self._samples,
             "samples_per_s": round(self._samples / wall_s, 2),
             "workers": self.workers,
-            **self._device_facts,
+            **self.facts,
             "host": platform.node(),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
