@@ -34,7 +34,7 @@ def remove_emphasis(text: str) -> str:
                 if around and not last_goes:
                     cuts += ((last[0], last[0] + 1, ""), (last[1], last[1] + 1, ""))
                 cuts += ((start, start + 1, ""), (weight, at + 1, ""))
-                if bracket == "]" and last[0] < start:
+                if bracket != ")" and last[0] < start:
                     cuts += _choices(text, start + 1, weight, weighted=weight < at)
             last, last_goes = (start, at), goes
     return _cut(text, sorted(cuts)) if cuts else text

@@ -24,7 +24,7 @@ _ACCENTED = (
     "|thorn(?![a-z])|THORN|ETH)"
 )
 _BARE = re.compile(
-    rf"&(?:{_ACCENTED}|nbsp"
+    rf"&(?:(?:{_ACCENTED}|nbsp)(?!;)"
     r"|(?:amp|AMP|lt|LT|gt|GT|quot|QUOT|reg|REG|copy|COPY|shy|middot|laquo|raquo|iexcl|iquest|plusmn|frac12|frac14|frac34"
     r"|sup[123]|ordm|ordf|micro|para|acute|cedil|uml|brvbar|curren)(?![\w;=])"
     r"|(?<=\d&)(?:times|deg|cent)(?![a-z;=])|(?<=\d\s&)times(?=\s?\d)|(?:pound|yen|sect)(?=\s?\d)|times(?=\d)"

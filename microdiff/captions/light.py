@@ -33,13 +33,14 @@ class LightRule(NamedTuple):
 # Markup is often escaped, sometimes twice.
 _UNESCAPE = (LightRule("markup", "<", remove_markup), LightRule("entities", "&", read_entities))
 _CHARACTERS = LightRule("characters", "", mend)
+_PERCENT = LightRule("percent escapes", "%", read_percent)
 RULES = (
     *_UNESCAPE,
     *_UNESCAPE,
     LightRule("markup", "<", remove_markup),
     LightRule("urls", "/", remove_urls),
     LightRule("urls", "www.", remove_urls),
-    LightRule("percent escapes", "%", read_percent),
+    _PERCENT,
     LightRule("brackets", "<", remove_brackets),
     LightRule("treebank", "`", undo_treebank),
     LightRule("treebank", "-", undo_treebank),
@@ -47,7 +48,6 @@ RULES = (
     LightRule("names", ".", drop_names),
 )
 _ROUNDS = 3
-_READING = frozenset(["entities", "percent escapes"])  # may give what a rule before them removes
 # A text without any of these holds nothing for the rules above.
 _find_any = re.compile(r"<|&|%|`|\"\"|://|\.[a-zA-Z]|-[LRSClrsc][RSCBrscb][Bb]-").search
 Note = Callable[[str, str], None]
@@ -80,18 +80,16 @@ def clean_caption_light(text: object, note: Note | None = None) -> str:
 
 def _apply_all(text: str, note: Note | None) -> str:
     for _ in range(_ROUNDS):
-        before = text
-        read = False
+        read = False  # whether percent escapes were, which may hide what a rule before them removes
         for rule in RULES:
             if rule.mark in text:
                 changed = _apply(rule, text, note)
                 if changed != text:
                     text = changed
-                    if rule.name in _READING:
-                        read = True
-                        if not text.isascii() or find_odd(text):
-                            text = _apply(_CHARACTERS, text, note)
-        if not read or text == before:
+                    read = read or rule is _PERCENT
+                    if (rule is _PERCENT or rule.apply is read_entities) and (not text.isascii() or find_odd(text)):
+                        text = _apply(_CHARACTERS, text, note)
+        if not read:
             break
     return text
 

@@ -55,8 +55,8 @@ _END_TAG = re.compile(r"</\s*+([a-z][a-z0-9]*+)", _FLAGS)
 _DECLARATION = re.compile(r"<!doctype\b[^<>]*+>|<!\[\s*+(?:if|else|endif)\b[^<>]*+>|<\?(?:xml|php)\b[^<>]*+>", _FLAGS)
 _CDATA = re.compile(r"<!\[CDATA\[", _FLAGS)
 _CUT = re.compile(
-    rf"<(?:/\s*+([a-z][a-z0-9]*+)?|([a-z][a-z0-9]*+)(?:((?=\s){_ATTRIBUTES})\s*+({_NAME})?"
-    r"""(\s*+=\s*+(?:"[^"<]*+|'[^'<]*+|[^\s"'<>]*+))?)?+)\s*+/?""",
+    rf"<(?:/\s*+([a-z][a-z0-9]*+)?|([a-z][a-z0-9]*+)(?>(?:((?=\s){_ATTRIBUTES})\s*+({_NAME})?"
+    r"""(\s*+=\s*+(?:"[^"<]*+|'[^'<]*+|[^\s"'<>]*+))?)?))\s*+/?""",
     _FLAGS,
 )
 _CUT_ATTRIBUTES = _names("align alt border class data-src height href id onclick rel src style target title width")

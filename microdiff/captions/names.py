@@ -30,7 +30,7 @@ _WIKI = re.compile(
     re.IGNORECASE,
 )
 _is_picture = re.compile(_PICTURE, re.IGNORECASE).fullmatch
-_PLAIN_LAST_WORD = re.compile(r"\s\(?[^\W_]+\)?\Z")
+_PLAIN_LAST_WORD = re.compile(r"(?:[^\W_][)\]'\"!?.,]?\s\(?[^\W_]+\)?|[-–]\s[^\W\d_]+)\Z")
 _CAMERA = re.compile(
     r"[\W_]*+(?:(?:img|image|dscn?|dscf|dsc|pict?|p|photo|picture|pano|mvi|gopr|dji|pxl|screenshot|screen ?shot|scan|untitled|slide|"
     r"thumbnail)(?![a-z]))?[\W\d_]*+",

@@ -1,11 +1,11 @@
 """Take the parameters of image generators out of prompts; the words of the prompt stay.
 
-- image prompts: URLs at the beginning.
-- networks: `<lora:fur:0.8>`.
+- image prompts: `/imagine prompt:` and URLs at the beginning.
+- networks: `<lora:fur:0.8>`, `embedding:name`.
 - flags: Midjourney's `--ar 3:2`, `--v 5`, `--tile`; `--no text, people` with all it rules out. A flag with a wrong value
   stays, and so does what is no flag of Midjourney's. A dash that an editor has made of two hyphens counts where the flag
   has a value: `—ar 3:2`.
-- weights: `cat::2`; without a number `::` parts prompts and becomes a comma.
+- weights: `cat::2`, `1.2::cat::`; without a number `::` parts prompts and becomes a comma.
 - emphasis: `(word:1.3)`, `((word))`, `[word]`, `{word}`; of `[cat:dog:0.5]` and `[cat|dog]` both words stay. `(word)` stays.
 - breaks: `BREAK` as a word, but not among others in capitals.
 - split digits: `3 5 mm` becomes `35mm`, `1 9 3 0 s` becomes `1930s`, where the whole prompt is in lower case and all its
@@ -34,20 +34,25 @@ _ALONE = (
 )
 _VALUED = "|".join(rf"(?:{names})(?:[\s=]\s*|(?=\d))(?:{value})(?![\w:])" for names, value in _FLAGS.items())
 _EMPTY = "|".join(_FLAGS)  # cut off by the end of the prompt, with or without a part of the value
+_HYPHENS = "(?:--|–-|-–|––|—-)"  # editors make dashes of them
 _remove_flags = re.compile(
     r"[\s,;]*+(?:"
-    r"(?<![\w-])--\s?no\s(?:(?!\s(?:--|—)\w)[^\n])*+"
-    rf"|(?<!-)--\s?(?:{_VALUED})"
+    rf"(?<![\w-]){_HYPHENS}\s?no\s(?>(?:(?!\s[–—-]{{1,2}}\w)[^\n])*)"
+    rf"|(?<!-){_HYPHENS}\s?(?:{_VALUED})"
     rf"|(?<![\w-])[—–](?:{_VALUED})"
-    rf"|(?<![\w-])--(?:{_ALONE})(?![\w-])"
-    rf"|(?<![\w-])--(?:(?:{_EMPTY}|no)(?:\s+[\d:.]*)?|\w?)\s*\Z"
+    rf"|(?<![\w-]){_HYPHENS}(?:{_ALONE})(?![\w-])"
+    rf"|(?<![\w-]){_HYPHENS}(?:(?:{_EMPTY}|no)(?:\s+[\d:.]*)?|\w?)\s*\Z"
     r")",
     re.IGNORECASE,
 ).sub
-_remove_image_prompts = re.compile(r"\A(?>(?:\s*<?https?://[^\s<>]++>?[\s,]*+)+)").sub
-_remove_networks = re.compile(
-    r"[\s,]*<(?:lora|lyco|lycoris|loha|locon|hypernet|ti|embedding)\s?:[^<>\n]*+>", re.IGNORECASE
+_remove_image_prompts = re.compile(
+    r"\A\s*(?:/imagine\b\s*(?:prompt\s*:?)?\s*)?(?>(?:<?https?://[^\s<>]++>?[\s,]*+)*)", re.IGNORECASE
 ).sub
+_remove_networks = re.compile(
+    r"[\s,]*(?:<(?:lora|lyco|lycoris|loha|locon|hypernet|ti|embedding)\s?:[^<>\n]*+>|(?<!\w)embedding:[\w.-]+)",
+    re.IGNORECASE,
+).sub
+_remove_leading_weights = re.compile(r"(?<![\w.:])-?\d+(?:\.\d+)?::(?=[^\s:][^:\n]*+::)").sub
 _remove_weights = re.compile(r"(?<=[^\s:])\s?::-?(?:\d+(?:\.\d+)?|\.\d+)(?![\w.:])").sub
 _part_prompts = re.compile(r"[\s,]*::+[\s,]*").sub
 _BREAK = re.compile(r"(?<!\w)BREAK(?!\w)")
@@ -65,7 +70,7 @@ def _strip_flags(text: str) -> str:
 
 
 def _strip_weights(text: str) -> str:
-    text = _remove_weights("", text)
+    text = _remove_weights("", _remove_leading_weights("", text))
     return _part_prompts(", ", text).strip(" ,") if "::" in text else text
 
 
@@ -87,8 +92,8 @@ def _join_digits(text: str) -> str:
 
 # By the name under which metrics count them: what the prompt must hold, and what is done.
 RULES: Mapping[str, tuple[tuple[str, ...], Callable[[str], str]]] = {
-    "image_prompts": (("://",), lambda text: _remove_image_prompts("", text)),
-    "networks": (("<",), lambda text: _remove_networks("", text)),
+    "image_prompts": (("://", "/imagine"), lambda text: _remove_image_prompts("", text)),
+    "networks": (("<", "embedding:"), lambda text: _remove_networks("", text)),
     "flags": (("--", "—", "–"), _strip_flags),
     "weights": (("::",), _strip_weights),
     "emphasis": (("(", "[", "{"), remove_emphasis),

@@ -2,7 +2,8 @@
 
 A URL has a scheme, or begins with `www.`, or is a path behind a well-known domain. It ends before the first character that
 cannot stand in one unescaped (a blank, a quote, any character outside ASCII), before a closing bracket that was not opened
-inside it, and before the punctuation of the sentence at its end.
+inside it, and before the punctuation of the sentence at its end. A path that goes on with such characters and ends in a file
+name is taken as a whole.
 
 With it go the brackets or quotes around it, the separators that parted it from the rest, and what leads to it and to
 nothing else, see `microdiff.captions.lead_ins`.
@@ -17,11 +18,16 @@ _DOMAIN = (
     "|shop|online|blog)"
 )
 _SHORTENERS = r"(?:bit\.ly|youtu\.be|goo\.gl|amzn\.to|fb\.me|t\.me|ift\.tt|ow\.ly|is\.gd|buff\.ly|pin\.it)"
-_CHARS = r"[\w.~:/?#\[\]@!$&'()*+,;=%-]"
 _URL = re.compile(
     rf"(?:(?:https?|ftps?)://|(?<![\w@.-])www\.(?=\w)|(?<![\w.@/-])(?:{_SHORTENERS}|[a-z0-9-]++\."
-    rf"(?>(?:[a-z0-9-]++\.)*){_DOMAIN}(?::\d++)?)/){_CHARS}*+",
+    rf"(?>(?:[a-z0-9-]++\.)*){_DOMAIN}(?::\d++)?)/)"
+    r"[\w.~:/?#\[\]@!$&'()*+,;=%-]*+",
     re.ASCII | re.IGNORECASE,
+)
+# A path with characters that should have been escaped, known by how it ends.
+_REST = re.compile(
+    r"(?=[^\x00-\x7f])[^\s<>\"'，。、；：！？（）【】「」《》]+?\.(?:jpe?g|png|gif|webp|html?|php|aspx?)(?:\?[!-;=?-~]*+)?(?=[\s)\]\"']|\Z)",
+    re.IGNORECASE,
 )
 _find_hint = re.compile(r"://|www\.|[a-z0-9]/", re.IGNORECASE).search
 _CLOSING = {")": "(", "]": "["}
@@ -45,6 +51,8 @@ def remove_urls(text: str) -> str:
         if match.start() >= at:
             parts.append(text[at : match.start()])
             at = match.start() + _length(match[0])
+            if at == match.end() and (rest := _REST.match(text, at)):
+                at = rest.end()
     if not parts:
         return text
     parts.append(text[at:])
