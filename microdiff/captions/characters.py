@@ -11,10 +11,11 @@
 """
 
 import re
+import unicodedata
 
 from ftfy import fixes
 
-from microdiff.captions.unicode import Budget, compose, find_odd, may_change, unscramble
+from microdiff.captions.unicode import Budget, compose, find_suspicious, find_telling, unscramble
 
 _LOST = "\ufffd"
 _repair_apostrophes = re.compile(rf"(?<=[^\W\d_]){_LOST}+(?=(?:s|t|re|ve|ll|d|m)\b)", re.IGNORECASE).sub
@@ -27,6 +28,9 @@ _INVISIBLE = re.compile(
     f"[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b{_JOINERS}{_DIRECTION}\u2060-\u2065\u206a-\u206f\u3164"
     f"{_SELECTORS}\ufeff\uffa0{_LOST}\x80-\x9f\U000e0000-\U000e0fff]"
 )
+# Controls, line separators and surrogates; with what cannot be seen, all that is mended but mojibake and composition.
+_find_broken = re.compile(rf"[\x00-\x08\x0b\r\x0e-\x1f\x7f\u2028\u2029\ud800-\udfff\ufff9-\ufffc{_INVISIBLE.pattern[1:]}").search
+_find_control = re.compile(r"[\x00-\x08\x0b\r\x0e-\x1f\x7f]").search
 _find_direction = re.compile(f"[{_DIRECTION}]").search
 _is_direction = re.compile(f"[{_DIRECTION}]").match
 _drop_direction = re.compile(f"[{_DIRECTION}]").sub
@@ -47,22 +51,29 @@ def mend(text: str) -> str:
     Args:
         text: Any string; surrogates are joined, a lone one is a lost character.
     """
-    if text.isascii():
-        if not find_odd(text):
-            return text
-    elif not (may_change(text) or _INVISIBLE.search(text)):
-        return text
     budget = Budget(len(text))
-    while budget.spend(text):
+    while is_broken(text) and budget.spend(text):
         before = text
         text = fixes.fix_surrogates(text)
-        text = "\n".join(unscramble(line, budget) for line in text.split("\n"))
+        if find_suspicious(text):
+            text = "\n".join(unscramble(line, budget) for line in text.split("\n"))
         text = fixes.fix_line_breaks(fixes.fix_c1_controls(text))
         text = fixes.remove_control_chars(fixes.remove_terminal_escapes(text))
         text = compose(drop_invisible(text))
         if text == before:
             break
     return text
+
+
+def is_broken(text: str) -> bool:
+    """Tell whether there may be something to mend."""
+    if text.isascii():
+        return _find_control(text) is not None
+    return bool(
+        _find_broken(text)
+        or (find_telling(text) and find_suspicious(text))
+        or not unicodedata.is_normalized("NFC", text)
+    )
 
 
 def drop_invisible(text: str) -> str:

@@ -50,14 +50,26 @@ _INVITATIONS = (
 )
 
 
-def _alternatives(words: str) -> str:
-    return "|".join(map(re.escape, sorted(set(words.split()), key=len, reverse=True)))
-
-
-_strip_preposition = re.compile(rf"(?:(?<=\s)|\A)(?:{_alternatives(_PREPOSITIONS)})\s*\Z", re.IGNORECASE).search
-_strip_word = re.compile(
-    rf"(?:(?<=[\s,;.(\[|/-])|\A)(?:{_alternatives(_PREPOSITIONS + ' ' + _CONJUNCTIONS)})\Z", re.IGNORECASE
-).search
+_LEADING = frozenset(f"{_PREPOSITIONS} {_CONJUNCTIONS}".split())
+_PREPOSITION_WORDS = frozenset(_PREPOSITIONS.split())
+_BEFORE = " \t\n\r,;.([|/-"
+# With these words ends what is looked for as a whole.
+_LAST = frozenset(
+    re.findall(
+        r"[^\W\d_]+",
+        "info infos information informations informationen informação informações informazioni informatie informacji información "
+        "informacion details detail story stories article review recipe recipes post tutorial interview report photo photos "
+        "picture pictures image images gallery set list collection version size video here online now today us it them out "
+        "website site page blog shop store link links about visit see check this the our my me your full more rest complete "
+        "entire whole original all and or read view click find learn discover follow get buy order download watch listen book "
+        "join like available mehr weitere dazu lesen bilder plus savoir suite más mas detalles fotos più tutto mais meer verder "
+        "więcej подробнее далее source sources credit credits courtesy url urls web homepage page contact mail email via "
+        "instagram facebook twitter youtube etsy pinterest tickets quelle bildquelle foto webseite lien fuente enlace fonte sito "
+        "bron källa kilde lähde źródło zdroj источник сайт ссылка kaynak pic pics art media recipe news",
+    )
+)
+_last_word = re.compile(r"(?:[^\W\d_]+|&)\Z").search
+_LONGEST_WORD = 20
 _strip_label = re.compile(rf"(?:(?<=[\s,;.(\[|/-])|\A)(?:{_LABELS})\s*:?\Z", re.IGNORECASE).search
 _strip_ideographs = re.compile(r"(?:来自|来源|出处|更多|详情|网址|链接|请访问|出典|詳細(?:は)?|続きは|参照|转自)\Z").search
 _INVITATION = re.compile(rf"(?:{_INVITATIONS})\Z", re.IGNORECASE)
@@ -68,8 +80,15 @@ _SEPARATORS = " \t\n\r-–—|:•·,;/~=→►▶>»…、，：；"
 
 def strip_preposition(text: str) -> str:
     """Take a preposition from the end."""
-    match = _strip_preposition(text, max(0, len(text) - _TAIL))
-    return text[: match.start()] if match else text
+    stripped = text.rstrip()
+    match = _word(stripped)
+    return stripped[: match.start()] if match and match[0].lower() in _PREPOSITION_WORDS else text
+
+
+def _word(text: str) -> re.Match[str] | None:
+    """Return the last word, if it stands behind a blank or the like."""
+    match = _last_word(text, max(0, len(text) - _LONGEST_WORD))
+    return match if match and (match.start() == 0 or text[match.start() - 1] in _BEFORE) else None
 
 
 def strip_lead_in(text: str) -> str:
@@ -83,11 +102,13 @@ def strip_lead_in(text: str) -> str:
         stripped = tail.rstrip(_SEPARATORS)
         led = led or ":" in tail[len(stripped) :]
         tail = stripped
-        if match := _strip_word(tail) or _strip_ideographs(tail):
+        word = _word(tail)
+        said = word[0].lower() if word else ""
+        if said in _LEADING or (not tail.isascii() and (word := _strip_ideographs(tail))):
             led = True
-        elif not (match := (led and _label(tail)) or _invitation(tail)):
+        elif said not in _LAST or not (word := (led and _label(tail)) or _invitation(tail)):
             return (head + tail).rstrip(_SEPARATORS)
-        tail = tail[: match.start()]
+        tail = tail[: word.start()]  # type: ignore[union-attr]  # one of the two was found
 
 
 def _label(text: str) -> re.Match[str] | None:

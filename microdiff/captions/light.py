@@ -13,12 +13,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from microdiff.captions.brackets import remove_brackets
-from microdiff.captions.characters import mend
+from microdiff.captions.characters import is_broken, mend
 from microdiff.captions.escapes import read_entities, read_percent
 from microdiff.captions.markup import remove_markup
 from microdiff.captions.names import drop_names
 from microdiff.captions.quotes import undo_treebank, unquote_csv
-from microdiff.captions.unicode import find_odd
 from microdiff.captions.urls import remove_urls
 
 
@@ -68,7 +67,7 @@ def clean_caption_light(text: object, note: Note | None = None) -> str:
         cleaned = str(text)
     except ValueError:  # an int of more than 4,300 digits
         return ""
-    if not cleaned.isascii() or find_odd(cleaned):
+    if is_broken(cleaned):
         cleaned = _apply(_CHARACTERS, cleaned, note)
     if _find_any(cleaned):
         cleaned = _apply_all(cleaned, note)
@@ -87,9 +86,9 @@ def _apply_all(text: str, note: Note | None) -> str:
                 if changed != text:
                     text = changed
                     read = read or rule is _PERCENT
-                    if (rule is _PERCENT or rule.apply is read_entities) and (not text.isascii() or find_odd(text)):
+                    if (rule is _PERCENT or rule.apply is read_entities) and is_broken(text):
                         text = _apply(_CHARACTERS, text, note)
-        if not read:
+        if not read or not _find_any(text):
             break
     return text
 

@@ -61,13 +61,11 @@ _CUT = re.compile(
 )
 _CUT_ATTRIBUTES = _names("align alt border class data-src height href id onclick rel src style target title width")
 _PERSON = re.compile("<person>", _FLAGS)
+_COMMENT = (re.compile("<!--"), re.compile("-->"))
+_find_hidden = re.compile("<s(?:cript|tyle)[\\s/>]", _FLAGS).search
 _HIDDEN = tuple(
-    (re.compile(opening, _FLAGS), re.compile(closing, _FLAGS))
-    for opening, closing in (
-        ("<!--", "-->"),
-        (rf"<script(?=[\s/>]){_ATTRIBUTES}\s*+>", r"</script\s*+>"),
-        (rf"<style(?=[\s/>]){_ATTRIBUTES}\s*+>", r"</style\s*+>"),
-    )
+    (re.compile(rf"<{name}(?=[\s/>]){_ATTRIBUTES}\s*+>", _FLAGS), re.compile(rf"</{name}\s*+>", _FLAGS))
+    for name in ("script", "style")
 )
 
 
@@ -75,12 +73,16 @@ def remove_markup(text: str) -> str:
     """Remove markup, see above; other angle brackets stay, see `microdiff.captions.brackets`."""
     if "<" not in text:
         return text
-    text = _remove_hidden(_PERSON.sub("person", text))
+    if "erson>" in text or "ERSON>" in text:
+        text = _PERSON.sub("person", text)
     if "<!" in text or "<?" in text:
-        text, sections = _CDATA.subn(" ", text)
+        text, sections = _CDATA.subn(" ", _remove_hidden(text, *_COMMENT))
         if sections:
             text = text.replace("]]>", " ")
         text = _DECLARATION.sub(" ", text)
+    if _find_hidden(text):
+        for pair in _HIDDEN:
+            text = _remove_hidden(text, *pair)
     closed = {match[1].lower(): match.start() for match in _END_TAG.finditer(text)}  # the last of each name
 
     def replace(match: re.Match[str]) -> str:
@@ -99,16 +101,13 @@ def _is_start(name: str, attributes: str, closed: bool) -> bool:
     return name in _LOOSE or (name in _CLOSED and closed) or (name == "a" and "=" in attributes)
 
 
-def _remove_hidden(text: str) -> str:
-    for opening, closing in _HIDDEN:
-        pieces = []
-        at = 0
-        while (start := opening.search(text, at)) and (stop := closing.search(text, start.end())):
-            pieces.append(text[at : start.start()])
-            at = stop.end()
-        if at:
-            text = "".join(pieces) + text[at:]
-    return text
+def _remove_hidden(text: str, opening: re.Pattern[str], closing: re.Pattern[str]) -> str:
+    pieces = []
+    at = 0
+    while (start := opening.search(text, at)) and (stop := closing.search(text, start.end())):
+        pieces.append(text[at : start.start()])
+        at = stop.end()
+    return "".join(pieces) + text[at:] if at else text
 
 
 def _remove_cut(text: str) -> str:

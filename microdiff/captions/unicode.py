@@ -31,10 +31,10 @@ _ODD = (
 find_odd = re.compile(f"[{_ODD}]").search
 _LETTERS = {"lower_accented", "lower_common", "kaomoji", "common"}
 _TELLING = "".join(chars for name, chars in MOJIBAKE_CATEGORIES.items() if name not in _LETTERS) + "œŒ"
-_find_telling = re.compile(f"[{_TELLING}]").search
+find_telling = re.compile(f"[{_TELLING}]").search
 _find_any = re.compile(f"[&{_ODD}{_TELLING}]").search
 # Every pattern of `is_bad` holds a telling character next to another one outside ASCII, or one of a few pairs.
-_find_suspicious = re.compile(
+find_suspicious = re.compile(
     rf"[\x80-\x9f{_TELLING}]"
     r"(?:[^\x00-\x7f]|(?<=[\x80-\x9f])|(?<=[^\x00-\x7f].)|(?<=[œŒ])[^a-zA-Z]|(?<=[ÃÂ])[ ])"
 ).search
@@ -61,7 +61,7 @@ def repair(text: str) -> str:
     """
     if text.isascii() and "&" not in text and len(text) <= _SEGMENT:
         return _replace_odd(text) if find_odd(text) else text
-    if not may_change(text):
+    if not _may_change(text):
         return text
     budget = Budget(len(text))
     entities = True
@@ -77,8 +77,8 @@ def repair(text: str) -> str:
     return "".join(pieces)
 
 
-def may_change(text: str) -> bool:
-    if _find_any(text) and ("&" in text or find_odd(text) or _find_suspicious(text)):
+def _may_change(text: str) -> bool:
+    if _find_any(text) and ("&" in text or find_odd(text) or find_suspicious(text)):
         return True
     return not unicodedata.is_normalized("NFC", text)
 
@@ -128,7 +128,7 @@ def _is_inert(text: str) -> bool:
     """Say whether no repair but unescaping could ever touch these characters, whatever they come to stand next to."""
     if text.isascii():
         return not find_odd(text)
-    return not (find_odd(text) or _find_telling(text)) and not any(
+    return not (find_odd(text) or find_telling(text)) and not any(
         unicodedata.category(char)[0] == "M"
         or "\u1100" <= char <= "\u11ff"
         or not unicodedata.is_normalized("NFC", char)
@@ -161,7 +161,7 @@ def unscramble(text: str, budget: Budget | None = None) -> str:
         budget: Shared with other calls; a fresh one by default.
     """
     budget = budget or Budget(len(text))
-    while not text.isascii() and _find_suspicious(text) and budget.spend(text):
+    while not text.isascii() and find_suspicious(text) and budget.spend(text):
         fixed = _unscramble_once(text, budget)
         if fixed == text:
             break

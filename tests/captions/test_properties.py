@@ -90,7 +90,7 @@ ODD = [
 def test_repairs_as_ftfy_does(text: str, encoding: str) -> None:
     for broken in (text, text.encode("utf-8", "surrogatepass").decode(encoding, "replace")):
         assert unicode.repair(broken) == ftfy.fix_text(broken)
-        assert not is_bad(broken) or unicode._find_suspicious(broken)
+        assert not is_bad(broken) or unicode.find_suspicious(broken)
 
 
 @pytest.mark.parametrize(
