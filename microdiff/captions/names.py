@@ -30,7 +30,6 @@ _WIKI = re.compile(
     re.IGNORECASE,
 )
 _is_picture = re.compile(_PICTURE, re.IGNORECASE).fullmatch
-_PLAIN_LAST_WORD = re.compile(r"(?:[^\W_][)\]'\"!?.,]?\s\(?[^\W_]+\)?|[-–]\s[^\W\d_]+)\Z")
 _CAMERA = re.compile(
     r"[\W_]*+(?:(?:img|image|dscn?|dscf|dsc|pict?|p|photo|picture|pano|mvi|gopr|dji|pxl|screenshot|screen ?shot|scan|untitled|slide|"
     r"thumbnail)(?![a-z]))?[\W\d_]*+",
@@ -48,7 +47,16 @@ def drop_names(text: str) -> str:
         return _title(title[wiki.end() :].replace("_", " "))
     if _NAMES.fullmatch(text):
         return ""
-    return _title(title) if is_picture and _PLAIN_LAST_WORD.search(title[-60:]) else text
+    return _title(title) if is_picture and _ends_plainly(title) else text
+
+
+def _ends_plainly(title: str) -> bool:
+    """Tell whether the last word goes with those before it, and is no file's name of its own (`a dog | dog.jpg`)."""
+    said, _, last = title.rpartition(" ")
+    said, last = said.rstrip(), last.strip("()")
+    if not said or not last.isalnum():
+        return False
+    return said[-1].isalnum() or said[-1] in ")]'\"!?.," or (said[-1] in "-–" and last.isalpha())
 
 
 def _title(text: str) -> str:

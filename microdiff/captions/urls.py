@@ -18,10 +18,11 @@ _DOMAINS = (
     r"|shop|online|blog|(?<=bit\.)ly|(?<=\bow\.)ly|(?<=youtu\.)be|(?<=goo\.)gl|(?<=amzn\.)to|(?<=\bfb\.)me|(?<=\bt\.)me"
     r"|(?<=ift\.)tt|(?<=\bis\.)gd"
 )
-# A scheme, or www, or the end of a domain with the slash of a path: each begins with one of few characters, which `re` finds fast.
-_find_starts = re.compile(
-    rf"[hH][tT][tT][pP][sS]?://|[fF][tT][pP][sS]?://|[wW][wW][wW]\.(?=[a-zA-Z0-9])|\.(?i:{_DOMAINS})(?::[0-9]++)?/", re.ASCII
-).finditer
+# Behind a scheme, behind www, or a domain with the slash of a path; each begins with a mark, which `re` finds fast.
+_find_mark = re.compile(
+    rf":(?<=[psPS]:)//|\.(?:(?<=[wW][wW][wW]\.)(?=[a-zA-Z0-9])|(?i:{_DOMAINS})(?::[0-9]++)?/)", re.ASCII
+).search
+_SCHEMES = ("https", "http", "ftps", "ftp")
 _match_rest = re.compile(r"[a-zA-Z0-9_.~:/?#\[\]@!$&'()*+,;=%-]*+").match
 _HOST = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-"
 _LONGEST_HOST = 253
@@ -45,14 +46,18 @@ def remove_urls(text: str) -> str:
     """Remove URLs, see above."""
     parts: list[str] = []  # the text before, between and behind URLs
     at = 0
-    for found in _find_starts(text):
-        if found.start() < at or (start := _start(text, found.start(), at)) < 0:
+    from_here = 0
+    while mark := _find_mark(text, from_here):
+        from_here = mark.end()
+        start = _start(text, mark.start(), at)
+        if start < 0:
             continue
-        rest = _match_rest(text, found.end()).end()  # type: ignore[union-attr]  # matches the empty string
+        rest = _match_rest(text, mark.end()).end()  # type: ignore[union-attr]  # matches the empty string
         parts.append(text[at:start])
         at = start + _length(text[start:rest])
         if at == rest and at < len(text) and (tail := _REST.match(text, at)):
             at = tail.end()
+        from_here = max(at, from_here)
     if not parts:
         return text
     parts.append(text[at:])
@@ -73,21 +78,18 @@ def remove_urls(text: str) -> str:
     return _join(parts)
 
 
-def _start(text: str, found: int, least: int) -> int:
-    """Return where the URL begins whose beginning, or the end of whose domain, was found; -1 if it is none."""
-    mark = text[found]
-    if mark in "hHfF":
-        return found
-    start = found
-    if mark == ".":
-        first = max(least, found - _LONGEST_HOST)
-        before = text[first:found]
-        host = before[len(before.rstrip(_HOST)) :].lstrip(".-")
-        start = found - len(host)
-        if not host or (start == first > least):
-            return -1
+def _start(text: str, mark: int, least: int) -> int:
+    """Return where the URL begins of which a mark was found, -1 if it is none."""
+    if text[mark] == ":":
+        before = text[max(least, mark - 5) : mark].lower()
+        return next((mark - len(scheme) for scheme in _SCHEMES if before.endswith(scheme)), -1)
+    first = max(least, mark - _LONGEST_HOST)
+    before = text[first:mark]
+    start = mark - len(before[len(before.rstrip(_HOST)) :].lstrip(".-"))
+    if start == mark or (start == first > least):
+        return -1
     before = text[start - 1 : start] if start > least else ""
-    return -1 if before.isalnum() or (before and before in "_@/.-") else start
+    return -1 if before.isalnum() or (before and before in "_@/") else start
 
 
 def _unwrap(before: str, after: str) -> tuple[str, str]:
