@@ -32,12 +32,23 @@ def remove_emphasis(text: str) -> str:
             goes = weight < at or bracket != ")" or around
             if goes:
                 if around and not last_goes:
-                    cuts += ((last[0], last[0] + 1, ""), (last[1], last[1] + 1, ""))
-                cuts += ((start, start + 1, ""), (weight, at + 1, ""))
+                    cuts += _brackets(text, *last)
+                cuts += _brackets(text, start, at, weight)
                 if bracket != ")" and last[0] < start:
                     cuts += _choices(text, start + 1, weight, weighted=weight < at)
             last, last_goes = (start, at), goes
     return _cut(text, sorted(cuts)) if cuts else text
+
+
+def _brackets(text: str, start: int, at: int, weight: int | None = None) -> list[Cut]:
+    """Return the cuts of a pair of brackets with the blanks inside."""
+    first = start + 1
+    while first < at and text[first] == " ":
+        first += 1
+    last = at if weight is None else weight
+    while last > first and text[last - 1] == " ":
+        last -= 1
+    return [(start, first, ""), (last, at + 1, "")]
 
 
 def _weight(text: str, start: int, at: int) -> int:

@@ -25,9 +25,9 @@ _ACCENTED = (
 )
 _BARE = re.compile(
     rf"&(?:(?:{_ACCENTED}|nbsp)(?!;)"
-    r"|(?:amp|AMP|lt|LT|gt|GT|quot|QUOT|reg|REG|copy|COPY|shy|middot|laquo|raquo|iexcl|iquest|plusmn|frac12|frac14|frac34"
+    r"|(?:amp|AMP|lt|LT|gt|GT|QUOT|reg|REG|copy|COPY|shy|middot|laquo|raquo|iexcl|iquest|plusmn|frac12|frac14|frac34"
     r"|sup[123]|ordm|ordf|micro|para|acute|cedil|uml|brvbar|curren)(?![\w;=])"
-    r"|(?<=\d&)(?:times|deg|cent)(?![a-z;=])|(?<=\d\s&)times(?=\s?\d)|(?:pound|yen|sect)(?=\s?\d)|times(?=\d)"
+    r"|quot(?![eai;=])|(?<=\d&)(?:times|deg|cent)(?![a-z;=])|(?<=\d\s&)times(?=\s?\d)|(?:pound|yen|sect)(?=\s?\d)|times(?=\d)"
     r"|#0*(?:34|38|39|60|62|1[3-9]\d|[2-9]\d\d|[1-9]\d{3,5})(?![\d;]))",
 )
 _ESCAPED_WORD = re.compile(r"(?<!\S)[^\s%]*+%\S*+")

@@ -48,7 +48,7 @@ _BOOLEAN = (
     "readonly|required|reversed|selected)(?![^\\s/>])"
 )
 _NAME = r"[a-z@:_][-\w:.@]*+"
-_VALUE = r"""(?:""[^"<>]*+""|"[^"<]*+"|'[^'<]*+'|[^\s"'<>][^\s"'<>]*+|["'][^\s"'<>]*+(?=\s|/?>))"""
+_VALUE = r"""(?:""[^"<>]*+""|"[^"<]*+"|'[^'<]*+'|[^\s"'<>][^\s"'<>]*+|["'][^\s"'<>]*+(?=\s*+/?>))"""
 _ATTRIBUTES = rf"(?>(?:\s*+(?:{_NAME}\s*+=\s*+{_VALUE}|(?<=\s){_BOOLEAN}))*)"
 _TAG = re.compile(rf"<(?:/\s*+([a-z][a-z0-9]*+)\s*+|([a-z][a-z0-9]*+)((?=[\s/>]){_ATTRIBUTES})\s*+/?)>", _FLAGS)
 _END_TAG = re.compile(r"</\s*+([a-z][a-z0-9]*+)", _FLAGS)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from microdiff.captions.emphasis import remove_emphasis
 
 _RATIO = r"\d+(?:\.\d+)?\s?[:x/]\s?\d+(?:\.\d+)?"
-_NUMBER = r"-?\d+(?:\.\d+)?"
+_NUMBER = r"-?(?:\d+(?:\.\d+)?|\.\d+)"
 # What a value may look like, by flag. Midjourney's documentation, versions 1 to 7.
 _FLAGS: Mapping[str, str] = {
     "ar|aspect": _RATIO,
@@ -65,10 +65,6 @@ _SPLIT_DIGITS = re.compile(r"(?<!\d )(?<!\S)\d(?: \d){0,3}(?! \d)(?: (?:k|mm|d|s
 _repeated_commas = re.compile(r",(?:\s*,)+").sub
 
 
-def _strip_flags(text: str) -> str:
-    return _remove_flags("", text).strip()
-
-
 def _strip_weights(text: str) -> str:
     text = _remove_weights("", _remove_leading_weights("", text))
     return _part_prompts(", ", text).strip(" ,") if "::" in text else text
@@ -94,7 +90,7 @@ def _join_digits(text: str) -> str:
 RULES: Mapping[str, tuple[tuple[str, ...], Callable[[str], str]]] = {
     "image_prompts": (("://", "/imagine"), lambda text: _remove_image_prompts("", text)),
     "networks": (("<", "embedding:"), lambda text: _remove_networks("", text)),
-    "flags": (("--", "—", "–"), _strip_flags),
+    "flags": (("--", "—", "–"), lambda text: _remove_flags("", text)),
     "weights": (("::",), _strip_weights),
     "emphasis": (("(", "[", "{"), remove_emphasis),
     "breaks": (("BREAK",), _strip_breaks),

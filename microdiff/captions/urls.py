@@ -68,8 +68,8 @@ def remove_urls(text: str) -> str:
         before, after = _unwrap(parts[number], parts[number + 1])
         following = after.lstrip()
         ends = ends and not _readable(after)
-        if ends or not following or following[0] in _STOPS:
-            before = strip_lead_in(before)
+        if ends or not following or following[0] in _STOPS or following[0] in _SEPARATORS:
+            before, after = _unwrap(strip_lead_in(before), after)
             if before[-2:-1].isspace() and before[-1] in _AROUND:  # a quote or bracket that nothing closes
                 before = strip_lead_in(before[:-1])
         else:
@@ -109,10 +109,9 @@ def _join(parts: list[str]) -> str:
         part = part.strip()
         if not said:
             part = part.lstrip(_SEPARATORS + _SENTENCE)
-        elif not _readable(part):
-            part = part.strip(_SEPARATORS)
-            if part and part[0] in _SENTENCE and said[-1] in _SENTENCE:
-                part = ""
+        else:
+            part = part if _readable(part) else part.strip(_SEPARATORS)
+            part = part.lstrip(_SENTENCE + " ") if said[-1] in _SENTENCE else part
         if part:
             pieces += ("" if not said or part[0] in _STOPS else " ", part)
             said = part
