@@ -28,7 +28,7 @@ _HOST = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-"
 _LONGEST_HOST = 253
 # A path with characters that should have been escaped, known by how it ends.
 _REST = re.compile(
-    r"(?=[^\x00-\x7f])[^\s<>\"'，。、；：！？（）【】「」《》]+?\.(?:jpe?g|png|gif|webp|html?|php|aspx?)(?:\?[!-;=?-~]*+)?(?=[\s)\]\"']|\Z)",
+    r"(?=[^\x00-\x7f])[^\s<>\"'，。、；：！？（）【】「」《》]{1,300}?\.(?:jpe?g|png|gif|webp|html?|php|aspx?)(?:\?[!-;=?-~]*+)?(?=[\s)\]\"']|\Z)",
     re.IGNORECASE,
 )
 _CLOSING = {")": "(", "]": "["}
