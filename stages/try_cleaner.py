@@ -1,6 +1,5 @@
 """Print what each caption cleaner makes of a text, or of each line of a file, and which rules changed it."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,8 +8,12 @@ from microdiff.commands.cli import errors_in_words
 from microdiff.commands.try_cleaner import describe, texts_of
 
 app = typer.Typer(add_completion=False)
-Text = Annotated[str, typer.Argument(metavar="TEXT|FILE", help="A caption, or a file with one on each line.", show_default=False)]
-Strip = Annotated[bool, typer.Option("--strip-parameters", help="As the setting: take parameters of prompts out first.")]
+Text = Annotated[
+    str, typer.Argument(metavar="TEXT|FILE", help="A caption, or a file with one on each line.", show_default=False)
+]
+Strip = Annotated[
+    bool, typer.Option("--strip-parameters", help="As the setting: take parameters of prompts out first.")
+]
 Rules = Annotated[bool, typer.Option("--rules/--no-rules", help="Whether to print which rules changed the text.")]
 
 

@@ -1,9 +1,9 @@
-"""Mend characters: undo mojibake and drop what cannot be seen, but leave quotes, ligatures and widths as they are.
+r"""Mend characters: undo mojibake and drop what cannot be seen, but leave quotes, ligatures and widths as they are.
 
 - Mojibake is undone in every script that ftfy knows. The C1 controls 128 to 159 are read as Windows-1252 has them,
-  and only then are line breaks, so that `Wait\\x85` becomes `Wait…`.
-- U+FFFD stands for a character that is lost. Between letters and a contraction it was an apostrophe (`don\ufffdt`), between
-  digits it leaves a blank, elsewhere nothing.
+  and only then are line breaks, so that `Wait\x85` becomes `Wait…`.
+- U+FFFD stands for a character that is lost. Between letters and a contraction it was an apostrophe (`don�t`),
+  between digits it leaves a blank, elsewhere nothing.
 - Marks of direction stay where there are letters written from right to left.
 - Joiners stay between emoji and in the scripts that spell with them; the zero-width space in those that part words
   with it (Thai, Lao, Tibetan, Burmese, Khmer); variation selectors behind what can vary.
@@ -29,7 +29,9 @@ _INVISIBLE = re.compile(
     f"{_SELECTORS}\ufeff\uffa0{_LOST}\x80-\x9f\U000e0000-\U000e0fff]"
 )
 # Controls, line separators and surrogates; with what cannot be seen, all that is mended but mojibake and composition.
-_find_broken = re.compile(rf"[\x00-\x08\x0b\r\x0e-\x1f\x7f\u2028\u2029\ud800-\udfff\ufff9-\ufffc{_INVISIBLE.pattern[1:]}").search
+_find_broken = re.compile(
+    rf"[\x00-\x08\x0b\r\x0e-\x1f\x7f\u2028\u2029\ud800-\udfff\ufff9-\ufffc{_INVISIBLE.pattern[1:]}"
+).search
 _find_control = re.compile(r"[\x00-\x08\x0b\r\x0e-\x1f\x7f]").search
 _find_direction = re.compile(f"[{_DIRECTION}]").search
 _is_direction = re.compile(f"[{_DIRECTION}]").match
@@ -37,7 +39,9 @@ _drop_direction = re.compile(f"[{_DIRECTION}]").sub
 _written_leftwards = re.compile(
     "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"
 ).search
-_is_emoji = re.compile("[\u00a9\u00ae\u203c\u2049\u20e3\u2190-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff]").match
+_is_emoji = re.compile(
+    "[\u00a9\u00ae\u203c\u2049\u20e3\u2190-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff]"
+).match
 _spells_with_joiners = re.compile(
     "[\u0600-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u18af\ua840-\ua8ff\U00010a00-\U00011fff\U0001e900-\U0001e95f]"
 ).match
@@ -88,6 +92,7 @@ def drop_invisible(text: str) -> str:
 
 
 def _keep_needed(match: re.Match[str]) -> str:
+    needed: object
     char, text, start = match[0], match.string, match.start()
     before, after = text[start - 1 : start], text[start + 1 : start + 2]
     if char in _JOINERS:

@@ -52,7 +52,7 @@ def _brackets(text: str, start: int, at: int, weight: int | None = None) -> list
 
 
 def _weight(text: str, start: int, at: int) -> int:
-    """Return where the weight before a closing bracket begins, `at` if there is none: `(16:9)` and `(at 10:30)` have none."""
+    """Return where the weight before a closing bracket begins, `at` if there is none, as in `(16:9)`."""
     match = _find_weight(text, max(start + 1, at - 8), at)
     if match is None or not _find_letter(text, max(start + 1, match.start() - _NEAR), match.start()):
         return at

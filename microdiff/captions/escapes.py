@@ -2,15 +2,16 @@
 
 Entities: those with their semicolon, and without it
 
-- those that begin no word: `&amp`, `&quot`, `&lt`, `&gt`, `&nbsp`, `&reg`, `&copy` and their like, where no letter or digit
-  follows; accented letters (`caf&eacute`) and `&nbsp` wherever they stand;
+- those that begin no word: `&amp`, `&quot`, `&lt`, `&gt`, `&nbsp`, `&reg`, `&copy` and their like, where no letter or
+  digit follows; accented letters (`caf&eacute`) and `&nbsp` wherever they stand;
 - `&times` and `&deg` next to a number, `&pound`, `&yen`, `&sect` before one, `&cent` behind one;
 - numbers of quotes, brackets and characters outside ASCII: `&#39s`, `&#8217`.
 
 `AT&T`, `R&B`, `this &that` and `?a=1&copy=2` stay.
 
-Percent escapes: a word is read if every `%` in it begins an escape, one of them at least stands behind something else than a
-digit, and it gives UTF-8 that can be seen. So `A%20red%20barn` is read, and `100%`, `50%off` and `50%20` are not.
+Percent escapes: a word is read if every `%` in it begins an escape, one of them at least stands behind something else
+than a digit, and it gives UTF-8 that can be seen. So `A%20red%20barn` is read, and `100%`, `50%off` and `50%20` are
+not.
 """
 
 import html

@@ -1,8 +1,8 @@
 """Words that lead to a URL and say nothing without it: `Full review at`, `Source:`, `from`.
 
-English, German, French, Spanish, Italian, Portuguese, Dutch, the Scandinavian languages, Polish, Russian, Chinese and Japanese.
-Prepositions always go, as what they lead to is gone. Invitations and labels go if nothing follows and they stand alone
-or begin with a capital: the words of the sentence before them stay.
+English, German, French, Spanish, Italian, Portuguese, Dutch, the Scandinavian languages, Polish, Russian, Chinese and
+Japanese. Prepositions always go, as what they lead to is gone. Invitations and labels go if nothing follows and they
+stand alone or begin with a capital: the words of the sentence before them stay.
 """
 
 import re
@@ -26,7 +26,8 @@ _LABELS = (
     "(?:photos?|images?|pictures?|pics?|art|more|media|original|video|recipe|news)?\\s*(?:sources?|credits?|courtesy|links?|urls?|"
     "web\\s?sites?|web|sites?|home\\s?page|blog|info|details|online|shop|store|order|contact|e-?mail|via|photo|image|video|read|"
     "follow|instagram|facebook|twitter|youtube|etsy|pinterest|download|tickets|here|see)"
-    "|quelle|bildquelle|fotos?|webseite|lien|site web|fuente|enlace|web|fonte|sito|bron|website|källa|kilde|lähde|źródło|zdroj"
+    "|quelle|bildquelle|fotos?|webseite|lien|site "
+    "web|fuente|enlace|web|fonte|sito|bron|website|källa|kilde|lähde|źródło|zdroj"
     "|источник|сайт|ссылка|kaynak"
 )
 _THING = (
@@ -54,24 +55,25 @@ _LEADING = frozenset(f"{_PREPOSITIONS} {_CONJUNCTIONS}".split())
 _PREPOSITION_WORDS = frozenset(_PREPOSITIONS.split())
 _BEFORE = " \t\n\r,;.([|/-"
 # With these words ends what is looked for as a whole.
-_LAST = frozenset(
-    re.findall(
-        r"[^\W\d_]+",
-        "info infos information informations informationen informação informações informazioni informatie informacji información "
-        "informacion details detail story stories article review recipe recipes post tutorial interview report photo photos "
-        "picture pictures image images gallery set list collection version size video here online now today us it them out "
-        "website site page blog shop store link links about visit see check this the our my me your full more rest complete "
-        "entire whole original all and or read view click find learn discover follow get buy order download watch listen book "
-        "join like available mehr weitere dazu lesen bilder plus savoir suite más mas detalles fotos più tutto mais meer verder "
-        "więcej подробнее далее source sources credit credits courtesy url urls web homepage page contact mail email via "
-        "instagram facebook twitter youtube etsy pinterest tickets quelle bildquelle foto webseite lien fuente enlace fonte sito "
-        "bron källa kilde lähde źródło zdroj источник сайт ссылка kaynak pic pics art media recipe news",
-    )
+_LAST_WORDS = (
+    "info infos information informations informationen informação informações informazioni informatie "
+    "informacji información informacion details detail story stories article review recipe recipes post "
+    "tutorial interview report photo photos picture pictures image images gallery set list collection version "
+    "size video here online now today us it them out website site page blog shop store link links about visit "
+    "see check this the our my me your full more rest complete entire whole original all and or read view click "
+    "find learn discover follow get buy order download watch listen book join like available mehr weitere dazu "
+    "lesen bilder plus savoir suite más mas detalles fotos più tutto mais meer verder więcej подробнее далее "
+    "source sources credit credits courtesy url urls web homepage contact mail email via instagram facebook "
+    "twitter youtube etsy pinterest tickets quelle bildquelle foto webseite lien fuente enlace fonte sito bron "
+    "källa kilde lähde źródło zdroj источник сайт ссылка kaynak pic pics art media news"
 )
+_LAST = frozenset(_LAST_WORDS.split())
 _last_word = re.compile(r"(?:[^\W\d_]+|&)\Z").search
 _LONGEST_WORD = 20
 _strip_label = re.compile(rf"(?:(?<=[\s,;.(\[|/-])|\A)(?:{_LABELS})\s*:?\Z", re.IGNORECASE).search
-_strip_ideographs = re.compile(r"(?:来自|来源|出处|更多|详情|网址|链接|请访问|出典|詳細(?:は)?|続きは|参照|转自)\Z").search
+_strip_ideographs = re.compile(
+    r"(?:来自|来源|出处|更多|详情|网址|链接|请访问|出典|詳細(?:は)?|続きは|参照|转自)\Z"
+).search
 _INVITATION = re.compile(rf"(?:{_INVITATIONS})\Z", re.IGNORECASE)
 _invitation_begins = re.compile(r"(?:\A|(?<=[.!?…:;,|•()\-–—/*\n])\s*|(?<=\s)(?=[A-ZА-Я]))(?=\w)").finditer
 _BOUNDARIES = ".!?…:;,|•()-–—/*\n"
@@ -92,7 +94,7 @@ def _word(text: str) -> re.Match[str] | None:
 
 
 def strip_lead_in(text: str) -> str:
-    """Take prepositions, conjunctions, labels, invitations and separators from the end, until nothing of the kind is there."""
+    """Take prepositions, conjunctions, labels, invitations and separators from the end while there are any."""
     start = max(0, len(text) - _TAIL)
     if start:
         start = text.find(" ", start) + 1 or start

@@ -1,9 +1,9 @@
 """Clean a caption gently, for text encoders that know case, digits, brackets and every script.
 
-Repairs what was broken on the way (mojibake, escapes, quotes), removes what is not part of the sentence (markup, URLs) and
-leaves the rest alone: words that are not in markup or a URL come out, but for what leads to a URL and to nothing else. A
-caption of file names, domains or addresses alone becomes empty. Takes linear time. Each rule has a module, which tells its
-details.
+Repairs what was broken on the way (mojibake, escapes, quotes), removes what is not part of the sentence (markup, URLs)
+and leaves the rest alone: words that are not in markup or a URL come out, but for what leads to a URL and to nothing
+else. A caption of file names, domains or addresses alone becomes empty. Takes linear time. Each rule has a module,
+which tells its details.
 
 Idempotent but for what hides behind more than two escapes: `&amp;amp;amp;lt;` loses two of them each time.
 """
@@ -60,8 +60,8 @@ def clean_caption_light(text: object, note: Note | None = None) -> str:
         note: Is told each rule that changes the caption, and what becomes of it.
 
     Returns:
-        The caption on one line, possibly empty. Never raises: a lone surrogate goes, a number too long to be turned into a
-        string becomes the empty string.
+        The caption on one line, possibly empty. Never raises: a lone surrogate goes, a number too long to be turned
+        into a string becomes the empty string.
     """
     try:
         cleaned = str(text)

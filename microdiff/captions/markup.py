@@ -9,8 +9,8 @@
 - A tag that the end of the caption cuts off goes whole.
 - `<person>`, which stands for a name, becomes the word.
 
-Elements that part words (`br`, `p`, `td`) leave a blank, others (`b`, `sub`) nothing. Everything takes linear time: nothing
-in a pattern reaches beyond the next `<`.
+Elements that part words (`br`, `p`, `td`) leave a blank, others (`b`, `sub`) nothing. Everything takes linear time:
+nothing in a pattern reaches beyond the next `<`.
 """
 
 import re
@@ -33,12 +33,14 @@ _CLOSED = _names(
     "a abbr acronym address applet article aside audio bdi bdo body button canvas caption cite code colgroup data "
     "datalist del details dfn dialog dir figcaption figure footer form frameset head header hgroup html ins kbd label "
     "legend main map mark marquee math menu meter nav noembed noframes noscript object optgroup option output picture "
-    "pre progress q rp rt ruby samp script section select slot style summary svg table template textarea time title var "
+    "pre progress q rp rt ruby samp script section select slot style summary svg table template textarea time title "
+    "var "
     "video xmp"
 )
 _ELEMENTS = _LOOSE | _VOID | _CLOSED
 _PARTING = _names(
-    "address article aside blockquote body br button caption center dd div dl dt fieldset figcaption figure footer form "
+    "address article aside blockquote body br button caption center dd div dl dt fieldset figcaption figure footer "
+    "form "
     "frame h1 h2 h3 h4 h5 h6 head header hr html iframe img input legend li main nav ol optgroup option p pre section "
     "select table tbody td textarea tfoot th thead title tr ul video"
 )

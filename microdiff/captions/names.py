@@ -1,8 +1,8 @@
 """Captions that say nothing but where a file, a site or a person is.
 
 - A caption of file names, bare domains and e-mail addresses alone has no words: it becomes empty.
-- The name of a file on a wiki is its title: `File:Red_barn.jpg` becomes `Red barn`. So does a name with blanks: `Red barn.jpg`.
-  If the title is the number that a camera gave (`IMG 1234`), there are no words either.
+- The name of a file on a wiki is its title: `File:Red_barn.jpg` becomes `Red barn`. So does a name with blanks: `Red
+  barn.jpg`. If the title is the number that a camera gave (`IMG 1234`), there are no words either.
 
 Names within a caption stay.
 """
@@ -10,7 +10,9 @@ Names within a caption stay.
 import re
 
 _PICTURE = "(?:jpe?g|jpe|jfif|png|gif|webp|tiff?|bmp|svg|heic|avif|psd|eps|raw|cr2|nef|dng)"
-_EXTENSION = f"(?:{_PICTURE}|pdf|ai|mp4|mov|avi|webm|mkv|mp3|wav|zip|rar|docx?|xlsx?|pptx?|txt|html?|php|aspx?|jsp|csv|json)"
+_EXTENSION = (
+    f"(?:{_PICTURE}|pdf|ai|mp4|mov|avi|webm|mkv|mp3|wav|zip|rar|docx?|xlsx?|pptx?|txt|html?|php|aspx?|jsp|csv|json)"
+)
 _TOP = (
     "(?:com|org|net|edu|gov|mil|int|info|biz|name|io|co|eu|us|uk|ca|au|de|fr|it|es|nl|ru|jp|cn|br|mx|ar|cl|pl|cz|sk|hu|ro|bg"
     "|gr|tr|se|no|dk|fi|ch|at|be|pt|ie|in|kr|tw|hk|sg|my|th|vn|id|ph|nz|za|il|ae|ir|ua|tv|me|cc|fm|ly|gl|app|dev|shop|store"
@@ -31,7 +33,8 @@ _WIKI = re.compile(
 )
 _is_picture = re.compile(_PICTURE, re.IGNORECASE).fullmatch
 _CAMERA = re.compile(
-    r"[\W_]*+(?:(?:img|image|dscn?|dscf|dsc|pict?|p|photo|picture|pano|mvi|gopr|dji|pxl|screenshot|screen ?shot|scan|untitled|slide|"
+    r"[\W_]*+(?:(?:img|image|dscn?|dscf|dsc|pict?|p|photo|picture|pano|mvi|gopr|dji|pxl|screenshot|screen "
+    r"?shot|scan|untitled|slide|"
     r"thumbnail)(?![a-z]))?[\W\d_]*+",
     re.IGNORECASE,
 )

@@ -2,14 +2,15 @@
 
 - image prompts: `/imagine prompt:` and URLs at the beginning.
 - networks: `<lora:fur:0.8>`, `embedding:name`.
-- flags: Midjourney's `--ar 3:2`, `--v 5`, `--tile`; `--no text, people` with all it rules out. A flag with a wrong value
-  stays, and so does what is no flag of Midjourney's. A dash that an editor has made of two hyphens counts where the flag
-  has a value: `—ar 3:2`.
+- flags: Midjourney's `--ar 3:2`, `--v 5`, `--tile`; `--no text, people` with all it rules out. A flag with a wrong
+  value stays, and so does what is no flag of Midjourney's. A dash that an editor has made of two hyphens counts where
+  the flag has a value: `—ar 3:2`.
 - weights: `cat::2`, `1.2::cat::`; without a number `::` parts prompts and becomes a comma.
-- emphasis: `(word:1.3)`, `((word))`, `[word]`, `{word}`; of `[cat:dog:0.5]` and `[cat|dog]` both words stay. `(word)` stays.
+- emphasis: `(word:1.3)`, `((word))`, `[word]`, `{word}`; of `[cat:dog:0.5]` and `[cat|dog]` both words stay. `(word)`
+  stays.
 - breaks: `BREAK` as a word, but not among others in capitals.
-- split digits: `3 5 mm` becomes `35mm`, `1 9 3 0 s` becomes `1930s`, where the whole prompt is in lower case and all its
-  digits stand alone: a part of DiffusionDB's prompts is written so. See docs/decisions/light-cleaner.md.
+- split digits: `3 5 mm` becomes `35mm`, `1 9 3 0 s` becomes `1930s`, where the whole prompt is in lower case and all
+  its digits stand alone: a part of DiffusionDB's prompts is written so. See docs/decisions/light-cleaner.md.
 """
 
 import re
@@ -24,7 +25,8 @@ _FLAGS: Mapping[str, str] = {
     "ar|aspect": _RATIO,
     "v|version": r"\d(?:\.\d)?[a-z]?",
     "niji": r"\d?",
-    "q|quality|s|stylize|c|chaos|w|weird|width|h|height|seed|sameseed|stop|iw|cw|sw|ow|sv|r|repeat|exp|mp|bs|motion": _NUMBER,
+    "q|quality|s|stylize|c|chaos|w|weird|width|h|height|seed|sameseed|stop|iw|cw|sw|ow|sv|r|repeat|exp|mp|bs"
+    "|motion": _NUMBER,
     "style|profile|personalize|p": r"(?!--)[A-Za-z0-9]+",
     "sref|cref|oref": r"(?:https?://\S+|random|\d+)(?:\s+(?:https?://\S+|\d+))*",
 }

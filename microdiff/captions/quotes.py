@@ -1,8 +1,9 @@
 """Straighten quotes that a file format or a tokenizer has bent.
 
-- A field of a CSV file, quoted and with its own quotes doubled, is unquoted: `"a ""red"" barn"`. What is doubled without that
-  becomes one: `""hi""`.
-- The Penn Treebank's quotes: ``` ``old mill'' ``` becomes `"old mill"`, and its brackets `-LRB-`, `-RRB-` are brackets again.
+- A field of a CSV file, quoted and with its own quotes doubled, is unquoted: `"a ""red"" barn"`. What is doubled
+  without that becomes one: `""hi""`.
+- The Penn Treebank's quotes: ``` ``old mill'' ``` becomes `"old mill"`, and its brackets `-LRB-`, `-RRB-` are brackets
+  again.
 - A backtick between letters is an apostrophe: "I`m".
 
 `7''` and `''Be our guest''` stay as they are.

@@ -1,9 +1,9 @@
 """Remove URLs, and what says nothing without them.
 
-A URL has a scheme, or begins with `www.`, or is a path behind a well-known domain. It ends before the first character that
-cannot stand in one unescaped (a blank, a quote, any character outside ASCII), before a closing bracket that was not opened
-inside it, and before the punctuation of the sentence at its end. A path that goes on with such characters and ends in a file
-name is taken as a whole.
+A URL has a scheme, or begins with `www.`, or is a path behind a well-known domain. It ends before the first character
+that cannot stand in one unescaped (a blank, a quote, any character outside ASCII), before a closing bracket that was
+not opened inside it, and before the punctuation of the sentence at its end. A path that goes on with such characters
+and ends in a file name is taken as a whole.
 
 With it go the brackets or quotes around it, the separators that parted it from the rest, and what leads to it and to
 nothing else, see `microdiff.captions.lead_ins`.
@@ -34,7 +34,19 @@ _REST = re.compile(
 _CLOSING = {")": "(", "]": "["}
 _find_brackets = re.compile(r"[()\[\]]").finditer
 
-_AROUND = {"(": ")", "[": "]", "{": "}", "<": ">", "«": "»", "“": "”", "„": "“", "‘": "’", "（": "）", "【": "】", "「": "」"}
+_AROUND = {
+    "(": ")",
+    "[": "]",
+    "{": "}",
+    "<": ">",
+    "«": "»",
+    "“": "”",
+    "„": "“",
+    "‘": "’",
+    "（": "）",
+    "【": "】",
+    "「": "」",
+}
 _AROUND |= {'"': '"', "'": "'", "*": "*"}
 _SEPARATORS = " \t\n\r\f\v\xa0-–—|:•·,;/~=→►▶>»…\u3000，、：；"
 _SENTENCE = ".!?。！？"

@@ -13,9 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
 from microdiff.captions import prompts
 from microdiff.clean.losses import NUM_WORST, lost_letters
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 CONTEXT = 77  # of every published CLIP text tower, start and end included
 _NUM_MERGES = 49152 - 256 - 2

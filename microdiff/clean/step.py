@@ -66,7 +66,9 @@ def clean(dataset: str, params: Params, workspace: Workspace) -> Counts:
 
         def measure() -> dict[str, float]:
             stats = {item.name: item.result.facts["stats"] for item in stored}
-            run.facts["lost_most_letters"] = worst_captions(folder, {name: part["lost"] for name, part in stats.items()})
+            run.facts["lost_most_letters"] = worst_captions(
+                folder, {name: part["lost"] for name, part in stats.items()}
+            )
             return {**summarise(stats.values()), "share_unique": share_unique(folder, raw.partitions)}
 
         return run.publish(

@@ -56,8 +56,8 @@ class CleanSettings:
         missing_scores: What to do with a sample that lacks such a score or whose score is not a number.
         drop_duplicates: Whether to reject samples whose picture's bytes and clean caption equal an earlier sample's.
         seed: For `random`.
-        strip_parameters: Whether the parameters of image generators (`--ar 3:2`, `(word:1.3)`, `<lora:fur:0.8>`) are taken
-            out of captions before they are cleaned.
+        strip_parameters: Whether the parameters of image generators (`--ar 3:2`, `(word:1.3)`, `<lora:fur:0.8>`) are
+        taken out of captions before they are cleaned.
     """
 
     cleaner: Literal["none", "deepfloyd", "light"]

@@ -52,7 +52,10 @@ EMPHASIS = [
     ("[cat:dog:0.5] [cow|horse] {a|b} [armor::0.5]", "cat dog cow, horse a, b armor"),
     ("a(yellow:1.1)b (x:1)BREAK", "a yellow b x"),
     (r"saber \(fate\) (word:1.3)", "saber (fate) word"),
-    ("(London) (16:9) (John 3:16) (at 10:30) (aspect ratio 16:9)", "(London) (16:9) (John 3:16) (at 10:30) (aspect ratio 16:9)"),
+    (
+        "(London) (16:9) (John 3:16) (at 10:30) (aspect ratio 16:9)",
+        "(London) (16:9) (John 3:16) (at 10:30) (aspect ratio 16:9)",
+    ),
     ("a cat :) or :( (unbalanced", "a cat :) or :( (unbalanced"),
 ]
 BREAKS = [

@@ -139,12 +139,61 @@ def test_light_is_idempotent_but_for_escapes(text: str) -> None:
 
 
 WORDS = [
-    *["cat", "A", "table", "title", "b", "man", "code", "Straße", "кот", "猫", "قطة", "été", "no", "amp", "http", "www", "PERSON"],
+    *[
+        "cat",
+        "A",
+        "table",
+        "title",
+        "b",
+        "man",
+        "code",
+        "Straße",
+        "кот",
+        "猫",
+        "قطة",
+        "été",
+        "no",
+        "amp",
+        "http",
+        "www",
+        "PERSON",
+    ],
     *["I'm", "well-known", "x", "jpg", "com", "BREAK", "ar"],
 ]
-MARKS = [" ", " ", " ", ", ", ". ", " - ", " < ", " <", "> ", " > ", '"', " (", ") ", " [", "] ", " | ", ": ", "! ", " & ", "% "]
+MARKS = [
+    " ",
+    " ",
+    " ",
+    ", ",
+    ". ",
+    " - ",
+    " < ",
+    " <",
+    "> ",
+    " > ",
+    '"',
+    " (",
+    ") ",
+    " [",
+    "] ",
+    " | ",
+    ": ",
+    "! ",
+    " & ",
+    "% ",
+]
 TAGS_AND_URLS = [
-    *["<b>", "</b>", "<br>", "<p class='x'>", "</p>", "<!-- hidden -->", "<img src=x.png>", "<!doctype html>", "</ td >"],
+    *[
+        "<b>",
+        "</b>",
+        "<br>",
+        "<p class='x'>",
+        "</p>",
+        "<!-- hidden -->",
+        "<img src=x.png>",
+        "<!doctype html>",
+        "</ td >",
+    ],
     *[" https://a.com/b?c=d ", " (www.a.org) ", " http://a.b/c_(d) "],
 ]
 
@@ -163,17 +212,50 @@ def test_light_keeps_every_letter(text: str) -> None:
 
 
 @ORDINARY
-@given(st.lists(st.one_of(st.sampled_from(["cat", "Barn", "кот", "猫", "été"]), st.sampled_from(TAGS_AND_URLS)), max_size=12))
+@given(
+    st.lists(
+        st.one_of(st.sampled_from(["cat", "Barn", "кот", "猫", "été"]), st.sampled_from(TAGS_AND_URLS)), max_size=12
+    )
+)
 def test_light_keeps_every_letter_outside_markup_and_urls(pieces: list[str]) -> None:
     words = [piece for piece in pieces if piece not in TAGS_AND_URLS]
     assert letters(clean_caption_light(" ".join(pieces))) == letters(" ".join(words))
 
 
 SENTENCES = [
-    *["Café à l’été, cœur naïf", "Straße über Müller – größer", "¿El niño está?", "Zażółć gęślą jaźń", "Příliš žluťoučký"],
-    *["Árvíztűrő tükörfúrógép", "Şişli’de güneşli", "Pâine și brânză în țară", "Tiếng Việt đẹp quá", "Красный сарай на холме"],
-    *["Їжак у лісі", "Κόκκινο σπίτι", "אסם אדום על הגבעה", "حظيرة حمراء", "लाल खलिहान", "লাল বাড়ি", "சிவப்பு வீடு", "บ้านสีแดง"],
-    *["წითელი სახლი", "Կարմիր տուն", "山上的红色谷仓", "丘の上の赤い納屋", "언덕 위의 빨간 헛간", "A cat 😀 and ❤️ dog", "It’s “fine” — €5 ™"],
+    *[
+        "Café à l’été, cœur naïf",
+        "Straße über Müller – größer",
+        "¿El niño está?",
+        "Zażółć gęślą jaźń",
+        "Příliš žluťoučký",
+    ],
+    *[
+        "Árvíztűrő tükörfúrógép",
+        "Şişli’de güneşli",
+        "Pâine și brânză în țară",
+        "Tiếng Việt đẹp quá",
+        "Красный сарай на холме",
+    ],
+    *[
+        "Їжак у лісі",
+        "Κόκκινο σπίτι",
+        "אסם אדום על הגבעה",
+        "حظيرة حمراء",
+        "लाल खलिहान",
+        "লাল বাড়ি",
+        "சிவப்பு வீடு",
+        "บ้านสีแดง",
+    ],
+    *[
+        "წითელი სახლი",
+        "Կարմիր տուն",
+        "山上的红色谷仓",
+        "丘の上の赤い納屋",
+        "언덕 위의 빨간 헛간",
+        "A cat 😀 and ❤️ dog",
+        "It’s “fine” — €5 ™",
+    ],
 ]
 ENCODINGS = [
     *["latin-1", "sloppy-windows-1252", "sloppy-windows-1251", "sloppy-windows-1250", "sloppy-windows-1253"],

@@ -16,7 +16,7 @@ from microdiff.pipeline.parsing import as_values, deciding_values
 from tests.small_disk import as_nobody
 from tests.waiting import run
 
-PRESETS = ("sample", "small", "full")
+PRESETS = ("sample", "small", "full", "published")
 TEXT = sample_preset()["encode"]["text"]["caption_latents"]
 
 
@@ -34,7 +34,7 @@ def test_presets_differ_only_in_values() -> None:
         return {name for key, item in value.items() for name in names(item, f"{prefix}/{key}")}
 
     documents = [yaml.safe_load((REPO / "presets" / f"{preset}.yaml").read_text()) for preset in PRESETS]
-    assert names(documents[0]) == names(documents[1]) == names(documents[2])
+    assert all(names(document) == names(documents[0]) for document in documents)
 
 
 def test_committed_params_are_the_sample_preset() -> None:
