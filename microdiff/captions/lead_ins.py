@@ -21,7 +21,7 @@ _PREPOSITIONS = (
     "ze od przez "
     "на с из от по в"
 )
-_CONJUNCTIONS = "and or & see visit for und oder siehe et ou voir y vedi veja en zie och og se zobacz и или см"
+_CONJUNCTIONS = "and or like & see visit for und oder siehe et ou voir y vedi veja en zie och og se zobacz и или см"
 _LABELS = (
     "(?:photos?|images?|pictures?|pics?|art|more|media|original|video|recipe|news)?\\s*(?:sources?|credits?|courtesy|links?|urls?|"
     "web\\s?sites?|web|sites?|home\\s?page|blog|info|details|online|shop|store|order|contact|e-?mail|via|photo|image|video|read|"
