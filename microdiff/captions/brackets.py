@@ -7,7 +7,7 @@ stay. Where two words would run into one, a blank parts them.
 
 import re
 
-_find_brackets = re.compile("[<>]").finditer
+_find_brackets = re.compile("<+|>+").finditer
 _readable = re.compile(r"[^\W_]").search
 
 
@@ -19,44 +19,49 @@ def remove_brackets(text: str) -> str:
     removed: list[tuple[int, int]] = []
     read = at = 0  # how many stretches with something to read there were
     for match in _find_brackets(text):
-        here = match.start()
-        read += _readable(text, at, here) is not None
-        at = here + 1
-        if match[0] == "<":
-            if opening := _opening(text, here):
-                opened.append((here, opening, read))
-        elif opened and _closes(text, here):
-            start, end, then = opened.pop()
-            compared = text[end].isdigit() and text[here + 1 : here + 2].isalnum()  # x <5 and y>3
-            if read > then and not compared:
-                slash = here - (text[here - 1] == "/" and here - 1 >= end)
-                removed += ((start, end), (slash, here + 1))
-    if not removed:
-        return text
-    pieces = []
+        first, last = match.span()  # a row of one kind
+        read += _readable(text, at, first) is not None
+        at = last
+        if match[0][0] == "<":
+            if end := _opening(text, first, last):
+                opened += [(here, end if here == last - 1 else here + 1, read) for here in range(first, last)]
+        elif _closes(text, first):
+            for here in range(first, last):
+                if not opened:
+                    break
+                start, end, then = opened.pop()
+                compared = text[end].isdigit() and text[last : last + 1].isalnum()  # x <5 and y>3
+                if read > then and not compared:
+                    slash = here == first and text[here - 1] == "/" and here - 1 >= end
+                    removed += ((start, end), (here - slash, here + 1))
+    return _cut(text, sorted(removed)) if removed else text
+
+
+def _cut(text: str, removed: list[tuple[int, int]]) -> str:
+    """Cut stretches out; where two words would run into one, put a blank."""
+    pieces: list[str] = []
     at = 0
-    for start, end in sorted(removed):
-        pieces.append(text[at:start])
-        if start and end < len(text) and text[start - 1].isalnum() and text[end].isalnum():
-            pieces.append(" ")
+    for start, end in (*removed, (len(text), len(text))):
+        if piece := text[at:start]:
+            if pieces and pieces[-1][-1].isalnum() and piece[0].isalnum():
+                pieces.append(" ")
+            pieces.append(piece)
         at = end
-    return "".join(pieces) + text[at:]
+    return "".join(pieces)
 
 
-def _opening(text: str, here: int) -> int:
-    """Return where an opening bracket with the slash of an end tag ends, 0 if it opens nothing."""
-    following = text[here + 1 : here + 2]
+def _opening(text: str, first: int, last: int) -> int:
+    """Return where a row of opening brackets with the slash of an end tag ends, 0 if it opens nothing."""
+    following = text[last : last + 1]
     if following == "/":
-        return here + 2 if text[here + 2 : here + 3].isalnum() else 0
+        return last + 1 if text[last + 1 : last + 2].isalnum() else 0
     if following.isdigit():  # a comparison, or a heart
-        glued = here and text[here - 1].isalnum()
-        heart = following == "3" and not text[here + 2 : here + 3].isalnum()
-        return 0 if glued or heart else here + 1
-    if following.isalnum() or following == "<":
-        return here + 1
-    return here + 1 if following and following in "\"'“‘«#@$!?.*&¡¿+" else 0
+        glued = first and text[first - 1].isalnum()
+        heart = following == "3" and not text[last + 1 : last + 2].isalnum()
+        return 0 if glued or heart else last
+    return last if following.isalnum() or (following and following in "\"'“‘«#@$!?.*&¡¿+") else 0
 
 
-def _closes(text: str, here: int) -> bool:
-    before = text[here - 1 : here]
-    return bool(before) and not before.isspace() and before not in "-=(<~"
+def _closes(text: str, first: int) -> bool:
+    before = text[first - 1 : first]
+    return bool(before) and not before.isspace() and before not in "-=(~<"

@@ -3,6 +3,7 @@
 - A start tag is markup if its element is one of HTML's, each of its attributes has a value or is a boolean one of HTML,
   and the element is void, closed later, or one that pages leave open and nobody writes as a word (`b`, `p`, `div`).
   A void element whose name is a word (`<track>`, `<source>`) does nothing without attributes: then it is words.
+- Elements of SVG are markup with attributes, those of other vocabularies (`o:p`) if they are closed.
 - End tags of HTML elements, doctypes, processing instructions and conditional sections are markup.
 - Comments, scripts and style sheets go with what they hold; one that never ends stays.
 - Of `<![CDATA[...]]>` the text stays.
@@ -37,7 +38,8 @@ _CLOSED = _names(
     "var "
     "video xmp"
 )
-_ELEMENTS = _LOOSE | _VOID | _CLOSED
+_DRAWN = _names("circle defs ellipse g line lineargradient path polygon polyline rect stop tspan use")  # within svg
+_ELEMENTS = _LOOSE | _VOID | _CLOSED | _DRAWN
 _PARTING = _names(
     "address article aside blockquote body br button caption center dd div dl dt fieldset figcaption figure footer "
     "form "
@@ -52,8 +54,9 @@ _BOOLEAN = (
 _NAME = r"[a-z@:_][-\w:.@]*+"
 _VALUE = r"""(?:""[^"<>]*+""|"[^"<]*+"|'[^'<]*+'|[^\s"'<>][^\s"'<>]*+|["'][^\s"'<>]*+(?=\s*+/?>))"""
 _ATTRIBUTES = rf"(?>(?:\s*+(?:{_NAME}\s*+=\s*+{_VALUE}|(?<=\s){_BOOLEAN}))*)"
-_TAG = re.compile(rf"<(?:/\s*+([a-z][a-z0-9]*+)\s*+|([a-z][a-z0-9]*+)((?=[\s/>]){_ATTRIBUTES})\s*+/?)>", _FLAGS)
-_END_TAG = re.compile(r"</\s*+([a-z][a-z0-9]*+)", _FLAGS)
+_ELEMENT = "[a-z][a-z0-9]*+(?::[a-z]++)?"
+_TAG = re.compile(rf"<(?:/\s*+({_ELEMENT})\s*+|({_ELEMENT})((?=[\s/>]){_ATTRIBUTES})\s*+/?)>", _FLAGS)
+_END_TAG = re.compile(rf"</\s*+({_ELEMENT})", _FLAGS)
 _DECLARATION = re.compile(r"<!doctype\b[^<>]*+>|<!\[\s*+(?:if|else|endif)\b[^<>]*+>|<\?(?:xml|php)\b[^<>]*+>", _FLAGS)
 _CDATA = re.compile(r"<!\[CDATA\[", _FLAGS)
 _CUT = re.compile(
@@ -90,7 +93,11 @@ def remove_markup(text: str) -> str:
     def replace(match: re.Match[str]) -> str:
         end, start, attributes = match.groups()
         name = (end or start).lower()
-        if not (name in _ELEMENTS if end else _is_start(name, attributes, closed.get(name, -1) > match.start())):
+        if not (
+            name in _ELEMENTS or ":" in name
+            if end
+            else _is_start(name, attributes, closed.get(name, -1) > match.start())
+        ):
             return match[0]
         return " " if name in _PARTING else ""
 
@@ -98,8 +105,10 @@ def remove_markup(text: str) -> str:
 
 
 def _is_start(name: str, attributes: str, closed: bool) -> bool:
-    if name in _VOID:
+    if name in _VOID or name in _DRAWN:
         return name in _VOID_ALONE or "=" in attributes
+    if ":" in name:
+        return closed or "=" in attributes
     return name in _LOOSE or (name in _CLOSED and closed) or (name == "a" and "=" in attributes)
 
 

@@ -5,6 +5,8 @@ that cannot stand in one unescaped (a blank, a quote, any character outside ASCI
 not opened inside it, and before the punctuation of the sentence at its end. A path that goes on with such characters
 and ends in a file name is taken as a whole.
 
+Of `[text](URL)` and `[url=URL]text[/url]` the text stays, and `[img]` goes with the URL in it.
+
 With it go the brackets or quotes around it, the separators that parted it from the rest, and what leads to it and to
 nothing else, see `microdiff.captions.lead_ins`.
 """
@@ -24,6 +26,10 @@ _find_mark = re.compile(
 ).search
 _SCHEMES = ("https", "http", "ftps", "ftp")
 _match_rest = re.compile(r"[a-zA-Z0-9_.~:/?#\[\]@!$&'()*+,;=%-]*+").match
+_MARKDOWN_LINK = re.compile(
+    r"!?\[([^\[\]]*+)\]\(\s*+(?:https?://|www\.)(?>(?:[^\s()<>]|\([^\s()<>]*+\))*)(?:\s[^()<>]*+)?\)", re.IGNORECASE
+)
+_FORUM_TAG = re.compile(r"\[/?(?:img|url)(?:=[^\[\]\s]*+)?\]", re.IGNORECASE)
 _HOST = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-"
 _LONGEST_HOST = 253
 # A path with characters that should have been escaped, known by how it ends.
@@ -56,6 +62,8 @@ _readable = re.compile(r"[^\W_]").search
 
 def remove_urls(text: str) -> str:
     """Remove URLs, see above."""
+    if "](" in text or "[/" in text:
+        text = _FORUM_TAG.sub(" ", _MARKDOWN_LINK.sub(r"\1", text))
     parts: list[str] = []  # the text before, between and behind URLs
     at = 0
     from_here = 0

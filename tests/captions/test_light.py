@@ -36,6 +36,8 @@ BRACKETS = [
     ("x <5 and y> 3, x <5 and y>3", "x 5 and y 3, x <5 and y>3", "nor is a comparison without blanks"),
     ("(>_<) <- -> => <= 5 > 3 < 4", "(>_<) <- -> => <= 5 > 3 < 4", "nor are faces and arrows"),
     ("I <3 my dog -> he <3 me", "I <3 my dog -> he <3 me", "nor hearts"),
+    ("Sale! <<< 50% off >>>", "Sale! <<< 50% off >>>", "nor are decorations"),
+    ("vector<int> <<<a>b>", "vector int <a b", "words never run together"),
     ("<!wow> that", "!wow that", "no declaration"),
 ]
 MARKUP = [
@@ -58,6 +60,8 @@ MARKUP = [
     ("a <style type='text/css'>p {x: y}</style>b", "a b", "so do style sheets"),
     ("a <!-- b", "a <!-- b", "unless they never end"),
     ("<!DOCTYPE html><?xml version='1.0'?><![if IE]>a<![endif]> cat", "a cat", "declarations"),
+    ('<svg><path d="M0 0"/></svg> icon, a <path> in a <line>', "icon, a path in a line", "SVG draws with attributes"),
+    ("<o:p></o:p><st1:city>Paris</st1:city> <a:b>", "Paris a:b", "what a word processor leaves"),
     ("cat <![CDATA[on a mat]]> here", "cat on a mat here", "the text in a section stays"),
     ("<PERSON> and <person>", "person and person", "the mark for a name is read as the word"),
     ('mat <a href="http://x', "mat", "cut off in a value"),
@@ -89,6 +93,8 @@ URLS = [
     ("Sourcehttp://a.com/b", "Source", "glued to a word"),
     ("cat http://a.com:8080/b;c=d?e=f&g#h!", "cat!", "port, parameters, fragment"),
     ("cat http://a.com/Eguisheim-©-Alsace.jpg?x=1 dog", "cat dog", "a path that should have been escaped"),
+    ("[My cat](https://a.com/b_(c)) ![alt](http://a.com/b.png)", "My cat alt", "Markdown"),
+    ("[url=http://a.com]My cat[/url] [img]http://a.com/b.jpg[/img]", "My cat", "forums"),
     ("Title | https://a.com/b.jpg", "Title", "separators go"),
     ("https://a.com/b.jpg - Title", "Title", "on either side"),
     ("Title - https://a.com/b.jpg - Subtitle", "Title - Subtitle", "but one stays between words"),
