@@ -18,7 +18,7 @@ from microdiff.captions.escapes import read_entities, read_percent
 from microdiff.captions.markup import remove_markup
 from microdiff.captions.names import drop_names
 from microdiff.captions.quotes import undo_treebank, unquote_csv
-from microdiff.captions.urls import remove_urls
+from microdiff.captions.urls import is_url, remove_urls
 
 
 class LightRule(NamedTuple):
@@ -70,6 +70,8 @@ def clean_caption_light(text: object, note: Note | None = None) -> str:
     if is_broken(cleaned):
         cleaned = _apply(_CHARACTERS, cleaned, note)
     if _find_any(cleaned):
+        if note is None and is_url(cleaned):  # so common that it is worth a look
+            return ""
         cleaned = _apply_all(cleaned, note)
     collapsed = " ".join(cleaned.split())
     if note and collapsed != cleaned:

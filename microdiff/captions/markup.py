@@ -88,28 +88,31 @@ def remove_markup(text: str) -> str:
     if _find_hidden(text):
         for pair in _HIDDEN:
             text = _remove_hidden(text, *pair)
-    closed = {match[1].lower(): match.start() for match in _END_TAG.finditer(text)}  # the last of each name
+    closed: dict[str, int] = {}  # where the last end tag of each name is, read when first asked for
+
+    def is_closed(name: str, at: int) -> bool:
+        if not closed:
+            closed.update({"": 0}, **{match[1].lower(): match.start() for match in _END_TAG.finditer(text)})
+        return closed.get(name, -1) > at
 
     def replace(match: re.Match[str]) -> str:
         end, start, attributes = match.groups()
         name = (end or start).lower()
-        if not (
-            name in _ELEMENTS or ":" in name
-            if end
-            else _is_start(name, attributes, closed.get(name, -1) > match.start())
-        ):
+        if end:
+            is_markup = name in _ELEMENTS or ":" in name
+        elif name in _LOOSE:
+            is_markup = True
+        elif name in _VOID or name in _DRAWN:
+            is_markup = name in _VOID_ALONE or "=" in attributes
+        elif name in _CLOSED or ":" in name:
+            is_markup = (name == "a" and "=" in attributes) or is_closed(name, match.start())
+        else:
+            is_markup = False
+        if not is_markup:
             return match[0]
         return " " if name in _PARTING else ""
 
     return _remove_cut(_TAG.sub(replace, text))
-
-
-def _is_start(name: str, attributes: str, closed: bool) -> bool:
-    if name in _VOID or name in _DRAWN:
-        return name in _VOID_ALONE or "=" in attributes
-    if ":" in name:
-        return closed or "=" in attributes
-    return name in _LOOSE or (name in _CLOSED and closed) or (name == "a" and "=" in attributes)
 
 
 def _remove_hidden(text: str, opening: re.Pattern[str], closing: re.Pattern[str]) -> str:
@@ -141,7 +144,11 @@ def _is_cut(end: str | None, start: str | None, attributes: str | None, last: st
     if name not in _ELEMENTS:
         return False
     if attributes or last:
-        if last and not value and not any(each.startswith(last.lower()) for each in _CUT_ATTRIBUTES):
+        if (
+            last
+            and not value
+            and not (len(last) > 1 and any(each.startswith(last.lower()) for each in _CUT_ATTRIBUTES))
+        ):
             return False
         return bool(value or last) or "=" in (attributes or "")
     return len(name) > 1 and (name in _LOOSE or name in _VOID_ALONE)

@@ -60,6 +60,9 @@ _STOPS = ".!?。！？,;:)]}»”\"'，、：；）】」"
 _readable = re.compile(r"[^\W_]").search
 
 
+is_url = re.compile(r"\s*+https?://[a-zA-Z0-9_.~:/?#@!$&'*+,;=%-]++\s*+", re.ASCII).fullmatch
+
+
 def remove_urls(text: str) -> str:
     """Remove URLs, see above."""
     if "](" in text or "[/" in text:
