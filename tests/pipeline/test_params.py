@@ -37,6 +37,22 @@ def test_presets_differ_only_in_values() -> None:
     assert all(names(document) == names(documents[0]) for document in documents)
 
 
+def test_presets_clean_captions_as_they_say() -> None:
+    def cleaning(preset: str) -> dict[str, tuple[str, bool]]:
+        params = load_params(REPO / "presets" / f"{preset}.yaml")
+        return {name: (entry.clean.cleaner, entry.clean.strip_parameters) for name, entry in params.datasets.items()}
+
+    today = {
+        **{"cc12m": ("light", False), "diffdb": ("light", True), "jdb": ("light", True), "sa1b": ("light", False)},
+        **{"coco": ("none", False), "textcaps": ("none", False)},
+    }
+    assert cleaning("small") == cleaning("full") == today
+    assert cleaning("published") == {**dict.fromkeys(today, ("none", False)), "cc12m": ("deepfloyd", False)}
+    published = load_params(REPO / "presets" / "published.yaml").datasets
+    assert {entry.clean.caption for entry in published.values()} == {"first"}
+    assert dict(published["diffdb"].clean.max_scores) == {"image_nsfw": 0.2, "prompt_nsfw": 0.2}
+
+
 def test_committed_params_are_the_sample_preset() -> None:
     names = ("params.yaml", "presets/sample.yaml")
     committed, sample = (run(["git", "show", f"HEAD:{name}"], cwd=REPO) for name in names)
