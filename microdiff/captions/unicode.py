@@ -29,6 +29,28 @@ _ODD = (
     "\uff01-\uffef\ufff9-\ufffc" + "".join(map(chr, chardata.LIGATURES))
 )
 find_odd = re.compile(f"[{_ODD}]").search
+# ftfy's simple fixes in its order, each with the characters without which it does nothing.
+_ODD_FIXES = tuple(
+    (re.compile(f"[{characters}]").search, fix)
+    for characters, fix in (
+        ("\x80-\x9f", fixes.fix_c1_controls),
+        ("".join(map(chr, chardata.LIGATURES)), fixes.fix_latin_ligatures),
+        ("\u3000\uff01-\uffef", fixes.fix_character_width),
+        ("\u02bc\u2018-\u201f", fixes.uncurl_quotes),
+        ("\r\u2028\u2029\x85", fixes.fix_line_breaks),
+        ("\ud800-\udfff", fixes.fix_surrogates),
+        ("\x1b", fixes.remove_terminal_escapes),
+        ("\x00-\x08\x0b\x0e-\x1f\x7f\u206a-\u206f\ufeff\ufff9-\ufffc", fixes.remove_control_chars),
+    )
+)
+# By character that is not the same byte everywhere: which encodings have it, a bit for each.
+_IN_ENCODINGS: dict[str, int] = {}
+for _number, _encoding in enumerate(chardata.CHARMAP_ENCODINGS):
+    for _byte in (0x1A, *range(0x80, 0x100)):
+        _char = bytes([_byte]).decode(_encoding)
+        _IN_ENCODINGS[_char] = _IN_ENCODINGS.get(_char, 0) | 1 << _number
+_ALL_ENCODINGS = (1 << len(chardata.CHARMAP_ENCODINGS)) - 1
+_find_others = re.compile("[^\x00-\x19\x1b-\x7f]").findall
 _LETTERS = {"lower_accented", "lower_common", "kaomoji", "common"}
 _TELLING = "".join(chars for name, chars in MOJIBAKE_CATEGORIES.items() if name not in _LETTERS) + "œŒ"
 find_telling = re.compile(f"[{_TELLING}]").search
@@ -139,17 +161,9 @@ def _is_inert(text: str) -> bool:
 def _replace_odd(text: str) -> str:
     if text.isascii():
         return str(fixes.remove_control_chars(fixes.remove_terminal_escapes(fixes.fix_line_breaks(text))))
-    for fix in (
-        fixes.fix_c1_controls,
-        fixes.fix_latin_ligatures,
-        fixes.fix_character_width,
-        fixes.uncurl_quotes,
-        fixes.fix_line_breaks,
-        fixes.fix_surrogates,
-        fixes.remove_terminal_escapes,
-        fixes.remove_control_chars,
-    ):
-        text = fix(text)
+    for find, fix in _ODD_FIXES:
+        if find(text):
+            text = fix(text)
     return text
 
 
@@ -173,8 +187,9 @@ def _unscramble_once(text: str, budget: Budget) -> str:
     """Read the text anew in the first single-byte encoding whose bytes make sense as UTF-8; else do what is left."""
     if not is_bad(text):
         return text
-    for encoding in chardata.CHARMAP_ENCODINGS:
-        if _fails_early(text, encoding) or not chardata.possible_encoding(text, encoding):
+    possible = possible_encodings(text)
+    for encoding in possible:
+        if _fails_early(text, encoding):
             continue
         try:
             return _decode(_encode(text, encoding))
@@ -188,7 +203,7 @@ def _unscramble_once(text: str, budget: Budget) -> str:
     fixed: str = chardata.UTF8_DETECTOR_RE.sub(fix_part, text)
     if fixed != text:
         return fixed
-    if chardata.possible_encoding(text, "latin-1"):
+    if "latin-1" in possible:
         try:
             fixed = text.encode("latin-1").decode("windows-1252")
         except UnicodeDecodeError:
@@ -196,6 +211,14 @@ def _unscramble_once(text: str, budget: Budget) -> str:
         if fixed != text:
             return fixed
     return str(fixes.fix_c1_controls(text))
+
+
+def possible_encodings(text: str) -> list[str]:
+    """Return the single-byte encodings that have every character of a text, in the order in which they are tried."""
+    possible = _ALL_ENCODINGS
+    for char in set(_find_others(text)):
+        possible &= _IN_ENCODINGS.get(char, 0)
+    return [encoding for number, encoding in enumerate(chardata.CHARMAP_ENCODINGS) if possible >> number & 1]
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -213,10 +236,7 @@ def _fails_early(text: str, encoding: str) -> bool:
     """
     if len(text) <= 2 * _BEGINNING:
         return False
-    beginning = text[:_BEGINNING]
-    if not chardata.possible_encoding(beginning, encoding):
-        return True
-    data = _encode(beginning, encoding)[:-_MARGIN]
+    data = _encode(text[:_BEGINNING], encoding)[:-_MARGIN]
     if 0xED in data or 0xC0 in data:
         return False
     try:
