@@ -27,7 +27,7 @@ _LABELS = (
     "web\\s?sites?|web|sites?|home\\s?page|blog|info|details|online|shop|store|order|contact|e-?mail|via|photo|image|video|read|"
     "follow|instagram|facebook|twitter|youtube|etsy|pinterest|download|tickets|here|see)"
     "|quelle|bildquelle|fotos?|webseite|lien|site "
-    "web|fuente|enlace|web|fonte|sito|bron|website|källa|kilde|lähde|źródło|zdroj"
+    "web|fuente|enlace|web|fonte|sito|bron|website|källa|kilde|lähde|źródło|zdroj|nguồn|sumber|المصدر|منبع|מקור"
     "|источник|сайт|ссылка|kaynak"
 )
 _THING = (
@@ -42,7 +42,8 @@ _INVITATIONS = (
     "|today))*)"
     "|(?:mehr|weitere)(?:\\s+(?:infos?|informationen|details|dazu|lesen|bilder))?"
     "|(?:plus d['’]infos?(?:rmations)?|en savoir plus|lire la suite|voir plus)"
-    "|(?:más|mas) (?:info|información|informacion|detalles|fotos)|(?:leer|ver|saber) más"
+    "|(?:más|mas) (?:info|información|informacion|detalles|fotos)|(?:leer|lea|lee|ver|vea|saber) "
+    "más|visit[ae]|visitez|besuchen sie|смотрите|читайте|kjøp nå|köp nu|koop nu"
     "|(?:maggiori|più|ulteriori) info(?:rmazioni)?|(?:leggi|scopri) (?:di più|tutto)"
     "|mais info(?:rmações)?|(?:saiba|leia|veja) mais"
     "|meer info(?:rmatie)?|lees (?:meer|verder)"
@@ -62,17 +63,18 @@ _LAST_WORDS = (
     "size video here online now today us it them out website site page blog shop store link links about visit "
     "see check this the our my me your full more rest complete entire whole original all and or read view click "
     "find learn discover follow get buy order download watch listen book join like available mehr weitere dazu "
-    "lesen bilder plus savoir suite más mas detalles fotos più tutto mais meer verder więcej подробнее далее "
+    "lesen bilder plus savoir suite más mas detalles fotos più tutto mais meer verder visita visite visitez sie "
+    "смотрите читайте nå nu więcej подробнее далее "
     "source sources credit credits courtesy url urls web homepage contact mail email via instagram facebook "
     "twitter youtube etsy pinterest tickets quelle bildquelle foto webseite lien fuente enlace fonte sito bron "
-    "källa kilde lähde źródło zdroj источник сайт ссылка kaynak pic pics art media news"
+    "källa kilde lähde źródło zdroj nguồn sumber المصدر منبع מקור источник сайт ссылка kaynak pic pics art media news"
 )
 _LAST = frozenset(_LAST_WORDS.split())
 _last_word = re.compile(r"(?:[^\W\d_]+|&)\Z").search
 _LONGEST_WORD = 20
 _strip_label = re.compile(rf"(?:(?<=[\s,;.(\[|/-])|\A)(?:{_LABELS})\s*:?\Z", re.IGNORECASE).search
 _strip_ideographs = re.compile(
-    r"(?:来自|来源|出处|更多|详情|网址|链接|请访问|出典|詳細(?:は)?|続きは|参照|转自)\Z"
+    r"(?:来自|来源|來源|出处|出處|参见|请看|访问|摘自|见|在|从|更多|详情|网址|链接|请访问|出典|詳細(?:は)?|続きは|参照|转自|출처|より)\Z"
 ).search
 _INVITATION = re.compile(rf"(?:{_INVITATIONS})\Z", re.IGNORECASE)
 _invitation_begins = re.compile(r"(?:\A|(?<=[.!?…:;,|•()\-–—/*\n])\s*|(?<=\s)(?=[A-ZА-Я]))(?=\w)").finditer
@@ -118,7 +120,7 @@ def _label(text: str) -> re.Match[str] | None:
     if match is None:
         return None
     before = text[: match.start()].rstrip(" ")
-    return match if not before or before[-1] in _BOUNDARIES or match[0][0].isupper() else None
+    return match if not before or before[-1] in _BOUNDARIES or not match[0][0].islower() else None
 
 
 def _invitation(text: str) -> re.Match[str] | None:

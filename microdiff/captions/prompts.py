@@ -63,7 +63,7 @@ _WORD_BEHIND = re.compile(r"[\W\d_]*([^\W\d_]+)")
 _NEAR = 40
 _find_split_digits = re.compile(r"(?<!\S)\d \d|(?<!\S)\d (?:k|mm|d|s|th|st|nd|rd|x|p)\b").search
 _is_glued = re.compile(r"\d[^\W_]|[^\W\d_]\d").search
-_SPLIT_DIGITS = re.compile(r"(?<!\d )(?<!\S)\d(?: \d){0,3}(?! \d)(?: (?:k|mm|d|s|th|st|nd|rd|x|p)\b)?", re.ASCII)
+_SPLIT_DIGITS = re.compile(r"(?<!\d )(?<!\S)\d(?: \d){0,3}(?! \d)(?: (?:k|mm|d|s|th|st|nd|rd|x|p)\b(?! \d))?", re.ASCII)
 _repeated_commas = re.compile(r",(?:\s*,)+").sub
 
 

@@ -122,7 +122,13 @@ DANGLING = [
     ("een rode schuur via http://a.nl", "een rode schuur"),
     ("en rød låve fra http://a.no", "en rød låve"),
     ("красный сарай, источник: http://a.ru", "красный сарай"),
+    ("czerwona stodoła, źródło: http://a.pl", "czerwona stodoła"),
+    ("Красный сарай. Подробнее на http://a.ru", "Красный сарай."),
+    ("Rød låve. Kjøp nå på http://a.no", "Rød låve."),
+    ("حظيرة حمراء المصدر: http://a.com", "حظيرة حمراء"),
     ("红色的谷仓 来源：http://a.cn", "红色的谷仓"),
+    ("红色的谷仓 见 http://a.cn", "红色的谷仓"),
+    ("빨간 헛간 출처: http://a.kr", "빨간 헛간"),
 ]
 CHARACTERS = [
     ("cafÃ© â€“ naÃ¯ve", "café – naïve", "mojibake is undone"),

@@ -67,6 +67,7 @@ SPLIT_DIGITS = [
     ("portrait, 3 5 mm, 8 k, 3 d render", "portrait, 35mm, 8k, 3d render"),
     ("a 1 9 3 0 s dress, 1 9 th century, cyberpunk 2 0 7 7", "a 1930s dress, 19th century, cyberpunk 2077"),
     ("a man 3 5 years old, 2 people", "a man 35 years old, 2 people"),
+    ("r 2 d 2 and c 3 p o, 4 k", "r 2 d 2 and c 3p o, 4k"),
     ("A Portrait, 3 5 mm, 8 k", "A Portrait, 3 5 mm, 8 k"),
     ("3 5 mm, 4k", "3 5 mm, 4k"),
     ("aug 1 7 2 0 2 2, 8 k", "aug 1 7 2 0 2 2, 8k"),
