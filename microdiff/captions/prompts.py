@@ -15,6 +15,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from microdiff.captions.emphasis import remove_emphasis
 
@@ -61,8 +62,8 @@ _BREAK = re.compile(r"(?<!\w)BREAK(?!\w)")
 _WORD_BEFORE = re.compile(r"([^\W\d_]+)[\W\d_]*\Z")
 _WORD_BEHIND = re.compile(r"[\W\d_]*([^\W\d_]+)")
 _NEAR = 40
-_find_split_digits = re.compile(r"(?<!\S)\d \d|(?<!\S)\d (?:k|mm|d|s|th|st|nd|rd|x|p)\b").search
-_is_glued = re.compile(r"\d[^\W_]|[^\W\d_]\d").search
+_SPLIT_DIGIT = r"[0-9] (?:[0-9]|(?:k|mm|d|s|th|st|nd|rd|x|p)\b)"
+_is_glued = re.compile(r"\d(?:(?=[^\W_])|(?<=[^\W\d_].))").search
 _SPLIT_DIGITS = re.compile(r"(?<!\d )(?<!\S)\d(?: \d){0,3}(?! \d)(?: (?:k|mm|d|s|th|st|nd|rd|x|p)\b(?! \d))?", re.ASCII)
 _repeated_commas = re.compile(r",(?:\s*,)+").sub
 
@@ -83,21 +84,30 @@ def _strip_breaks(text: str) -> str:
 
 
 def _join_digits(text: str) -> str:
-    if _is_glued(text) or text != text.lower() or not _find_split_digits(text):
+    if _is_glued(text) or text != text.lower():
         return text
     return _SPLIT_DIGITS.sub(lambda match: match[0].replace(" ", ""), text)
 
 
-# By the name under which metrics count them: what the prompt must hold, and what is done.
-RULES: Mapping[str, tuple[tuple[str, ...], Callable[[str], str]]] = {
-    "image_prompts": (("://", "/imagine"), lambda text: _remove_image_prompts("", text)),
-    "networks": (("<", "embedding:"), lambda text: _remove_networks("", text)),
-    "flags": (("--", "—", "–"), lambda text: _remove_flags("", text)),
-    "weights": (("::",), _strip_weights),
-    "emphasis": (("(", "[", "{"), remove_emphasis),
-    "breaks": (("BREAK",), _strip_breaks),
-    "split_digits": ((" ",), _join_digits),
+class PromptRule(NamedTuple):
+    """One kind of parameter; a text that does not hold `mark`, a pattern, has none."""
+
+    mark: str
+    apply: Callable[[str], str]
+
+
+# By the name under which metrics count them.
+RULES: Mapping[str, PromptRule] = {
+    "image_prompts": PromptRule("://|/imagine", lambda text: _remove_image_prompts("", text)),
+    "networks": PromptRule("<[a-zA-Z]|embedding:", lambda text: _remove_networks("", text)),
+    "flags": PromptRule("--|[—–]", lambda text: _remove_flags("", text)),
+    "weights": PromptRule("::", _strip_weights),
+    "emphasis": PromptRule(r"[(\[{]", remove_emphasis),
+    "breaks": PromptRule("BREAK", _strip_breaks),
+    "split_digits": PromptRule(_SPLIT_DIGIT, _join_digits),
 }
+_FINDERS = tuple((name, re.compile(rule.mark).search, rule.apply) for name, rule in RULES.items())
+_find_any = re.compile("|".join(rule.mark for rule in RULES.values())).search
 Note = Callable[[str, str], None]
 
 
@@ -111,8 +121,10 @@ def strip_parameters(text: str, note: Note | None = None) -> str:
     Returns:
         The text as it was if no rule applies.
     """
-    for name, (marks, apply) in RULES.items():
-        if any(mark in text for mark in marks):
+    if not _find_any(text):
+        return text
+    for name, find, apply in _FINDERS:
+        if find(text):
             changed = apply(text)
             if changed != text:
                 text = _repeated_commas(",", " ".join(changed.split())).strip(" ,")
