@@ -108,6 +108,8 @@ def strip_lead_in(text: str) -> str:
         tail = stripped
         word = _word(tail)
         said = word[0].lower() if word else ""
+        if word and said in ("see", "visit") and tail[: word.start()].lower().endswith(" to "):
+            return (head + tail).rstrip(_SEPARATORS)  # places to see
         if said in _LEADING or (not tail.isascii() and (word := _strip_ideographs(tail))):
             led = True
         elif said not in _LAST or not (word := (led and _label(tail)) or _invitation(tail)):

@@ -48,7 +48,7 @@ RULES = (
 )
 _ROUNDS = 3
 # A text without any of these holds nothing for the rules above.
-_find_any = re.compile(r"<|&|%|`|\"\"|://|\.[a-zA-Z]|-[LRSClrsc][RSCBrscb][Bb]-").search
+_find_any = re.compile(r"<|&|%|`|\"\"|://|;base64,|\.[a-zA-Z]|-[LRSClrsc][RSCBrscb][Bb]-").search
 Note = Callable[[str, str], None]
 
 

@@ -22,9 +22,10 @@ _DOMAINS = (
 )
 # Behind a scheme, behind www, or a domain with the slash of a path; each begins with a mark, which `re` finds fast.
 _find_mark = re.compile(
-    rf":(?<=[psPS]:)//|\.(?:(?<=[wW][wW][wW]\.)(?=[a-zA-Z0-9])|(?i:{_DOMAINS})(?::[0-9]++)?/)", re.ASCII
+    rf":(?:(?<=[psePSE]:)//|(?<=data:)[a-z]++/[a-z0-9.+-]++[;,])|\.(?:(?<=[wW][wW][wW]\.)(?=[a-zA-Z0-9])|(?i:{_DOMAINS})(?::[0-9]++)?/)",
+    re.ASCII,
 ).search
-_SCHEMES = ("https", "http", "ftps", "ftp")
+_SCHEMES = ("https", "http", "ftps", "ftp", "file", "data")
 _match_rest = re.compile(r"[a-zA-Z0-9_.~:/?#\[\]@!$&'()*+,;=%-]*+").match
 _MARKDOWN_LINK = re.compile(
     r"!?\[([^\[\]]*+)\]\(\s*+(?:https?://|www\.)(?>(?:[^\s()<>]|\([^\s()<>]*+\))*)(?:\s[^()<>]*+)?\)", re.IGNORECASE
