@@ -63,7 +63,7 @@ verify: setup ## Check every byte, count and key of the artifacts that are here
 	@python -m stages.verify
 
 preset: setup ## Switch params.yaml to PRESET=sample, small or full
-	@test -f presets/$(PRESET).yaml || { echo "make preset PRESET=sample|small|full"; exit 1; }
+	@test -f presets/$(PRESET).yaml || { echo "make preset PRESET=sample|small|full|published"; exit 1; }
 	cp presets/$(PRESET).yaml params.yaml
 
 all: $(DATASETS) ## Build the shards of all datasets

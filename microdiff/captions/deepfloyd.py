@@ -13,6 +13,7 @@ again can change it once more (`shipshipshippingpingping` becomes `shipping`, th
 """
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -146,3 +147,37 @@ def clean_caption(text: object) -> str:
         return once  # a second run would do what the first did
     prepared = _prepare(once)
     return prepared if _is_plain(prepared) else _clean_once(prepared)
+
+
+def explain_caption(text: object) -> Iterator[tuple[str, str]]:
+    """Yield the steps that change a caption, each with what it leaves; the last is what `clean_caption` returns.
+
+    Raises:
+        ValueError: A number too long to be turned into a string.
+    """
+    before = str(text)
+    for run in ("", " again"):
+        for name, apply in _STEPS:
+            after = apply(before)
+            if after != before:
+                yield name + run, after
+            before = after
+
+
+def _read_markup(text: str) -> str:
+    return read_html(text) if _find_markup(text) else text
+
+
+def _repair(text: str) -> str:
+    controls = ord(CONTROL) in find_marks(text)
+    return (unescape(unescape(repair(text))) if controls or not text.isascii() else text).strip()
+
+
+_STEPS: tuple[tuple[str, Apply], ...] = (
+    ("decode", _prepare),
+    *((rule.name, rule.apply) for rule in rules.ADDRESSES),
+    ("markup", _read_markup),
+    *((rule.name, rule.apply) for rule in rules.SYMBOLS),
+    ("repair", _repair),
+    *((rule.name, rule.apply) for group in (rules.CODES, rules.PHRASES, rules.LAYOUT) for rule in group),
+)

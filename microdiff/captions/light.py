@@ -1,86 +1,102 @@
 """Clean a caption gently, for text encoders that know case, digits, brackets and every script.
 
-Repairs what was broken on the way (mojibake, escapes, surrogates, controls), removes what is not part of the sentence
-(markup, URLs) and leaves the rest alone. Takes linear time.
+Repairs what was broken on the way (mojibake, escapes, quotes), removes what is not part of the sentence (markup, URLs)
+and leaves the rest alone: words that are not in markup or a URL come out, but for what leads to a URL and to nothing
+else. A caption of file names, domains or addresses alone becomes empty. Takes linear time. Each rule has a module,
+which tells its details.
 
 Idempotent but for what hides behind more than two escapes: `&amp;amp;amp;lt;` loses two of them each time.
 """
 
 import re
+from collections.abc import Callable
+from typing import NamedTuple
 
-from ftfy import fixes
+from microdiff.captions.brackets import remove_brackets
+from microdiff.captions.characters import is_broken, mend
+from microdiff.captions.escapes import read_entities, read_percent
+from microdiff.captions.markup import remove_markup
+from microdiff.captions.names import drop_names
+from microdiff.captions.quotes import undo_treebank, unquote_csv
+from microdiff.captions.urls import is_url, remove_urls
 
-from microdiff.captions.unicode import mend
 
-# Elements that part words; others (b, sub, a, ...) may stand inside one.
-_PARTING = frozenset(
-    re.findall(
-        r"\w+",
-        "address article aside blockquote br caption center dd div dl dt fieldset figcaption figure footer form h1 h2 "
-        "h3 h4 h5 h6 head header hr iframe img li main nav ol option p pre section select table tbody td tfoot th "
-        "thead title tr ul video",
-    )
+class LightRule(NamedTuple):
+    """One step of the cleaner, skipped where the text does not hold `mark`."""
+
+    name: str
+    mark: str
+    apply: Callable[[str], str]
+
+
+# Markup is often escaped, sometimes twice.
+_UNESCAPE = (LightRule("markup", "<", remove_markup), LightRule("entities", "&", read_entities))
+_CHARACTERS = LightRule("characters", "", mend)
+_PERCENT = LightRule("percent escapes", "%", read_percent)
+RULES = (
+    *_UNESCAPE,
+    *_UNESCAPE,
+    LightRule("markup", "<", remove_markup),
+    LightRule("urls", "/", remove_urls),
+    LightRule("urls", "www.", remove_urls),
+    _PERCENT,
+    LightRule("brackets", "<", remove_brackets),
+    LightRule("treebank", "`", undo_treebank),
+    LightRule("treebank", "-", undo_treebank),
+    LightRule("csv quotes", '""', unquote_csv),
+    LightRule("names", ".", drop_names),
 )
-_TAG = re.compile(r"<(?:/?([a-zA-Z][a-zA-Z0-9]*+)|[!?])[^<>]*+>")
-_PERSON = re.compile("<person>", re.IGNORECASE | re.ASCII)
-_HIDDEN = tuple(
-    (re.compile(opening, re.IGNORECASE | re.ASCII), re.compile(closing, re.IGNORECASE | re.ASCII))
-    for opening, closing in (
-        ("<!--", "-->"),
-        (r"<script\b[^<>]*+>", r"</script\s*+>"),
-        (r"<style\b[^<>]*+>", r"</style\s*+>"),
-    )
-)
-_DOMAIN = "(?:com|org|net|edu|gov|info|biz|io|co|eu|us|uk|ca|au|de|fr|it|es|nl|ru|jp|cn)"
-# With a scheme, or www., or a path after a well-known domain; the full stop after it belongs to the sentence.
-_URL = (
-    rf"(?:\b(?:https?|ftp)://|\bwww\.(?=\w)|(?<![\w.@/-])[a-zA-Z0-9-]++\.(?>(?:[a-zA-Z0-9-]++\.)*){_DOMAIN}/)"
-    r"(?>(?:[^\s<>\"]*[^\s<>\".,;:!?)\]}'’”])?)"
-)
-_remove_urls = re.compile(rf"\(\s*+{_URL}[\s.,;:!?]*+\)|{_URL}", re.ASCII | re.IGNORECASE).sub
+_ROUNDS = 3
+# A text without any of these holds nothing for the rules above.
+_find_any = re.compile(r"<|&|%|`|\"\"|://|;base64,|\.[a-zA-Z]|-[LRSClrsc][RSCBrscb][Bb]-").search
+Note = Callable[[str, str], None]
 
 
-def _remove_hidden(text: str) -> str:
-    """Remove comments, scripts and style sheets with all they hold; one that never ends stays."""
-    for opening, closing in _HIDDEN:
-        pieces = []
-        at = 0
-        while (start := opening.search(text, at)) and (stop := closing.search(text, start.end())):
-            pieces.append(text[at : start.start()])
-            at = stop.end()
-        text = "".join(pieces) + text[at:]
-    return text
-
-
-def _replace_tag(match: re.Match[str]) -> str:
-    name = match[1]
-    return " " if name and name.lower() in _PARTING else ""
-
-
-def _remove_markup(text: str) -> str:
-    if "<" not in text:
-        return text
-    return _TAG.sub(_replace_tag, _remove_hidden(_PERSON.sub("person", text)))
-
-
-def clean_caption_light(text: object) -> str:
+def clean_caption_light(text: object, note: Note | None = None) -> str:
     """Clean a caption gently.
 
     Args:
         text: The caption; anything but a string is turned into one first.
+        note: Is told each rule that changes the caption, and what becomes of it.
 
     Returns:
-        The caption on one line, possibly empty. Never raises: a lone surrogate becomes U+FFFD, a number too long to
-        be turned into a string the empty string.
+        The caption on one line, possibly empty. Never raises: a lone surrogate goes, a number too long to be turned
+        into a string becomes the empty string.
     """
     try:
         cleaned = str(text)
     except ValueError:  # an int of more than 4,300 digits
         return ""
-    cleaned = mend(cleaned)
-    for _ in range(2):  # markup is often escaped, sometimes twice
-        cleaned = _remove_markup(cleaned)
-        if "&" not in cleaned:
+    if is_broken(cleaned):
+        cleaned = _apply(_CHARACTERS, cleaned, note)
+    if _find_any(cleaned):
+        if note is None and is_url(cleaned):  # so common that it is worth a look
+            return ""
+        cleaned = _apply_all(cleaned, note)
+    collapsed = " ".join(cleaned.split())
+    if note and collapsed != cleaned:
+        note("white space", collapsed)
+    return collapsed
+
+
+def _apply_all(text: str, note: Note | None) -> str:
+    for _ in range(_ROUNDS):
+        read = False  # whether percent escapes were, which may hide what a rule before them removes
+        for rule in RULES:
+            if rule.mark in text:
+                changed = _apply(rule, text, note)
+                if changed != text:
+                    text = changed
+                    read = read or rule is _PERCENT
+                    if (rule is _PERCENT or rule.apply is read_entities) and is_broken(text):
+                        text = _apply(_CHARACTERS, text, note)
+        if not read or not _find_any(text):
             break
-        cleaned = fixes.unescape_html(cleaned)
-    return " ".join(_remove_urls("", _remove_markup(cleaned)).split())
+    return text
+
+
+def _apply(rule: LightRule, text: str, note: Note | None) -> str:
+    changed = rule.apply(text)
+    if note and changed != text:
+        note(rule.name, changed)
+    return changed

@@ -28,20 +28,42 @@ _ODD = (
     "\x00-\x08\x0b\r\x0e-\x1f\x7f-\x9f\u02bc\u2018-\u201f\u2028\u2029\u206a-\u206f\u3000\ud800-\udfff\ufeff"
     "\uff01-\uffef\ufff9-\ufffc" + "".join(map(chr, chardata.LIGATURES))
 )
-_find_odd = re.compile(f"[{_ODD}]").search
+find_odd = re.compile(f"[{_ODD}]").search
+# ftfy's simple fixes in its order, each with the characters without which it does nothing.
+_ODD_FIXES = tuple(
+    (re.compile(f"[{characters}]").search, fix)
+    for characters, fix in (
+        ("\x80-\x9f", fixes.fix_c1_controls),
+        ("".join(map(chr, chardata.LIGATURES)), fixes.fix_latin_ligatures),
+        ("\u3000\uff01-\uffef", fixes.fix_character_width),
+        ("\u02bc\u2018-\u201f", fixes.uncurl_quotes),
+        ("\r\u2028\u2029\x85", fixes.fix_line_breaks),
+        ("\ud800-\udfff", fixes.fix_surrogates),
+        ("\x1b", fixes.remove_terminal_escapes),
+        ("\x00-\x08\x0b\x0e-\x1f\x7f\u206a-\u206f\ufeff\ufff9-\ufffc", fixes.remove_control_chars),
+    )
+)
+# By character that is not the same byte everywhere: which encodings have it, a bit for each.
+_IN_ENCODINGS: dict[str, int] = {}
+for _number, _encoding in enumerate(chardata.CHARMAP_ENCODINGS):
+    for _byte in (0x1A, *range(0x80, 0x100)):
+        _char = bytes([_byte]).decode(_encoding)
+        _IN_ENCODINGS[_char] = _IN_ENCODINGS.get(_char, 0) | 1 << _number
+_ALL_ENCODINGS = (1 << len(chardata.CHARMAP_ENCODINGS)) - 1
+_find_others = re.compile("[^\x00-\x19\x1b-\x7f]").findall
 _LETTERS = {"lower_accented", "lower_common", "kaomoji", "common"}
 _TELLING = "".join(chars for name, chars in MOJIBAKE_CATEGORIES.items() if name not in _LETTERS) + "œŒ"
-_find_telling = re.compile(f"[{_TELLING}]").search
+find_telling = re.compile(f"[{_TELLING}]").search
 _find_any = re.compile(f"[&{_ODD}{_TELLING}]").search
 # Every pattern of `is_bad` holds a telling character next to another one outside ASCII, or one of a few pairs.
-_find_suspicious = re.compile(
+find_suspicious = re.compile(
     rf"[\x80-\x9f{_TELLING}]"
     r"(?:[^\x00-\x7f]|(?<=[\x80-\x9f])|(?<=[^\x00-\x7f].)|(?<=[œŒ])[^a-zA-Z]|(?<=[ÃÂ])[ ])"
 ).search
 _SPECIAL_BYTES = re.compile(rb"\xc0\x80|\xed[\xa0-\xaf][\x80-\xbf]\xed[\xb0-\xbf][\x80-\xbf]")
 
 
-class _Budget:
+class Budget:
     """How many more characters may be looked at."""
 
     def __init__(self, size: int) -> None:
@@ -60,10 +82,10 @@ def repair(text: str) -> str:
         text: Any string; surrogates are joined or become U+FFFD.
     """
     if text.isascii() and "&" not in text and len(text) <= _SEGMENT:
-        return _replace_odd(text) if _find_odd(text) else text
+        return _replace_odd(text) if find_odd(text) else text
     if not _may_change(text):
         return text
-    budget = _Budget(len(text))
+    budget = Budget(len(text))
     entities = True
     pieces = []
     at = 0
@@ -78,12 +100,12 @@ def repair(text: str) -> str:
 
 
 def _may_change(text: str) -> bool:
-    if _find_any(text) and ("&" in text or _find_odd(text) or _find_suspicious(text)):
+    if _find_any(text) and ("&" in text or find_odd(text) or find_suspicious(text)):
         return True
     return not unicodedata.is_normalized("NFC", text)
 
 
-def _repair_segment(text: str, budget: _Budget, *, entities: bool) -> str:
+def _repair_segment(text: str, budget: Budget, *, entities: bool) -> str:
     first = True
     while budget.spend(text):
         before = text
@@ -91,7 +113,7 @@ def _repair_segment(text: str, budget: _Budget, *, entities: bool) -> str:
             text = fixes.unescape_html(text if first else _unescape_all(text))
             first = False
         text = unscramble(text, budget)
-        if _find_odd(text):
+        if find_odd(text):
             text = _replace_odd(text)
         text = compose(text)
         if text == before:
@@ -127,8 +149,8 @@ def _unescape_all(text: str) -> str:
 def _is_inert(text: str) -> bool:
     """Say whether no repair but unescaping could ever touch these characters, whatever they come to stand next to."""
     if text.isascii():
-        return not _find_odd(text)
-    return not (_find_odd(text) or _find_telling(text)) and not any(
+        return not find_odd(text)
+    return not (find_odd(text) or find_telling(text)) and not any(
         unicodedata.category(char)[0] == "M"
         or "\u1100" <= char <= "\u11ff"
         or not unicodedata.is_normalized("NFC", char)
@@ -139,29 +161,21 @@ def _is_inert(text: str) -> bool:
 def _replace_odd(text: str) -> str:
     if text.isascii():
         return str(fixes.remove_control_chars(fixes.remove_terminal_escapes(fixes.fix_line_breaks(text))))
-    for fix in (
-        fixes.fix_c1_controls,
-        fixes.fix_latin_ligatures,
-        fixes.fix_character_width,
-        fixes.uncurl_quotes,
-        fixes.fix_line_breaks,
-        fixes.fix_surrogates,
-        fixes.remove_terminal_escapes,
-        fixes.remove_control_chars,
-    ):
-        text = fix(text)
+    for find, fix in _ODD_FIXES:
+        if find(text):
+            text = fix(text)
     return text
 
 
-def unscramble(text: str, budget: _Budget | None = None) -> str:
+def unscramble(text: str, budget: Budget | None = None) -> str:
     """Undo mojibake only, as `ftfy.fix_encoding` does.
 
     Args:
         text: Any string.
         budget: Shared with other calls; a fresh one by default.
     """
-    budget = budget or _Budget(len(text))
-    while not text.isascii() and _find_suspicious(text) and budget.spend(text):
+    budget = budget or Budget(len(text))
+    while not text.isascii() and find_suspicious(text) and budget.spend(text):
         fixed = _unscramble_once(text, budget)
         if fixed == text:
             break
@@ -169,12 +183,13 @@ def unscramble(text: str, budget: _Budget | None = None) -> str:
     return text
 
 
-def _unscramble_once(text: str, budget: _Budget) -> str:
+def _unscramble_once(text: str, budget: Budget) -> str:
     """Read the text anew in the first single-byte encoding whose bytes make sense as UTF-8; else do what is left."""
     if not is_bad(text):
         return text
-    for encoding in chardata.CHARMAP_ENCODINGS:
-        if _fails_early(text, encoding) or not chardata.possible_encoding(text, encoding):
+    possible = possible_encodings(text)
+    for encoding in possible:
+        if _fails_early(text, encoding):
             continue
         try:
             return _decode(_encode(text, encoding))
@@ -188,7 +203,7 @@ def _unscramble_once(text: str, budget: _Budget) -> str:
     fixed: str = chardata.UTF8_DETECTOR_RE.sub(fix_part, text)
     if fixed != text:
         return fixed
-    if chardata.possible_encoding(text, "latin-1"):
+    if "latin-1" in possible:
         try:
             fixed = text.encode("latin-1").decode("windows-1252")
         except UnicodeDecodeError:
@@ -196,6 +211,14 @@ def _unscramble_once(text: str, budget: _Budget) -> str:
         if fixed != text:
             return fixed
     return str(fixes.fix_c1_controls(text))
+
+
+def possible_encodings(text: str) -> list[str]:
+    """Return the single-byte encodings that have every character of a text, in the order in which they are tried."""
+    possible = _ALL_ENCODINGS
+    for char in set(_find_others(text)):
+        possible &= _IN_ENCODINGS.get(char, 0)
+    return [encoding for number, encoding in enumerate(chardata.CHARMAP_ENCODINGS) if possible >> number & 1]
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -213,10 +236,7 @@ def _fails_early(text: str, encoding: str) -> bool:
     """
     if len(text) <= 2 * _BEGINNING:
         return False
-    beginning = text[:_BEGINNING]
-    if not chardata.possible_encoding(beginning, encoding):
-        return True
-    data = _encode(beginning, encoding)[:-_MARGIN]
+    data = _encode(text[:_BEGINNING], encoding)[:-_MARGIN]
     if 0xED in data or 0xC0 in data:
         return False
     try:
@@ -267,26 +287,3 @@ def _order_marks(text: str) -> str:
             marks.clear()
         pieces.append(char)
     return "".join(pieces + sorted(marks, key=unicodedata.combining))
-
-
-_drop_invisible = re.compile("[\u00ad\u200b\u2060]").sub  # soft hyphen, zero-width space, word joiner
-
-
-def mend(text: str) -> str:
-    """Undo mojibake and drop what cannot be seen, but leave quotes, ligatures and widths as they are.
-
-    Args:
-        text: Any string; surrogates are joined or become U+FFFD.
-    """
-    if text.isascii() and not _find_odd(text):
-        return text
-    budget = _Budget(len(text))
-    while budget.spend(text):
-        before = text
-        text = fixes.fix_line_breaks(fixes.fix_surrogates(text))
-        text = fixes.remove_control_chars(fixes.remove_terminal_escapes(text))
-        text = "\n".join(unscramble(line, budget) for line in text.split("\n"))
-        text = compose(_drop_invisible("", fixes.fix_c1_controls(text)))
-        if text == before:
-            break
-    return text

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from microdiff.artifacts.tables import read_kept, table_writer
-from microdiff.captions import clean_caption, clean_caption_light
+from microdiff.captions import clean_caption, clean_caption_light, strip_parameters
 from microdiff.clean.stats import CaptionStats
 from microdiff.config.settings import CleanSettings
 from microdiff.core.ledger import EXPANDED, KEPT, Ledger, Reason, Result
@@ -72,6 +72,24 @@ def is_caption(text: str, min_chars: int) -> bool:
     return len(text) >= min_chars and any(char.isalnum() for char in text)
 
 
+def clean_by(settings: CleanSettings, caption: str) -> str:
+    """Clean a caption as the policy says."""
+    return CLEANERS[settings.cleaner](strip_parameters(caption) if settings.strip_parameters else caption)
+
+
+def caption_status(original: str, caption: str, settings: CleanSettings) -> str:
+    """Tell whether a caption is kept, and why not.
+
+    The exact cleaner takes away whole scripts: what it leaves empty is not said to have had no words.
+    """
+    if is_caption(caption, settings.min_chars):
+        return KEPT
+    judged = settings.cleaner == "light" or settings.strip_parameters
+    if judged and is_caption(original, 1) and not is_caption(caption, 1):
+        return Reason.NO_WORDS.value
+    return Reason.EMPTY_CAPTION.value
+
+
 def is_above(meta: Mapping[str, Any], settings: CleanSettings) -> bool:
     """Tell whether any of a sample's scores is above its limit, or missing where that counts."""
     for name, limit in settings.max_scores.items():
@@ -101,7 +119,7 @@ def write_captions(
         The partition's counts, and what `CaptionStats` gathered.
     """
     ledger = Ledger()
-    stats = CaptionStats()
+    stats = CaptionStats(strip_parameters=settings.strip_parameters)
     expanded = 0
     columns = ["key", "captions", "meta", "sha256", "width", "height"]
     with table_writer(folder / f"{name}.parquet", SCHEMA) as add_row:
@@ -124,11 +142,10 @@ def write_captions(
 
 def caption_rows(raw_row: Mapping[str, Any], settings: CleanSettings) -> Iterator[dict[str, Any]]:
     """Yield the captions rows of one raw row, duplicates not considered."""
-    clean = CLEANERS[settings.cleaner]
-    captions = [clean(caption) for caption in raw_row["captions"]]
+    captions = [clean_by(settings, caption) for caption in raw_row["captions"]]
     above = bool(settings.max_scores) and is_above(json.loads(raw_row["meta"]), settings)
     for index in choose(captions, settings, raw_row["key"]):
-        status = KEPT if is_caption(captions[index], settings.min_chars) else Reason.EMPTY_CAPTION.value
+        status = caption_status(raw_row["captions"][index], captions[index], settings)
         yield {
             "key": f"{raw_row['key']}#{index + 1}" if settings.caption == "all" else raw_row["key"],
             "status": Reason.NSFW.value if above else status,

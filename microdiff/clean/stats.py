@@ -15,6 +15,9 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
+from microdiff.captions import prompts
+from microdiff.clean.losses import NUM_WORST, lost_letters
+
 CONTEXT = 77  # of every published CLIP text tower, start and end included
 _NUM_MERGES = 49152 - 256 - 2
 _END_OF_WORD = "</w>"
@@ -27,24 +30,45 @@ class CaptionStats:
     """Gathers one partition's statistics.
 
     Tokens are counted of at most 512 captions evenly spread over the partition: counting takes longer than cleaning.
+
+    Args:
+        strip_parameters: Whether parameters of image generators were taken out of captions; which ones is then counted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, strip_parameters: bool = False) -> None:
+        self._strip_parameters = strip_parameters
         self._chars: Counter[int] = Counter()
+        self._removed: Counter[int] = Counter()  # by percent of the characters
+        self._stripped: Counter[str] = Counter()
+        self._lost: list[int] = []  # thousandths of the letters, where it is more than half
         self._changed = 0
         self._captions: list[str] = []
 
     def add(self, original: str, caption: str) -> None:
         """Count one kept caption."""
         self._chars[len(caption)] += 1
-        self._changed += original != caption
         self._captions.append(caption)
+        changed = original != caption
+        self._changed += changed
+        self._removed[max(0, 100 - 100 * len(caption) // len(original)) if changed and original else 0] += 1
+        if changed and (lost := lost_letters(original, caption)) > 500:
+            self._lost.append(lost)
+        if changed and self._strip_parameters:
+            self._stripped.update(prompts.touched_rules(original))
 
     def as_values(self) -> dict[str, Any]:
         """Return the statistics as JSON values that `summarise` adds up."""
         step = max(1, len(self._captions) // _TOKENISED_PER_PARTITION)
         tokens = Counter(count_tokens(self._captions[::step]))
-        return {"changed": self._changed, "chars": sorted(self._chars.items()), "tokens": sorted(tokens.items())}
+        return {
+            "changed": self._changed,
+            "chars": sorted(self._chars.items()),
+            "tokens": sorted(tokens.items()),
+            "removed": sorted(self._removed.items()),
+            "stripped": dict(sorted(self._stripped.items())),
+            "lost_half": len(self._lost),
+            "lost": sorted(self._lost, reverse=True)[:NUM_WORST],
+        }
 
 
 def summarise(parts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -55,20 +79,30 @@ def summarise(parts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
     Returns:
         Mean and percentiles of length in characters and in CLIP tokens (start and end included), the share of captions
-        that cleaning changed, and the share that a 77-token context cuts. Zeros where there are no captions.
+        that cleaning changed, and the share that a 77-token context cuts. How many percent of their characters cleaning
+        removed, how many captions lost more than half of their letters, and from how many each kind of parameter was
+        stripped. Zeros where there are no captions.
     """
     chars: Counter[int] = Counter()
     tokens: Counter[int] = Counter()
-    changed = 0
+    removed: Counter[int] = Counter()
+    stripped: Counter[str] = Counter()
+    changed = lost_half = 0
     for part in parts:
         chars.update(dict(part["chars"]))
         tokens.update(dict(part["tokens"]))
+        removed.update(dict(part["removed"]))
+        stripped.update(part["stripped"])
         changed += part["changed"]
+        lost_half += part["lost_half"]
     long = sum(count for length, count in tokens.items() if length > CONTEXT)
     return {
         **_lengths("chars", chars),
         **_lengths("tokens", tokens),
         "share_changed": _share(changed, chars.total()),
+        **_lengths("removed_percent", removed),
+        "lost_half_of_letters": lost_half,
+        **{f"stripped_{rule}": stripped[rule] for rule in prompts.RULES},
         f"share_over_{CONTEXT}_tokens": _share(long, tokens.total()),
     }
 

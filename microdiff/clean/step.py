@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from microdiff.artifacts.checks import check_table
+from microdiff.clean.losses import worst_captions
 from microdiff.clean.picture_hashes import hash_tasks
 from microdiff.clean.picture_sets import hashes_in, picture_set
 from microdiff.clean.policy import write_captions
@@ -81,15 +82,16 @@ def clean(dataset: str, params: Params, workspace: Workspace) -> Counts:
         ]
         stored = run.compute(tasks)
         folder = workspace.artifact(dataset, "captions")
-        pictures: list[PictureCounts] = []
 
-        def measures() -> dict[str, float]:
-            pictures.append(PictureCounts(folder, raw.partitions))
-            return {
-                **summarise(item.result.facts["stats"] for item in stored),
-                "share_unique": share_unique(folder, raw.partitions),
-                **pictures[0].metrics(),
-            }
+        def measure() -> dict[str, float]:
+            stats = {item.name: item.result.facts["stats"] for item in stored}
+            pictures = PictureCounts(folder, raw.partitions)
+            run.facts["lost_most_letters"] = worst_captions(
+                folder, {name: part["lost"] for name, part in stats.items()}
+            )
+            run.facts["most_frequent_pictures"] = pictures.most_frequent()
+            unique = share_unique(folder, raw.partitions)
+            return {**summarise(stats.values()), "share_unique": unique, **pictures.metrics()}
 
         return run.publish(
             folder,
@@ -99,8 +101,7 @@ def clean(dataset: str, params: Params, workspace: Workspace) -> Counts:
             withdrawn=raw.withdrawn,
             max_rejected_share=entry.max_rejected_share,
             facts={"step": "clean", "dataset": dataset, "code": code, "settings": settings},
-            measures=measures,
-            notes=lambda: {"most_frequent_pictures": pictures[0].most_frequent()},
+            measures=measure,
         )
 
 

@@ -60,6 +60,8 @@ class CleanSettings:
         drop_duplicates: Whether to reject samples whose picture's bytes and clean caption equal an earlier sample's
             (true), or whose `picture` alone does.
         seed: For `random`.
+        strip_parameters: Whether the parameters of image generators (`--ar 3:2`, `(word:1.3)`, `<lora:fur:0.8>`) are
+            taken out of captions before they are cleaned.
         duplicates_across: Raw artifacts or shard sets that come first: a sample whose picture one of them has is a
             duplicate. Paths, such as `data/coco/raw`.
         max_captions_per_picture: Of a picture that occurs again and again, how many samples are kept, the first ones;
@@ -77,6 +79,7 @@ class CleanSettings:
     missing_scores: Literal["keep", "reject"]
     drop_duplicates: Literal[False, True, "picture"]
     seed: int
+    strip_parameters: bool = False
     duplicates_across: tuple[Root, ...] = ()
     max_captions_per_picture: int | None = None
     exclude_pictures: tuple[Root, ...] = ()

@@ -27,6 +27,7 @@ class Reason(StrEnum):
     MISSING_CAPTION = "missing_caption"  # a picture without captions
     BAD_CAPTION = "bad_caption"  # not text: another type, or bytes in no known encoding
     EMPTY_CAPTION = "empty_caption"  # nothing to read in any caption, or in the one chosen
+    NO_WORDS = "no_words"  # nothing but URLs, file names, domains, addresses, markup or parameters in any caption
     NSFW = "nsfw"  # above the dataset's thresholds
     UNSAFE_MEMBER = "unsafe_member"  # a link, a device, or a path that leads out of its archive
     DAMAGED_ARCHIVE = "damaged_archive"  # stands for what could not be read behind the damage

@@ -77,7 +77,7 @@ class Run:
         self._inputs: dict[str, InputArtifact] = {}
         self._started = time.monotonic()
         self._computed = self._reused = self._samples = 0
-        self._device_facts: dict[str, Any] = {}
+        self.facts: dict[str, Any] = {}  # further run facts
         self._uploads = Uploads(self._shared)
 
     @contextmanager
@@ -217,7 +217,7 @@ class Run:
             self._samples += progress.done
             if on_device:
                 self.workers = plan.workers
-                self._device_facts = feeding_facts(progress, plan.workers)
+                self.facts.update(feeding_facts(progress, plan.workers))
         return failed
 
     def _fetch(self, files: Collection[InputFile]) -> None:
@@ -242,7 +242,6 @@ class Run:
         facts: Mapping[str, Any],
         extra: Mapping[str, Any] | None = None,
         measures: Callable[[], Mapping[str, float]] = dict,
-        notes: Callable[[], Mapping[str, Any]] = dict,
     ) -> Counts:
         """Check the ledger and publish the artifact folder, metrics and run facts.
 
@@ -256,7 +255,6 @@ class Run:
             facts: For the manifest.
             extra: JSON files to put into the folder, by path.
             measures: Gives further metrics, once the folder is there.
-            notes: Gives further run facts: what a person may want to look at, and no metric can say.
 
         Returns:
             The counts of the step.
@@ -279,7 +277,7 @@ class Run:
         with carried_over({self.store.root / part.step / part.fingerprints[0]: part.files for part in parts}):
             assemble(folder, stored, records, counts, {**facts, **self._made_from(), "withdrawn": gone}, extra or {})
         self._send_manifest(folder)
-        self._write_reports(counts, measures(), notes())
+        self._write_reports(counts, measures())
         return counts
 
     def _made_from(self) -> dict[str, Any]:
@@ -293,7 +291,7 @@ class Run:
             except SourceError as error:
                 log.warning("%s\nThe manifest is not in the shared store; the next run tries again.", error)
 
-    def _write_reports(self, counts: Counts, measures: Mapping[str, float], notes: Mapping[str, Any]) -> None:
+    def _write_reports(self, counts: Counts, measures: Mapping[str, float]) -> None:
         wall_s = time.monotonic() - self._started
         write_json(self.workspace.metrics(self.step, self.dataset), {**metrics(counts), **measures})
         facts = {
@@ -305,8 +303,7 @@ class Run:
             "samples_computed": self._samples,
             "samples_per_s": round(self._samples / wall_s, 2),
             "workers": self.workers,
-            **self._device_facts,
-            **notes,
+            **self.facts,
             "host": platform.node(),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }

@@ -65,6 +65,41 @@ def test_punctuation_is_no_caption(text: str, kept: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "caption", "status", "why"),
+    [
+        ({"cleaner": "light"}, "a red barn", "kept", "words"),
+        ({"cleaner": "light"}, "red_barn.jpg", "no_words", "a file's name"),
+        ({"cleaner": "light"}, "https://a.com/b", "no_words", "a URL"),
+        ({"cleaner": "light"}, "cats.com | joe@cats.com", "no_words", "a domain and an address"),
+        ({"cleaner": "light"}, "<br/>", "no_words", "markup"),
+        ({"cleaner": "light"}, " ... ", "empty_caption", "it had no words before either"),
+        ({"cleaner": "light", "min_chars": 5}, "cat", "empty_caption", "a word, but too short"),
+        ({"cleaner": "none", "strip_parameters": True}, "--ar 3:2", "no_words", "parameters"),
+        ({"cleaner": "none"}, "red_barn.jpg", "kept", "as asked for"),
+        ({"cleaner": "deepfloyd"}, "一只猫", "empty_caption", "it takes words away"),
+    ],
+)
+def test_captions_without_words_have_a_reason(changes: dict[str, Any], caption: str, status: str, why: str) -> None:
+    (row,) = caption_rows(raw_row("a", caption), policy(**changes))
+    assert row["status"] == status, why
+    assert row["original"] == caption
+
+
+def test_another_caption_with_words_is_taken() -> None:
+    (row,) = caption_rows(raw_row("a", "red_barn.jpg", "A red barn"), policy(cleaner="light"))
+    assert (row["status"], row["caption"]) == ("kept", "A red barn")
+
+
+@pytest.mark.parametrize("cleaner", ["none", "light", "deepfloyd"])
+@pytest.mark.parametrize("strip", [False, True])
+def test_parameters_are_stripped_where_asked_for(cleaner: str, strip: bool) -> None:
+    settings = policy(cleaner=cleaner, strip_parameters=strip)
+    (row,) = caption_rows(raw_row("a", "a (red:1.2) barn --ar 3:2"), settings)
+    assert (row["caption"] == "a red barn") is strip
+    assert row["original"] == "a (red:1.2) barn --ar 3:2"
+
+
+@pytest.mark.parametrize(
     ("score", "missing", "status", "why"),
     [
         (0.19, "keep", "kept", "below"),
@@ -100,6 +135,20 @@ def test_metrics_of_captions_add_up_over_partitions() -> None:
     assert found["share_changed"] == pytest.approx(1 / 3, abs=1e-6)
     assert found["share_over_77_tokens"] == pytest.approx(1 / 3, abs=1e-6)
     assert set(summarise([]).values()) == {0}
+
+
+def test_metrics_tell_what_cleaning_took_away() -> None:
+    stats = CaptionStats(strip_parameters=True)
+    stats.add("abcdefghij", "abcdefghij")
+    stats.add("12345abcde", "12345")  # all letters, half the characters
+    stats.add("abcdefghij --ar 3:2 (a:1.2)", "abcdefghij a")
+    stats.add("abcd", "abcdef")  # a repair may add some
+    found = summarise([json.loads(json.dumps(stats.as_values()))])
+    assert found["lost_half_of_letters"] == 1
+    assert (found["removed_percent_p5"], found["removed_percent_p50"], found["removed_percent_p99"]) == (0, 0, 56)
+    assert found["removed_percent_mean"] == pytest.approx((0 + 50 + 56 + 0) / 4)
+    assert (found["stripped_flags"], found["stripped_emphasis"], found["stripped_weights"]) == (1, 1, 0)
+    assert stats.as_values()["lost"] == [1000]
 
 
 @pytest.mark.parametrize(("num_words", "share"), [(75, 0.0), (76, 1.0)])

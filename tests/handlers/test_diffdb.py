@@ -135,9 +135,7 @@ class TestDiffusionDB(HandlerContract):
             key(10000, 17): "nsfw",  # the prompt's
         }
         assert rows[key(1, 3)]["status"] == "kept"  # exactly 0.2
-        assert rows[key(10000, 15)]["caption"] == (
-            "portrait of a tabby cat with green eyes, like , oil on canvas & gold leaf"
-        )
+        assert rows[key(10000, 15)]["caption"] == ("portrait of a tabby cat with green eyes, oil on canvas & gold leaf")
 
     def test_what_is_known_is_kept(self, raw: Raw) -> None:
         rows = {row["key"]: {**row, "meta": json.loads(row["meta"])} for row in raw.rows}

@@ -380,6 +380,7 @@ SETTINGS: Mapping[str, tuple[Any, set[str]]] = {  # another value, and the kinds
     f"{CLEAN}.max_scores": ({"nsfw": 0.5}, {"clean"}),
     f"{CLEAN}.missing_scores": ("reject", {"clean"}),
     f"{CLEAN}.seed": (2, {"clean"}),
+    f"{CLEAN}.strip_parameters": (True, {"clean"}),
     f"{VAE}.model": ("samples/models/other", {"encode-image"}),
     f"{VAE}.subfolder": ("vae", {"encode-image"}),
     f"{VAE}.revision": (COMMIT, {"encode-image"}),

@@ -16,7 +16,7 @@ from microdiff.pipeline.parsing import as_values, deciding_values
 from tests.small_disk import as_nobody
 from tests.waiting import run
 
-PRESETS = ("sample", "small", "full")
+PRESETS = ("sample", "small", "full", "published")
 TEXT = sample_preset()["encode"]["text"]["caption_latents"]
 
 
@@ -34,7 +34,23 @@ def test_presets_differ_only_in_values() -> None:
         return {name for key, item in value.items() for name in names(item, f"{prefix}/{key}")}
 
     documents = [yaml.safe_load((REPO / "presets" / f"{preset}.yaml").read_text()) for preset in PRESETS]
-    assert names(documents[0]) == names(documents[1]) == names(documents[2])
+    assert all(names(document) == names(documents[0]) for document in documents)
+
+
+def test_presets_clean_captions_as_they_say() -> None:
+    def cleaning(preset: str) -> dict[str, tuple[str, bool]]:
+        params = load_params(REPO / "presets" / f"{preset}.yaml")
+        return {name: (entry.clean.cleaner, entry.clean.strip_parameters) for name, entry in params.datasets.items()}
+
+    today = {
+        **{"cc12m": ("light", False), "diffdb": ("light", True), "jdb": ("light", True), "sa1b": ("light", False)},
+        **{"coco": ("none", False), "textcaps": ("none", False)},
+    }
+    assert cleaning("small") == cleaning("full") == today
+    assert cleaning("published") == {**dict.fromkeys(today, ("none", False)), "cc12m": ("deepfloyd", False)}
+    published = load_params(REPO / "presets" / "published.yaml").datasets
+    assert {entry.clean.caption for entry in published.values()} == {"first"}
+    assert dict(published["diffdb"].clean.max_scores) == {"image_nsfw": 0.2, "prompt_nsfw": 0.2}
 
 
 def test_committed_params_are_the_sample_preset() -> None:
