@@ -8,7 +8,7 @@ import re
 import string
 from urllib.parse import quote, unquote, urlsplit
 
-_PATH = "/:@!$&'()*+,;=~%"
+_PATH = "/:@!$&'*+(),;=~%"
 _QUERY = _PATH + "?"
 _LONE_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
 _BLANKS = string.whitespace + "\0"

@@ -66,7 +66,7 @@ def rejected(here: Workspace, make_params: MakeParams, reason: Reason, **setting
         ({"exclude_distance": 0}, SAME_BYTES | {"train_7e87ca9500000002", "train_7e87ca9500000014"}),
         ({"exclude_distance": 8}, NEAR - {"train_7e87ca9500000004"}),
     ],
-    ids=str,
+    ids=["default", "bytes", "0 bits", "8 bits"],
 )
 def test_what_an_evaluation_set_has_is_rejected(
     here: Workspace, make_params: MakeParams, settings: dict[str, Any], expected: set[str]

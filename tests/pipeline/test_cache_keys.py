@@ -356,10 +356,16 @@ HANDLERS: Mapping[str, Mapping[str, Any]] = {  # another value of every field
         "timeout_s": 3.0,
         "retries": 4,
         "allow_private_addresses": True,
+        "fallback_encoding": "latin-1",
     },
     "diffdb": {},
     "jdb": {"split": "valid"},
-    "sa1b": {"captions_source": "https://mirror/captions", "captions_file": "other.tar.gz", "md5": {"a": "0" * 32}},
+    "sa1b": {
+        "captions_source": "https://mirror/captions",
+        "captions_file": "other.tar.gz",
+        "md5": {"a": "0" * 32},
+        "fallback_encoding": "latin-1",
+    },
     "textcaps": {"form": "zip", "splits": ("train", "val"), "images_per_partition": 7},
 }
 FIRST: Mapping[str, Mapping[str, Any]] = {
