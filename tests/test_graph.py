@@ -149,3 +149,11 @@ def test_make_help_lists_every_target() -> None:
 def test_no_module_is_over_its_size() -> None:
     sizes = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in Path(REPO, "microdiff").rglob("*.py")}
     assert not {str(path): lines for path, lines in sizes.items() if lines > 300}
+
+
+@pytest.mark.parametrize("step", ["download", "clean", "encode", "shard"])
+def test_metrics_of_a_step_have_the_same_keys_for_every_dataset(step: str) -> None:
+    """So that a table of them has no holes: what did not occur is zero."""
+    keys = {path.stem: set(read_json(path)) for path in (REPO / "metrics" / step).glob("*.json")}
+    assert len(keys) == 6
+    assert set.union(*keys.values()) == set.intersection(*keys.values())

@@ -138,7 +138,10 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
         folder = workspace.artifact(dataset, "raw")
         return run.publish(
             *(folder, stored, None, None, None, entry.max_rejected_share, facts),
-            measures=lambda: add_profile_facts(item.result.facts for item in stored),
+            measures=lambda: {
+                OTHER_MEMBERS: sum(item.counts.get(OTHER_MEMBERS, 0) for item in stored),
+                **add_profile_facts(item.result.facts for item in stored),
+            },
         )
 
 
