@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from conftest import REPO, sample_preset
-from microdiff.core.files import md5_of
+from microdiff.core.files import md5_of, read_json
 from tests.waiting import run, run_python
 
 STEPS = ("download", "clean", "encode", "shard")
