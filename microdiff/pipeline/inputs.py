@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import NoReturn
 
 from microdiff.artifacts.kinds import KINDS
 from microdiff.artifacts.manifest import MANIFEST, FileRecord, Manifest, PartRecord, is_whole, parse_manifest
@@ -226,3 +227,21 @@ class InputArtifact:
         except (SchemaError, OSError):
             pass
         return error
+
+
+def artifact_of_another_project(folder: Path, name: str, store: Store) -> InputArtifact:
+    """Return an artifact of another project, which is used as it is.
+
+    Args:
+        folder: The artifact's.
+        name: What it is called in messages and manifests.
+        store: This machine's.
+
+    Raises:
+        SchemaError: Its manifest is missing or damaged.
+    """
+
+    def recompute() -> NoReturn:
+        raise StepError(f"{folder}: it is another project's")
+
+    return InputArtifact(folder, name, store, None, None, recompute)

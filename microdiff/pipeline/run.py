@@ -1,17 +1,15 @@
 """Run one step of one dataset: compute its partitions in the store, check the ledger, publish the artifact folder."""
 
 import logging
-import platform
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from microdiff.artifacts.kinds import KINDS
-from microdiff.artifacts.manifest import MANIFEST
-from microdiff.core.files import digest_file, md5_of, write_json
+from microdiff.core.files import digest_file, write_json
 from microdiff.core.ledger import (
     EXPANDED,
     Counts,
@@ -20,20 +18,25 @@ from microdiff.core.ledger import (
     check_balance,
     check_rejected_share,
     metrics,
-    rejections,
 )
 from microdiff.core.places import Unwritable
 from microdiff.core.prefetch import num_threads, prefetch_map
 from microdiff.core.progress import Progress
 from microdiff.core.verified_files import InputFile
-from microdiff.errors import DamagedError, SourceError, StepError, WriteError
+from microdiff.errors import DamagedError, StepError, WriteError
 from microdiff.pipeline.executor import TaskResult
 from microdiff.pipeline.finder import Finder
 from microdiff.pipeline.hashed import carried_over
-from microdiff.pipeline.inputs import InputArtifact
+from microdiff.pipeline.inputs import InputArtifact, artifact_of_another_project
 from microdiff.pipeline.params import Params
 from microdiff.pipeline.publish import assemble
-from microdiff.pipeline.run_facts import failure_message, feeding_facts, total_samples
+from microdiff.pipeline.run_facts import (
+    failure_message,
+    feeding_facts,
+    host_and_time,
+    outcome_in_words,
+    total_samples,
+)
 from microdiff.pipeline.shared_store import open_shared_store
 from microdiff.pipeline.store_users import register
 from microdiff.pipeline.task import StoredPartition, Task
@@ -123,11 +126,7 @@ class Run:
         Raises:
             SchemaError: Its manifest is missing or damaged.
         """
-
-        def not_ours() -> NoReturn:
-            raise StepError(f"{folder}: it is another project's")
-
-        self._inputs[name] = InputArtifact(folder, name, self.store, None, None, not_ours)
+        self._inputs[name] = artifact_of_another_project(folder, name, self.store)
         return self._inputs[name]
 
     def read(self, file: InputFile) -> InputFile:
@@ -275,21 +274,11 @@ class Run:
             return counts
         parts = [part for item in stored for part in item.parts]
         with carried_over({self.store.root / part.step / part.fingerprints[0]: part.files for part in parts}):
-            assemble(folder, stored, records, counts, {**facts, **self._made_from(), "withdrawn": gone}, extra or {})
-        self._send_manifest(folder)
+            made_from = {"made_from": {name: each.md5 for name, each in self._inputs.items()}} if self._inputs else {}
+            assemble(folder, stored, records, counts, {**facts, **made_from, "withdrawn": gone}, extra or {})
+        self._uploads.send_manifest(folder)
         self._write_reports(counts, measures())
         return counts
-
-    def _made_from(self) -> dict[str, Any]:
-        """Return the MD5s of the manifests of what the step reads, as dvc.lock has them."""
-        return {"made_from": {name: each.md5 for name, each in self._inputs.items()}} if self._inputs else {}
-
-    def _send_manifest(self, folder: Path) -> None:
-        if self._shared is not None and self._shared.may_write:
-            try:
-                self._shared.send_manifest(md5_of(folder / MANIFEST), (folder / MANIFEST).read_bytes())
-            except SourceError as error:
-                log.warning("%s\nThe manifest is not in the shared store; the next run tries again.", error)
 
     def _write_reports(self, counts: Counts, measures: Mapping[str, float]) -> None:
         wall_s = time.monotonic() - self._started
@@ -304,14 +293,7 @@ class Run:
             "samples_per_s": round(self._samples / wall_s, 2),
             "workers": self.workers,
             **self.facts,
-            "host": platform.node(),
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **host_and_time(),
         }
         write_json(self.workspace.run_facts(self.step, self.dataset), facts)
-        lost = ", ".join(f"{name} {n}" for name, n in rejections(counts).items())
-        log.info(
-            "%s %s: %d in, %d kept, %d rejected%s, %.1f s",
-            *(self.step, self.dataset, counts["in"], counts["kept"], counts["in"] - counts["kept"]),
-            f" ({lost})" if lost else "",
-            wall_s,
-        )
+        log.info("%s %s: %s", self.step, self.dataset, outcome_in_words(counts, wall_s))

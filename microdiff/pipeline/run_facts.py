@@ -1,9 +1,12 @@
-"""What a run says of itself: how much there is to do, how fast devices were fed, and which partitions failed."""
+"""What a run says of itself: how much there is to do, how fast devices were fed, and what became of it."""
 
 import logging
-from collections.abc import Sequence
+import platform
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from microdiff.core.ledger import rejections
 from microdiff.core.progress import Progress
 from microdiff.pipeline.executor import TaskResult
 from microdiff.pipeline.task import Task
@@ -39,3 +42,15 @@ def failure_message(label: str, failed: Sequence[TaskResult], total: int) -> str
     lines = [f"  {outcome.name}: {outcome.error}" for outcome in sorted(failed, key=lambda item: item.name)]
     head = f"{label}: {len(failed)} of {total} partitions failed; the others are kept."
     return "\n".join([head, *lines, "Run it again: only the failed ones are computed."])
+
+
+def host_and_time() -> dict[str, str]:
+    """Return on which machine, and when a run has ended."""
+    return {"host": platform.node(), "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+
+
+def outcome_in_words(counts: Mapping[str, int], wall_s: float) -> str:
+    """Return the counts of a step, and why records were rejected."""
+    lost = ", ".join(f"{name} {n}" for name, n in rejections(counts).items())
+    rejected = f"{counts['in'] - counts['kept']} rejected{f' ({lost})' if lost else ''}"
+    return f"{counts['in']} in, {counts['kept']} kept, {rejected}, {wall_s:.1f} s"

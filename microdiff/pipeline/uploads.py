@@ -3,9 +3,12 @@
 import logging
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 
-from microdiff.errors import MicrodiffError
+from microdiff.artifacts.manifest import MANIFEST
+from microdiff.core.files import md5_of
+from microdiff.errors import MicrodiffError, SourceError
 from microdiff.pipeline.shared_store import SharedStore
 from microdiff.pipeline.task import StoredPartition
 
@@ -57,6 +60,19 @@ class Uploads:
         for part in stored.parts:
             replace = part.fingerprints[0] in damaged_there
             self._sent.append((part, replace, self._pool.submit(self._shared.send, part, replace=replace)))
+
+    def send_manifest(self, folder: Path) -> None:
+        """Send an artifact's manifest; say so if it cannot be sent.
+
+        Args:
+            folder: The artifact's.
+        """
+        if self._shared is None:
+            return
+        try:
+            self._shared.send_manifest(md5_of(folder / MANIFEST), (folder / MANIFEST).read_bytes())
+        except SourceError as error:
+            log.warning("%s\nThe manifest is not in the shared store; the next run tries again.", error)
 
     def finish(self) -> None:
         """Wait for all, and try those once more that failed."""
