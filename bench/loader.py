@@ -138,7 +138,8 @@ def forget(folder: Path) -> None:
 
 def epoch_start(num_samples: int) -> Iterator[tuple[str, float]]:
     """Yield seconds that building from a read index, and starting a shuffled epoch, take."""
-    from microdiff.artifacts.mds_index import IndexedFile, ShardEntry, ShardHeader
+    from microdiff.artifacts.mds_header import ShardHeader
+    from microdiff.artifacts.mds_index import IndexedFile, ShardEntry
     from microdiff.loader.column_types import StoredArray
     from microdiff.loader.dataset import LatentsDataset
     from microdiff.loader.shard_set import ShardSet

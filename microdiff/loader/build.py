@@ -4,7 +4,9 @@ Takes the place of `micro_diffusion.datasets.latents_loader`: same arguments, ba
 https://github.com/SonyResearch/micro_diffusion/blob/main/micro_diffusion/datasets/latents_loader.py
 """
 
+import logging
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from microdiff.loader.dataloader import LatentsLoader
 
 STREAMING_SEED = 9176  # streaming's own default: the published loader's order comes from it
+
+_LOG = logging.getLogger("microdiff")
 
 ShardSetName = str | Path | ShardSource
 
@@ -126,6 +130,10 @@ def build_streaming_latents_dataloader(
     wanted = Wanted(image_size, cap_seq_size, cap_emb_dim, tuple(columns), validate_hash)
     shard_sets = [open_shard_set(each, wanted, folder) for each in names]
     check_mixable(shard_sets)
+    if os.environ.get("RANK", "0") == "0":  # else each rank would say so
+        for each in shard_sets:
+            for line in each.left_out():
+                _LOG.warning("%s: %s", each.given, line)
     only_copies = [each.given for each in shard_sets if each.source is None]
     if cache_limit is not None and only_copies:
         raise ParamsError(

@@ -7,12 +7,16 @@ has a copy elsewhere, so it may be removed from there again.
 import contextlib
 import hashlib
 import os
+import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from microdiff.artifacts.mds_header import MAX_SHARD_BYTES
 from microdiff.artifacts.mds_index import ShardEntry
+from microdiff.artifacts.zstd_frame import decompress
 from microdiff.core.files import whole_file
+from microdiff.core.regular_files import read_regular
 from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import SchemaError
 from microdiff.remote.shard_source import ShardSource
@@ -60,6 +64,23 @@ class FolderSource:
     def withdrawn(self) -> Withdrawn:
         """Nothing: the list beside the folder counts."""
         return Withdrawn()
+
+    def claim(self) -> None:
+        """Make the cache folder, if it is to be among the temporary files, and check that it is this user's alone.
+
+        Its name can be guessed: another user could have made it, with links in it to files of this one.
+
+        Raises:
+            SchemaError: It is somebody else's, a link, or open to others.
+        """
+        if self.cache is not None:
+            return
+        top = self.local.parent
+        with contextlib.suppress(FileExistsError):
+            top.mkdir(mode=0o700)
+        facts = top.lstat()
+        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o022:
+            raise SchemaError(f"{top}: expected a folder that only this user can write: remove it, or give cache=")
 
     def fetch(self, name: str) -> None:
         """Let a file that is not compressed be read from the cache folder, without copying it."""
@@ -114,15 +135,11 @@ def fetch_shard(source: ShardSource, prefix: str, entry: ShardEntry) -> None:
 
 
 def _decompressed(path: Path, entry: ShardEntry) -> bytes:
-    import zstd  # streaming's own, by which such shards are written
-
     if str(entry.header.compression).partition(":")[0] != "zstd":
         raise SchemaError(f"{path}: is compressed by {entry.header.compression}, expected zstd: write the set again")
-    expected = entry.raw.num_bytes
     try:
-        data: bytes = zstd.decompress(path.read_bytes())
-    except zstd.Error as error:
-        raise SchemaError(f"{path}: expected zstd data ({error}): write or pull it again") from None
-    if len(data) != expected:
-        raise SchemaError(f"{path}: expected {expected} bytes when decompressed, got {len(data)}: pull it again")
-    return data
+        return decompress(read_regular(path, MAX_SHARD_BYTES), entry.raw.num_bytes)
+    except (FileNotFoundError, NotADirectoryError):
+        raise SchemaError(f"{path} has gone while it was to be read: write or pull it again") from None
+    except ValueError as error:
+        raise SchemaError(f"{path}: {error}: write or pull it again") from None

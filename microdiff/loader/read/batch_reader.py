@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from microdiff.artifacts.mds_index import ShardEntry, ShardHeader
+from microdiff.artifacts.mds_header import ShardHeader
+from microdiff.artifacts.mds_index import ShardEntry
 from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import SchemaError, SourceError
 from microdiff.loader.read.buffers import Buffers
@@ -164,7 +165,7 @@ class BatchReader:
                 shard.ready(attempt > 0)
             try:
                 opened = OpenShard(shard.path, shard.entry, self._layout(shard.entry.header))
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
                 if error.errno != errno.EMFILE:
@@ -177,7 +178,7 @@ class BatchReader:
                 sleep(_PAUSE_S * attempt)  # for other threads to finish what they read
                 continue
             if self._check_hashes and number not in self._checked:
-                check_hash(shard.path, shard.entry.raw.hashes)
+                check_hash(shard.path, shard.entry.raw)
                 self._checked.add(number)
             if not shard.may_go:
                 self._open.keep(number, opened)
