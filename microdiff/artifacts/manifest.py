@@ -76,10 +76,7 @@ class PartRecord:
                 "facts": dict(facts),
                 "files": [*files],
             }:
-                kind = value.get("computed_with", {})
-                if not isinstance(kind, dict):
-                    raise ValueError(f"expected what computed a part, got {kind!r:.80}")
-                computed_with = {key: str(item) for key, item in kind.items()}
+                computed_with = {str(key): str(item) for key, item in dict(value.get("computed_with", {})).items()}
                 names = tuple(map(check_name, files))
                 return cls(check_part(step), check_part(fingerprint), parse_counts(counts), facts, names, computed_with)
         raise ValueError(f"expected a part of a partition, got {value!r:.80}")
@@ -121,14 +118,11 @@ class PartitionRecord:
         """
         match value:
             case {"fingerprints": [*fingerprints], "counts": counts, "files": files}:
-                parts = value.get("parts", [])
-                if not isinstance(parts, list):
-                    raise ValueError(f"expected parts of a partition, got {parts!r:.80}")
                 return cls(
                     tuple(map(check_part, fingerprints)),
                     parse_counts(counts),
                     parse_files(files),
-                    tuple(map(PartRecord.parse, parts)),
+                    tuple(PartRecord.parse(part) for part in value.get("parts", ())),
                 )
         raise ValueError(f"expected a partition, got {value!r:.80}")
 
@@ -298,6 +292,6 @@ def is_whole(folder: Path) -> bool:
     try:
         value = load_json(text)
         digest = value.pop("digest")
+        return bool(digest == digest_json(value) and text == canonical_json({**value, "digest": digest}).encode())
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
-    return bool(digest == digest_json(value) and text == canonical_json({**value, "digest": digest}).encode())

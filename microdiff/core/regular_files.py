@@ -44,7 +44,7 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
         FileNotFoundError, NotADirectoryError: It is not there.
         SchemaError: It is no file to be read, or has more bytes than that.
     """
-    with open(open_regular(path), "rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:
             raise SchemaError(f"{path}: expected at most {max_bytes} bytes, got {size}: it is not what it is named")

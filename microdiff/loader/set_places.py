@@ -1,6 +1,5 @@
-"""Where a shard set lies, by whatever path it was named: what counts for it stands beside it, not beside a link to it."""
+"""Where a shard set lies, by whatever path it is named: what counts for it stands beside it, not beside a link."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def _places(path: Path) -> Iterator[Path]:
             return
         if ".." not in rest:
             yield Path(before, link, *rest)
-        path = Path(before, os.readlink(before / link), *rest)
+        path = Path(before, (before / link).readlink(), *rest)
 
 
 def _split_at_link(path: Path) -> tuple[Path, str | None, tuple[str, ...]]:

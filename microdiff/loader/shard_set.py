@@ -101,7 +101,7 @@ class ShardSet:
             yield f"{given} of {total} samples have {self.image.column}: the other {self.num_left_out} are left out"
         if self.withdrawn:
             yield (
-                f"{len(self.withdrawn)} samples are withdrawn: where the shards still hold one, the next takes its place"
+                f"{len(self.withdrawn)} samples are withdrawn: where shards still hold one, the next takes its place"
             )
 
     @property
@@ -249,8 +249,8 @@ def _check_room(shard_set: ShardSet) -> None:
         needed = entry.header.least_bytes(entry.num_samples, arrays)
         if needed > entry.raw.num_bytes:
             raise SchemaError(
-                f"{shard_set.folder / entry.raw.name}: expected at least {needed} bytes for {entry.num_samples} samples "
-                f"with {', '.join(arrays)}, got {entry.raw.num_bytes} by its index: write or pull it again"
+                f"{shard_set.folder / entry.raw.name}: expected at least {needed} bytes for {entry.num_samples} "
+                f"samples with {', '.join(arrays)}, got {entry.raw.num_bytes} by its index: write or pull it again"
             )
 
 

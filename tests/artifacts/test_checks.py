@@ -14,7 +14,6 @@ from PIL import Image
 
 from microdiff.artifacts.checks import check_latents, check_raw, check_shard, check_table
 from microdiff.artifacts.latents import Spool, TensorToWrite, write_latents
-from microdiff.artifacts.mds_index import ShardEntry
 from microdiff.config.settings import DownloadSettings
 from microdiff.core.ledger import Reason, Result
 from microdiff.core.progress import NullReporter

@@ -12,7 +12,7 @@ from conftest import tree_bytes
 from microdiff.artifacts.mds import ZSTD
 from microdiff.artifacts.mds_index import index_document
 from microdiff.core.files import write_json
-from microdiff.errors import MicrodiffError, SchemaError
+from microdiff.errors import MicrodiffError
 from microdiff.remote.dvc_dir_object import folder_digest
 from microdiff.remote.release_file import Release, release_document
 from tests.mds_factory import write_shard

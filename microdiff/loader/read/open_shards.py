@@ -73,8 +73,8 @@ class OpenShard:
             raise SchemaError(f"{self.path}: not a shard, or damaged ({error}): write or pull it again") from None
         if columns != self.layout.header.columns:
             raise SchemaError(
-                f"{self.path}: expected the columns of the index, {self.layout.header.encodings}, got {columns[0]} with "
-                f"encodings {columns[1]} and sizes {columns[2]}: write or pull it again"
+                f"{self.path}: expected the columns of the index, {self.layout.header.encodings}, got {columns[0]} "
+                f"with encodings {columns[1]} and sizes {columns[2]}: write or pull it again"
             )
         self.layout.known_headers.add(text)
 
@@ -189,7 +189,7 @@ def check_hash(path: Path, stated: IndexedFile) -> None:
         raise SchemaError(
             f"{path}: its index states no hash to check it by, only {sorted(hashes)}: leave the check out"
         )
-    with open(open_regular(path), "rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         found = hashlib.file_digest(file, partial(hashlib.new, name, usedforsecurity=False)).hexdigest()
     if found != hashes[name]:
         raise SchemaError(f"{path}: expected {name} {hashes[name]}, got {found}: write or pull it again")
