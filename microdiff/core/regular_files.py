@@ -64,13 +64,13 @@ def check_files_inside(folder: Path, sizes: Iterable[tuple[str, int]]) -> None:
     Raises:
         SchemaError: One is missing, has another size, is no regular file, or lies elsewhere by a link.
     """
-    real = folder.resolve()
+    real = _real(folder)
     inside: dict[str, bool] = {}
     for name, expected in sizes:
         path = folder / name
         parent = name.rpartition("/")[0]
         if parent not in inside:
-            inside[parent] = not parent or (folder / parent).resolve().is_relative_to(real)
+            inside[parent] = not parent or _real(folder / parent).is_relative_to(real)
         try:
             facts = path.lstat()
             is_inside = inside[parent]
@@ -83,7 +83,7 @@ def check_files_inside(folder: Path, sizes: Iterable[tuple[str, int]]) -> None:
             raise SchemaError(f"{path}: it cannot be read: {error.strerror}") from None
         if not is_inside:
             raise SchemaError(
-                f"{path}: a link to a place outside the folder, {path.resolve()}: name the folder that it leads to, or "
+                f"{path}: a link to a place outside the folder, {_real(path)}: name the folder that it leads to, or "
                 "put a copy in its place"
             )
         _check_kind(path, facts.st_mode)
@@ -93,8 +93,12 @@ def check_files_inside(folder: Path, sizes: Iterable[tuple[str, int]]) -> None:
 
 def _leads_to_content(link: Path, folder: Path) -> bool:
     """Tell whether a link leads to a file in the folder, or to one that is named by its content."""
-    target = link.resolve()
+    target = _real(link)
     return target.is_relative_to(folder) or _BY_CONTENT.fullmatch(str(target)) is not None
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # `Path.resolve` raises a RuntimeError for links in a circle
 
 
 def _check_kind(path: Path, mode: int) -> None:

@@ -130,10 +130,7 @@ def build_streaming_latents_dataloader(
     wanted = Wanted(image_size, cap_seq_size, cap_emb_dim, tuple(columns), validate_hash)
     shard_sets = [open_shard_set(each, wanted, folder) for each in names]
     check_mixable(shard_sets)
-    if os.environ.get("RANK", "0") == "0":  # else each rank would say so
-        for each in shard_sets:
-            for line in each.left_out():
-                _LOG.warning("%s: %s", each.given, line)
+    say_left_out(shard_sets)
     only_copies = [each.given for each in shard_sets if each.source is None]
     if cache_limit is not None and only_copies:
         raise ParamsError(
@@ -147,6 +144,14 @@ def build_streaming_latents_dataloader(
         | {"cache_limit": cache_limit, "predownload": predownload},
         {"batch_size": batch_size, "drop_last": drop_last, **dataloader_kwargs},
     )
+
+
+def say_left_out(shard_sets: Sequence[ShardSet]) -> None:
+    """Log what is in shard sets but in no batch; of several ranks, one does."""
+    if os.environ.get("RANK", "0") == "0":
+        for each in shard_sets:
+            for line in each.left_out():
+                _LOG.warning("%s: %s", each.given, line)
 
 
 def _build(
@@ -187,5 +192,5 @@ def _names(
 def _identity(given: ShardSetName) -> object:
     """Return what two ways to name the same shard set have in common."""
     if not isinstance(given, str | Path):
-        return given.local.resolve()
-    return given if "://" in str(given) else Path(given).expanduser().resolve()
+        return os.path.realpath(given.local)
+    return given if "://" in str(given) else os.path.realpath(Path(given).expanduser())

@@ -57,7 +57,7 @@ class FolderSource:
     @property
     def local(self) -> Path:
         """The cache folder of this shard set."""
-        name = hashlib.sha256(os.fsencode(self.folder.resolve())).hexdigest()[:16]
+        name = hashlib.sha256(os.fsencode(os.path.realpath(self.folder))).hexdigest()[:16]
         return (self.cache or Path(tempfile.gettempdir()) / f"microdiff-{os.getuid()}") / name
 
     @property
@@ -87,7 +87,7 @@ class FolderSource:
         target = self.local / name
         target.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):  # another process has just done the same
-            target.symlink_to((self.folder / name).resolve())
+            target.symlink_to(os.path.realpath(self.folder / name))
 
 
 def is_fetched(folder: Path, entry: ShardEntry) -> bool:
