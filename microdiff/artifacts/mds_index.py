@@ -22,6 +22,7 @@ INDEX_NAME = "index.json"
 _SUFFIX = ".mds"
 _DIGEST = re.compile(r"(?:[0-9a-f]{2}){1,128}")
 _MAX_INDEX_BYTES = 2**30  # a million shards
+_MAX_EMPTY_BYTES = 2**16  # of a shard without samples, as streaming writes before one that is larger than its limit
 # Latents hardly compress: what claims more than this would fill the disk from a few bytes.
 _MAX_RATIO, _RATIO_FREE_BYTES = 1024, 2**26
 _HEX_DIGITS = {
@@ -117,6 +118,8 @@ class ShardEntry:
         raw, zipped = self.raw, self.zipped
         if not raw.name.endswith(_SUFFIX):
             raise ValueError(f"the name {raw.name!r:.80} of a shard, expected one that ends in {_SUFFIX}")
+        if not self.num_samples and raw.num_bytes > _MAX_EMPTY_BYTES:
+            raise ValueError(f"samples 0 in {raw.num_bytes} bytes")
         if self.num_samples < 0 or self.header.least_bytes(self.num_samples) > raw.num_bytes:
             raise ValueError(f"samples {self.num_samples!r:.80}, which do not go into {raw.num_bytes} bytes")
         if zipped is None:

@@ -12,7 +12,7 @@ from conftest import tree_bytes
 from microdiff.artifacts.mds import ZSTD
 from microdiff.artifacts.mds_index import index_document
 from microdiff.core.files import write_json
-from microdiff.errors import MicrodiffError
+from microdiff.errors import MicrodiffError, SchemaError
 from microdiff.remote.dvc_dir_object import folder_digest
 from microdiff.remote.release_file import Release, release_document
 from tests.mds_factory import write_shard
@@ -143,3 +143,207 @@ def test_an_index_that_names_a_file_outside_is_refused_before_anything_is_touche
         read(folder, tmp_path, monkeypatch)
     assert tree_bytes(home) | tree_bytes(tmp_path / "stranger") == before
     assert not list((tmp_path / "cache").rglob("*.mds"))
+
+
+# --- what lies in the folder
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def replaced(path: Path, target: str) -> None:
+    """Put a link in the place of a file."""
+    path.unlink()
+    path.symlink_to(target)
+
+
+def lengthened(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"!")
+
+
+def moved(path: Path, to: Path) -> None:
+    """Move a file or folder, and leave a link in its place."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    path.rename(to)
+    path.symlink_to(to)
+
+
+FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "shard is a pipe": (lambda top: pipe(top / "shard.00001.mds"), r"00001\.mds: expected a file, found a pipe"),
+    "index is a pipe": (lambda top: pipe(top / "index.json"), r"index\.json: expected a file, found a pipe"),
+    "shard is a folder": (
+        lambda top: ((top / "shard.00001.mds").unlink(), (top / "shard.00001.mds").mkdir()),
+        r"00001\.mds: expected a file, found a folder",
+    ),
+    "shard is a device": (lambda top: replaced(top / "shard.00001.mds", "/dev/zero"), r"00001\.mds: a link to a place"),
+    "index is a device": (lambda top: replaced(top / "index.json", "/dev/zero"), r"index\.json: .* found a device"),
+    "shard is a link out": (
+        lambda top: moved(top / "shard.00001.mds", top.parent / "elsewhere/shard.mds"),
+        r"00001\.mds: a link to a place outside the folder, .*elsewhere/shard\.mds: name the folder",
+    ),
+    "shard is a link to itself": (
+        lambda top: replaced(top / "shard.00001.mds", "shard.00001.mds"),
+        r"00001\.mds: it cannot be read: Too many levels",
+    ),
+    "shard is a link to nothing": (lambda top: replaced(top / "shard.00001.mds", "gone"), r"00001\.mds is missing"),
+    "shard is too long": (lambda top: lengthened(top / "shard.00001.mds"), "expected .* bytes, got"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), FILES.values(), ids=FILES)
+def test_what_is_no_file_of_the_folder_is_refused_without_waiting(
+    tmp_path: Path, change: Callable[[Path], object], message: str
+) -> None:
+    write_set(tmp_path / "shards", None)
+    change(tmp_path / "shards")
+    with pytest.raises(SchemaError, match=message):
+        build(tmp_path / "shards")
+
+
+def test_a_pipe_in_the_place_of_a_shard_after_it_was_checked_is_refused_without_waiting(tmp_path: Path) -> None:
+    write_set(tmp_path / "shards", None)
+    loader = build(tmp_path / "shards", drop_last=False)
+    pipe(tmp_path / "shards/shard.00001.mds")
+    with pytest.raises(SchemaError, match="found a pipe"):
+        list(loader)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["files/md5/ab/" + "0" * 30, "hub/blobs/" + "c" * 64, "hub/blobs/" + "c" * 40, "stranger/shards/kept/shard.mds"],
+)
+def test_links_to_files_named_by_content_and_links_inside_are_followed(tmp_path: Path, target: str) -> None:
+    """As in DVC's cache and the Hugging Face hub's."""
+    folder = tmp_path / "stranger/shards"
+    write_set(folder, None)
+    moved(folder / "shard.00001.mds", tmp_path / target)
+    moved(folder / "index.json", tmp_path / "files/md5/cd/1")
+    assert sorted(keys_of(build(folder, drop_last=False))) == KEYS
+
+
+@pytest.mark.parametrize("group", ["", "512"])
+def test_a_folder_that_is_a_link_out_is_refused_by_its_files(tmp_path: Path, group: str) -> None:
+    write_set(tmp_path / "shards/sub", None)
+    index = json.loads((tmp_path / "shards/sub/index.json").read_bytes())
+    for entry in index["shards"]:
+        entry["raw_data"]["basename"] = f"sub/{entry['raw_data']['basename']}"
+    (tmp_path / "shards/index.json").write_text(json.dumps(index))
+    assert sorted(keys_of(build(tmp_path / "shards", drop_last=False))) == KEYS
+    moved(tmp_path / "shards/sub", tmp_path / "elsewhere")
+    with pytest.raises(SchemaError, match=r"sub/.*: a link to a place outside the folder"):
+        build(tmp_path / "shards")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")  # the set itself may be one
+    assert sorted(keys_of(build(tmp_path / "link", drop_last=False))) == KEYS
+
+
+def test_a_cache_among_temporary_files_is_this_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    write_set(tmp_path / "shards", ZSTD)
+    assert sorted(keys_of(build(tmp_path / "shards", drop_last=False))) == KEYS
+    (cache,) = (tmp_path / "tmp").glob("microdiff-*")
+    assert cache.stat().st_mode & 0o777 == 0o700
+    cache.chmod(0o777)
+    with pytest.raises(SchemaError, match="expected a folder that only this user can write"):
+        build(tmp_path / "shards")
+    cache.rename(tmp_path / "theirs")
+    cache.symlink_to(tmp_path / "theirs")
+    with pytest.raises(SchemaError, match="expected a folder that only this user can write"):
+        build(tmp_path / "shards")
+
+
+# --- numbers and types
+
+
+def change(part: str, value: Any) -> Change:
+    """Change one field of the first entry, given as `samples` or `raw_data.bytes`."""
+
+    def apply(shards: list[dict[str, Any]]) -> None:
+        *path, name = part.split(".")
+        found: Any = shards[0]
+        for step in path:
+            found = found[step]
+        found[int(name) if isinstance(found, list) else name] = value
+
+    return apply
+
+
+NUMBERS = [-1, 0, 2**31, 2**32, 2**63, 2**64, 10**400, 5.0, 5.5, 1e300, True, False, None, "5", [5], {}, float("nan")]
+
+
+PARTS = [
+    (part, each) for part in ("samples", "raw_data.bytes", "column_sizes.0", "column_sizes.2") for each in (None, ZSTD)
+]
+
+
+@pytest.mark.parametrize(("part", "compression"), [*PARTS, ("zip_data.bytes", ZSTD)])
+@pytest.mark.parametrize("number", NUMBERS, ids=ascii)
+def test_numbers_that_cannot_be_are_refused(tmp_path: Path, part: str, number: Any, compression: str | None) -> None:
+    write_set(tmp_path / "shards", compression)
+    change_index(tmp_path / "shards", change(part, number))
+    unchanged = {"column_sizes.2": 77 * 64 * 2, "column_sizes.0": None}.get(part, ...)
+    if number is unchanged:
+        return
+    with pytest.raises(SchemaError):
+        list(build(tmp_path / "shards", cache=tmp_path / "cache", drop_last=False))
+    assert not list((tmp_path / "cache").rglob("*.mds"))
+
+
+COLUMN_CHANGES: dict[str, tuple[Change, str]] = {
+    "twice": (change("column_names.0", "key"), "one of them twice"),
+    "of no name": (change("column_names.0", ""), "column ''"),
+    "of another name": (change("column_names.2", "hight"), "expected the columns of the index"),
+    "swapped": (
+        lambda shards: (
+            [
+                each.update(column_names=["caption", "caption_latents", "width", "key", "latents_256", "height"])
+                for each in shards
+            ]
+            and None
+        ),
+        "expected the columns of the index",
+    ),
+    "of another shape": (change("column_encodings.1", "ndarray:float16:64,77"), "expected one encoding|columns of the"),
+    "of another type": (change("column_encodings.1", "ndarray:uint16:77,64"), "expected one encoding|columns of the"),
+    "of another size": (change("column_encodings.1", "ndarray:float16:77,65"), "and size 9856"),
+    "huge": (change("column_encodings.1", "ndarray:float16:" + "9999999999," * 15 + "9"), "and size 9856"),
+    "of an unknown type": (change("column_encodings.1", "ndarray:float16:0"), "encoding|expected the columns"),
+    "hash of no digits": (change("raw_data.hashes", {"sha256": "zz"}), "got hashes"),
+    "hash that is short": (change("raw_data.hashes", {"sha256": "abcd"}), "got hashes"),
+    "hash that is a number": (change("raw_data.hashes", {"sha256": 5}), "got hashes"),
+    "hashes of no names": (change("hashes", [5]), "got hashes"),
+    "compressed nowhere": (change("zip_data", {"basename": "a.mds.zstd", "bytes": 5}), "compression None to a file"),
+}
+
+
+@pytest.mark.parametrize(("apply", "message"), COLUMN_CHANGES.values(), ids=COLUMN_CHANGES)
+def test_columns_and_hashes_that_cannot_be_are_refused(tmp_path: Path, apply: Change, message: str) -> None:
+    write_set(tmp_path / "shards", None)
+    change_index(tmp_path / "shards", apply)
+    with pytest.raises(SchemaError, match=message):
+        list(build(tmp_path / "shards", drop_last=False))
+
+
+@pytest.mark.parametrize("name", ["shake_128", "xxh64", "crc"])
+def test_a_hash_that_cannot_be_computed_is_told_at_once(tmp_path: Path, name: str) -> None:
+    write_set(tmp_path / "shards", None)
+    change_index(tmp_path / "shards", change("raw_data.hashes", {name: "ab" * 8}))
+    with pytest.raises(SchemaError, match="its index states no hash"):
+        build(tmp_path / "shards", validate_hash=True)
+
+
+@pytest.mark.parametrize("depth", [200, 5_000, 200_000])
+@pytest.mark.parametrize("mark", ["[", '{"a":'])
+def test_json_that_is_nested_too_deeply_is_refused(tmp_path: Path, mark: str, depth: int) -> None:
+    write_set(tmp_path / "shards", None)
+    nested = mark * depth + ("]" * depth if mark == "[" else "1" + "}" * depth)
+    for name in ("index.json", "manifest.json"):
+        kept = (tmp_path / "shards" / name).read_bytes()
+        (tmp_path / "shards" / name).write_text(f'{{"encoders": {nested}, "version": 2, "shards": []}}')
+        with pytest.raises(SchemaError, match="nested too deeply"):
+            build(tmp_path / "shards")
+        (tmp_path / "shards" / name).write_bytes(kept)
