@@ -99,6 +99,19 @@ def is_fetched(folder: Path, entry: ShardEntry) -> bool:
     return size == entry.raw.num_bytes
 
 
+def is_current(source: ShardSource, prefix: str, entry: ShardEntry) -> bool:
+    """Tell whether a shard lies in a source's cache, and is still what the source has."""
+    if not is_fetched(source.local / prefix, entry):
+        return False
+    if not isinstance(source, FolderSource) or entry.zipped is None:
+        return True
+    compressed, raw = source.folder / prefix / entry.zipped.name, source.local / prefix / entry.raw.name
+    try:
+        return compressed.stat().st_mtime_ns == raw.stat().st_mtime_ns
+    except FileNotFoundError:
+        return False
+
+
 def fetch_shard(source: ShardSource, prefix: str, entry: ShardEntry) -> None:
     """Put a shard into the cache, whole and uncompressed; does nothing if it is there.
 
@@ -112,10 +125,10 @@ def fetch_shard(source: ShardSource, prefix: str, entry: ShardEntry) -> None:
         SourceError: It cannot be had.
     """
     folder = source.local / prefix
-    if is_fetched(folder, entry):
+    if is_current(source, prefix, entry):
         return
     path = folder / entry.raw.name
-    path.unlink(missing_ok=True)  # of another size: left from another version of the set
+    path.unlink(missing_ok=True)  # left from another version of the set
     if entry.zipped is None:
         source.fetch(prefix + entry.raw.name)
         if not is_fetched(folder, entry):
@@ -124,14 +137,25 @@ def fetch_shard(source: ShardSource, prefix: str, entry: ShardEntry) -> None:
             )
         return
     if isinstance(source, FolderSource):
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        compressed = source.folder / prefix / entry.zipped.name
+        written_ns = _time_of(compressed)
         with whole_file(path) as file:
-            file.write(_decompressed(source.folder / prefix / entry.zipped.name, entry))
+            file.write(_decompressed(compressed, entry))
+            file.flush()
+            os.utime(file.fileno(), ns=(written_ns, written_ns))  # by which `is_current` knows it
         return
     source.fetch(prefix + entry.zipped.name)
     with whole_file(path) as file:
         file.write(_decompressed(folder / entry.zipped.name, entry))
     (folder / entry.zipped.name).unlink(missing_ok=True)
+
+
+def _time_of(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        raise SchemaError(f"{path} has gone while it was to be read: write or pull it again") from None
 
 
 def _decompressed(path: Path, entry: ShardEntry) -> bytes:
