@@ -54,7 +54,6 @@ COLUMNS = {"key": "str", "caption": "str", "width": "int32"} | {
 }
 SIZES = (5, 4, 3)  # samples of each shard
 PATIENCE_S = 20
-_GROWTH_BYTES = 2**30
 
 
 @dataclass
@@ -473,15 +472,6 @@ KINDS = {
     "zstd frame": Kind("zstd/shard.00001.mds.zstd", read_zstd_in, _bytes_alone),
     "latents": Kind("a.image.safetensors", read_latents, _latents_header),
 }
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A mutation that came to something else than right values or an error in words."""
-
-    kind: str
-    number: int
-    what: str
 
 
 def mutation(place: Place, kind: str, seed: int, number: int) -> bytes:
