@@ -166,7 +166,7 @@ class LatentsFile:
             self._rows = {name: _map_rows(path, 8 + length, entry) for name, entry in header.items()}
         except (FileNotFoundError, NotADirectoryError):
             raise SchemaError(f"{path}: no such file.") from None
-        except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
             raise SchemaError(f"{path}: not a latents file, or damaged ({error!r}).") from error
 
     @property

@@ -14,6 +14,7 @@ from microdiff.core.regular_files import open_regular, read_regular
 from microdiff.core.untrusted import load_json
 from microdiff.errors import SchemaError
 
+_KEY = "key"
 Values = dict[str, memoryview]
 
 
@@ -64,6 +65,20 @@ class MdsFile:
             SchemaError: A sample's values do not fill its bytes.
         """
         return map(self.sample, range(self.num_samples))
+
+    def keys(self) -> Iterator[str]:
+        """Yield each sample's key.
+
+        Raises:
+            SchemaError: The shard has no keys, or one of them is no text.
+        """
+        if _KEY not in self.header.column_names:
+            raise SchemaError(f"{self._path}: it has no column {_KEY!r}, only {sorted(self.header.column_names)}")
+        for number, values in enumerate(self):
+            try:
+                yield str(values[_KEY], "utf-8")
+            except UnicodeDecodeError:
+                raise SchemaError(f"{self._path}: sample {number} is damaged: its key is no UTF-8 text") from None
 
     def sample(self, number: int) -> Values:
         """Return one sample's values by column, as they are stored.
