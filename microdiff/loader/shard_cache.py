@@ -162,8 +162,15 @@ def _decompressed(path: Path, entry: ShardEntry) -> bytes:
     if str(entry.header.compression).partition(":")[0] != "zstd":
         raise SchemaError(f"{path}: is compressed by {entry.header.compression}, expected zstd: write the set again")
     try:
-        return decompress(read_regular(path, MAX_SHARD_BYTES), entry.raw.num_bytes)
+        data = decompress(read_regular(path, MAX_SHARD_BYTES), entry.raw.num_bytes)
     except (FileNotFoundError, NotADirectoryError):
         raise SchemaError(f"{path} has gone while it was to be read: write or pull it again") from None
     except ValueError as error:
         raise SchemaError(f"{path}: {error}: write or pull it again") from None
+    if (name := entry.raw.known_hash) is not None:
+        found = hashlib.new(name, data, usedforsecurity=False).hexdigest()
+        if found != entry.raw.hashes[name]:
+            raise SchemaError(
+                f"{path}: expected {name} {entry.raw.hashes[name]} when decompressed, got {found}: pull it again"
+            )
+    return data

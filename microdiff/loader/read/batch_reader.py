@@ -9,6 +9,7 @@ from concurrent.futures import Executor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from time import sleep
 
 import numpy as np
@@ -87,6 +88,7 @@ class BatchReader:
         self._layouts: dict[ShardHeader, Layout] = {}
         self._open = OpenShards()
         self._checked: set[int] = set()
+        self._checking: dict[int, Lock] = {}
 
     def shards_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return which shard each sample is in."""
@@ -177,14 +179,21 @@ class BatchReader:
                 self._open.make_room()
                 sleep(_PAUSE_S * attempt)  # for other threads to finish what they read
                 continue
-            if self._check_hashes and number not in self._checked:
-                check_hash(shard.path, shard.entry.raw)
-                self._checked.add(number)
+            if self._check_hashes:
+                self._check(number)
             if not shard.may_go:
                 self._open.keep(number, opened)
             return opened
         remedy = "raise cache_limit" if shard.may_go else "write or pull it again"
         raise SchemaError(f"{shard.path} has gone while it was to be read: {remedy}")
+
+    def _check(self, number: int) -> None:
+        """Compare a shard with its hash, once, while other threads that read from it wait."""
+        shard = self._shards[number]
+        with self._checking.setdefault(number, Lock()):
+            if number not in self._checked:
+                check_hash(shard.path, shard.entry.raw)
+                self._checked.add(number)
 
     def _layout(self, header: ShardHeader) -> Layout:
         if header not in self._layouts:
