@@ -19,6 +19,8 @@ from microdiff.errors import SchemaError
 
 MDS_VERSION = 2
 MAX_SHARD_BYTES = 2**32 - 1  # offsets in a shard are uint32
+_COLUMN_FIELDS = ("column_names", "column_encodings", "column_sizes")
+HEADER_FIELDS = ("version", "format", "compression", "hashes", "size_limit", *_COLUMN_FIELDS)
 MAX_HEADER_BYTES = 2**20
 _FORMAT = "mds"
 _NDARRAY = re.compile(r"ndarray:(u?int(?:8|16|32|64)|float(?:16|32|64)):([1-9][0-9]{0,9}(?:,[1-9][0-9]{0,9}){0,15})")
@@ -105,9 +107,7 @@ class ShardHeader:
             raise ValueError(f"{value!r:.80}")
         if (value.get("version"), value.get("format")) != (MDS_VERSION, _FORMAT):
             raise ValueError(f"version {value.get('version')!r:.80} of format {value.get('format')!r:.80}")
-        names, encodings, sizes = (
-            tuple(get_typed(value, name, list)) for name in ("column_names", "column_encodings", "column_sizes")
-        )
+        names, encodings, sizes = (tuple(get_typed(value, name, list)) for name in _COLUMN_FIELDS)
         if not len(names) == len(encodings) == len(sizes):
             raise ValueError(f"columns {names!r:.400} with encodings {encodings!r:.400} and sizes {sizes!r:.400}")
         for name, encoding, size in zip(names, encodings, sizes, strict=True):

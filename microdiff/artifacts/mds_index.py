@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from microdiff.artifacts.mds_header import MAX_SHARD_BYTES, MDS_VERSION, ShardHeader, get_typed
+from microdiff.artifacts.mds_header import HEADER_FIELDS, MAX_SHARD_BYTES, MDS_VERSION, ShardHeader, get_typed
 from microdiff.core.regular_files import read_regular
 from microdiff.core.untrusted import are_texts, check_name, check_names_fit, is_number, load_json
 from microdiff.errors import SchemaError
@@ -91,8 +91,12 @@ class ShardEntry:
     zipped: IndexedFile | None = None
 
     @classmethod
-    def parse(cls, value: object) -> Self:
+    def parse(cls, value: object, header: ShardHeader | None = None) -> Self:
         """Read an entry.
+
+        Args:
+            value: As JSON.
+            header: What the fields of its header say, if they have been read before.
 
         Raises:
             ValueError: Naming the field that is missing or wrong.
@@ -101,7 +105,7 @@ class ShardEntry:
             raise ValueError(f"{value!r:.200}")
         zipped = get_typed(value, "zip_data", dict | None)
         entry = cls(
-            header=ShardHeader.parse(value),
+            header=header or ShardHeader.parse(value),
             num_samples=get_typed(value, "samples", int),
             raw=IndexedFile.parse(get_typed(value, "raw_data", dict)),
             zipped=IndexedFile.parse(zipped) if zipped else None,
@@ -186,11 +190,12 @@ def read_index(path: Path) -> list[ShardEntry]:
     if not isinstance(values, list):
         raise SchemaError(f"{path}: expected a list of shards, got {values!r:.80}: write or pull it again")
     entries: list[ShardEntry] = []
-    headers: dict[ShardHeader, ShardHeader] = {}  # of a hundred thousand shards, nearly all have the same one
+    before, header = list[Any](), None  # of a hundred thousand shards, nearly all have the same one
     for number, value in enumerate(values):
+        fields = [value.get(name) for name in HEADER_FIELDS] if isinstance(value, dict) else []
         try:
-            entry = ShardEntry.parse(value)
-            entries.append(replace(entry, header=headers.setdefault(entry.header, entry.header)))
+            entries.append(ShardEntry.parse(value, header if fields == before else None))
+            before, header = fields, entries[-1].header
         except ValueError as error:
             raise SchemaError(
                 f"{path}: expected shard {number} to be an MDS entry, got {error}: write or pull it again"

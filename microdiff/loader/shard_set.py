@@ -100,9 +100,7 @@ class ShardSet:
             total = given + self.num_left_out
             yield f"{given} of {total} samples have {self.image.column}: the other {self.num_left_out} are left out"
         if self.withdrawn:
-            yield (
-                f"{len(self.withdrawn)} samples are withdrawn: where shards still hold one, the next takes its place"
-            )
+            yield f"withdrawn samples: {len(self.withdrawn)}; where shards still hold one, the next takes its place"
 
     @property
     def has_keys(self) -> bool:

@@ -137,7 +137,7 @@ def test_a_loader_says_once_what_it_leaves_out(project: Path, caplog: pytest.Log
     list(loader)
     assert said(caplog) == [
         "data/coco/shards: 11 of 37 samples have latents_512: the other 26 are left out",
-        "data/coco/shards: 1 samples are withdrawn: where shards still hold one, the next takes its place",
+        "data/coco/shards: withdrawn samples: 1; where shards still hold one, the next takes its place",
     ]
 
 

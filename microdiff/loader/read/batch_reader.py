@@ -112,8 +112,14 @@ class BatchReader:
             SourceError: The process may not open as many files as it needs.
         """
         tensors, columns = {}, {}
-        for name in self._arrays:
-            tensors[name], columns[name] = buffers[name].take(len(ids))
+        for name, num_bytes in self._arrays.items():
+            try:
+                tensors[name], columns[name] = buffers[name].take(len(ids))
+            except MemoryError:
+                raise SchemaError(
+                    f"no memory for {len(ids)} values of {name}, of {num_bytes} bytes each by the index: lower batch_size, "
+                    "or do not trust it"
+                ) from None
         texts = {name: [""] * len(ids) for name in self._texts}
         order = np.argsort(ids, kind="stable")  # neighbours in a file one after the other
         if helpers is None:
