@@ -79,13 +79,16 @@ def build_streaming_latents_dataloader(
         seed: Determines shuffling, caption dropout, and draws from moments.
         columns: Further columns to give in each batch: `key` and `caption` (lists of str), `width`, further text
             encoders' `caption_latents_<name>` (B,1,T,D) and masks `caption_mask` uint8 (B,1,T).
-        validate_hash: Whether to compare each shard with the hash in its index before it is first read.
+        validate_hash: Whether to compare plain shards on this machine, too, with the hash in their index before they
+            are first read. What is fetched or decompressed is compared in any case.
         cache: Folder for shards that are remote or compressed; None is a temporary or the user's own cache folder.
         cache_limit: Bytes that such shards may take, such as `"200gb"`; those unused for longest make room.
         predownload: By how many samples to fetch such shards ahead; None is eight batches.
         **dataloader_kwargs: `num_workers`, `prefetch_factor` and `pin_memory`, as for torch's DataLoader: workers times
             factor is how many batches are read ahead; with 0 workers none is. Workers are threads, never fewer than
             four where there are cores. Options for worker processes are accepted and have no effect.
+
+    Logs a warning for each shard set of which samples are left out: those without the resolution, and withdrawn ones.
 
     Raises:
         ParamsError: Arguments are out of range; the message lists all of them.

@@ -347,3 +347,49 @@ def test_json_that_is_nested_too_deeply_is_refused(tmp_path: Path, mark: str, de
         with pytest.raises(SchemaError, match="nested too deeply"):
             build(tmp_path / "shards")
         (tmp_path / "shards" / name).write_bytes(kept)
+
+
+# --- hashes
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(("compression", "validate"), [(None, True), (ZSTD, False), (ZSTD, True)])
+def test_a_flipped_bit_in_a_value_is_refused_where_hashes_are_checked(
+    tmp_path: Path, compression: str | None, validate: bool, num_workers: int
+) -> None:
+    folder = tmp_path / "shards"
+    write_set(folder, compression)
+    path = next(folder.glob("shard.00001.mds*"))
+    whole = path.read_bytes()
+    options: dict[str, Any] = {"validate_hash": validate, "num_workers": num_workers, "cache": tmp_path / "cache"}
+    for place in (0.3, 0.6, 0.9):
+        damaged = bytearray(whole)
+        damaged[int(place * len(damaged))] ^= 4
+        path.write_bytes(damaged)
+        with pytest.raises(SchemaError, match=r"expected sha256|zstd"):
+            options: dict[str, Any] = {
+                "validate_hash": validate,
+                "num_workers": num_workers,
+                "cache": tmp_path / "cache",
+            }
+            list(build(folder, drop_last=False, **options))
+    path.write_bytes(whole)
+    assert sorted(keys_of(build(folder, drop_last=False, validate_hash=validate, cache=tmp_path / "cache"))) == KEYS
+
+
+def test_a_shard_is_hashed_once_however_many_threads_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from microdiff.loader.read import batch_reader
+
+    checked: list[str] = []
+    check_hash = batch_reader.check_hash
+
+    def counted(path: Path, stated: Any) -> None:
+        checked.append(path.name)
+        check_hash(path, stated)
+
+    monkeypatch.setattr(batch_reader, "check_hash", counted)
+    write_set(tmp_path / "shards", None)
+    loader = build(tmp_path / "shards", 1, validate_hash=True, num_workers=4)
+    list(loader)
+    list(loader)
+    assert sorted(checked) == ["shard.00000.mds", "shard.00001.mds"]

@@ -117,8 +117,8 @@ class BatchReader:
                 tensors[name], columns[name] = buffers[name].take(len(ids))
             except MemoryError:
                 raise SchemaError(
-                    f"no memory for {len(ids)} values of {name}, of {num_bytes} bytes each by the index: lower batch_size, "
-                    "or do not trust it"
+                    f"no memory for {len(ids)} values of {name}, of {num_bytes} bytes each by the index: lower "
+                    "batch_size, or do not trust it"
                 ) from None
         texts = {name: [""] * len(ids) for name in self._texts}
         order = np.argsort(ids, kind="stable")  # neighbours in a file one after the other
