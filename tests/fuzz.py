@@ -224,13 +224,13 @@ def read_dir_object(place: Place, data: bytes) -> None:
 
 
 def read_shard_in(name: str, place: Place, data: bytes) -> None:
-    """Read a folder with this shard, whose size its index knows."""
+    """Read a folder with this shard, whose size its index knows, and no hash."""
     folder = place.root / "sets" / name
     path = folder / ("shard.00001.mds" if name == "raw" else "shard.00001.mds.zstd")
     stored = data if name == "raw" else zstd.compress(data, 3, 1)
     index = json.loads(place.files[f"{name}/index.json"])
     entry = index["shards"][1]
-    entry["raw_data"]["bytes"] = len(data)
+    entry["raw_data"] |= {"bytes": len(data), "hashes": {}}
     if name == "zstd":
         entry["zip_data"]["bytes"] = len(stored)
     with _in_its_place(path, stored), _in_its_place(folder / "index.json", json.dumps(index).encode()):

@@ -296,7 +296,7 @@ def test_numbers_that_cannot_be_are_refused(tmp_path: Path, part: str, number: A
 COLUMN_CHANGES: dict[str, tuple[Change, str]] = {
     "twice": (change("column_names.0", "key"), "one of them twice"),
     "of no name": (change("column_names.0", ""), "column ''"),
-    "of another name": (change("column_names.2", "hight"), "expected the columns of the index"),
+    "of another name": (change("column_names.2", "tall"), "expected the columns of the index"),
     "swapped": (
         lambda shards: (
             [
@@ -367,11 +367,6 @@ def test_a_flipped_bit_in_a_value_is_refused_where_hashes_are_checked(
         damaged[int(place * len(damaged))] ^= 4
         path.write_bytes(damaged)
         with pytest.raises(SchemaError, match=r"expected sha256|zstd"):
-            options: dict[str, Any] = {
-                "validate_hash": validate,
-                "num_workers": num_workers,
-                "cache": tmp_path / "cache",
-            }
             list(build(folder, drop_last=False, **options))
     path.write_bytes(whole)
     assert sorted(keys_of(build(folder, drop_last=False, validate_hash=validate, cache=tmp_path / "cache"))) == KEYS
