@@ -16,7 +16,7 @@ from microdiff.errors import MicrodiffError, SchemaError
 from microdiff.remote.dvc_dir_object import folder_digest
 from microdiff.remote.release_file import Release, release_document
 from tests.mds_factory import write_shard
-from tests.shard_factory import COLUMNS, build, keys_of, make_sample
+from tests.shard_factory import COLUMNS, build, keys_of, make_sample, write_published
 from tests.shard_project import SHARDS, ShardProject, md5_of, objects
 
 pytestmark = pytest.mark.usefixtures("own_names")
@@ -388,3 +388,39 @@ def test_a_shard_is_hashed_once_however_many_threads_read_it(tmp_path: Path, mon
     list(loader)
     list(loader)
     assert sorted(checked) == ["shard.00000.mds", "shard.00001.mds"]
+
+
+# --- memory
+
+
+@pytest.mark.parametrize("name", ["index.json", "manifest.json"])
+def test_a_file_of_gigabytes_is_not_read(tmp_path: Path, name: str) -> None:
+    write_set(tmp_path / "shards", None)
+    os.truncate(tmp_path / "shards" / name, 2**33)  # without a byte on disk
+    with pytest.raises(SchemaError, match=rf"{name}: expected at most 1073741824 bytes, got 8589934592"):
+        build(tmp_path / "shards")
+
+
+def test_a_count_that_its_bytes_have_no_room_for_is_refused_before_an_order_is_made(tmp_path: Path) -> None:
+    """As where columns state no sizes, and the file is as large as its index says, without a byte on disk."""
+    write_published(tmp_path / "shards", (77, 1024))
+    index = json.loads((tmp_path / "shards/index.json").read_bytes())
+    entry = index["shards"][-1]  # the first is looked into
+    entry["samples"] = 2**27
+    entry["raw_data"]["bytes"] = 2**32 - 1
+    (tmp_path / "shards/index.json").write_text(json.dumps(index))
+    os.truncate(tmp_path / "shards" / entry["raw_data"]["basename"], 2**32 - 1)
+    with pytest.raises(SchemaError, match="expected at least"):
+        build(tmp_path / "shards", columns=())
+
+
+def test_what_finds_no_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from microdiff.loader.read.buffers import RecycledBuffers
+
+    def take(*_: object) -> None:
+        raise MemoryError
+
+    write_set(tmp_path / "shards", None)
+    monkeypatch.setattr(RecycledBuffers, "take", take)
+    with pytest.raises(SchemaError, match=r"no memory for 4 values of \w+, of \d+ bytes each"):
+        next(iter(build(tmp_path / "shards")))
