@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from microdiff.artifacts.mds import sorted_columns, write_encoded
-from microdiff.artifacts.mds_index import Column, ShardEntry
+from microdiff.artifacts.mds_header import Column
+from microdiff.artifacts.mds_index import ShardEntry
 
 
 def write_shard(

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from microdiff import build_streaming_latents_dataloader
-from microdiff.artifacts.mds_index import Column, index_document
+from microdiff.artifacts.mds_header import Column
+from microdiff.artifacts.mds_index import index_document
 from microdiff.core.files import write_json
 from tests.mds_factory import write_shard
 

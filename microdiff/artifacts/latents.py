@@ -7,10 +7,12 @@ numpy has no bfloat16: here such values are their 16 bits, as uint16, and the fi
 """
 
 import json
+import os
 import shutil
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -18,6 +20,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from microdiff.core.regular_files import open_regular
+from microdiff.core.untrusted import are_texts, is_number, load_json
 from microdiff.errors import SchemaError
 
 _TYPE_NAMES = {"float16": "F16", "float32": "F32", "bfloat16": "BF16", "uint8": "U8"}  # safetensors' own
@@ -142,21 +146,27 @@ class LatentsFile:
 
     def __init__(self, path: Path) -> None:
         try:
-            with path.open("rb") as file:
+            with os.fdopen(open_regular(path), "rb") as file:
                 (length,) = struct.unpack("<Q", file.read(8))
-                header = json.loads(file.read(length))
-            facts = {name: json.loads(text) for name, text in header.pop("__metadata__").items()}
+                if length > os.fstat(file.fileno()).st_size:
+                    raise ValueError("it is shorter than its header")
+                header = load_json(file.read(length))
+            facts = {name: load_json(text) for name, text in header.pop("__metadata__").items()}
             self._keys: dict[str, list[str]] = facts["keys"]
             self.encoder: dict[str, Any] = facts["encoder"]
             self.rejected: dict[str, str] = facts["rejected"]
+            if not isinstance(self.encoder, dict) or not are_texts(self.rejected):
+                raise ValueError("its encoder or its rejected keys are none")
+            if not all(isinstance(key, str) for keys in self._keys.values() for key in keys):
+                raise ValueError("its keys are none")
             self._dtypes = {name: _DTYPES[entry["dtype"]] for name, entry in header.items()}
             self._offsets: dict[str, int] = {
                 name: 8 + length + entry["data_offsets"][0] for name, entry in header.items()
             }
             self._rows = {name: _map_rows(path, 8 + length, entry) for name, entry in header.items()}
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise SchemaError(f"{path}: no such file.") from None
-        except (ValueError, KeyError, TypeError, struct.error, OverflowError, MemoryError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
             raise SchemaError(f"{path}: not a latents file, or damaged ({error!r}).") from error
 
     @property
@@ -189,6 +199,9 @@ def in_numpy(dtype: str) -> "np.dtype[Any]":
 def _map_rows(path: Path, start: int, entry: Mapping[str, Any]) -> NDArray[Any]:
     dtype, shape = in_numpy(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
     first, end = entry["data_offsets"]
-    if end - first != int(np.prod(shape)) * dtype.itemsize or path.stat().st_size < start + end:
+    size = path.stat().st_size - start
+    if not all(is_number(side, 1, size) for side in shape) or not is_number(first, 0, size):
+        raise ValueError(f"a tensor of shape {shape!r:.80} at {first!r:.80}")
+    if not is_number(end, 0, size) or end - first != prod(shape) * dtype.itemsize:
         raise ValueError("it is shorter than its header says")
     return np.memmap(path, dtype=dtype, mode="r", offset=start + first, shape=shape)

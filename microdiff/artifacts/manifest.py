@@ -1,6 +1,5 @@
 """An artifact folder and its `manifest.json`: what is in it, what it was made from, and by which code and settings."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,10 +7,14 @@ from typing import Any, Self
 
 from microdiff.core.files import canonical_json, digest_json, write_json
 from microdiff.core.ledger import KEPT, Counts
+from microdiff.core.regular_files import read_regular
+from microdiff.core.untrusted import are_texts, check_name, check_names_fit, check_part, is_number, load_json
 from microdiff.errors import SchemaError
 
 MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 2**30
 FORMAT = 1
+_MOST = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class FileRecord:
             ValueError: It is none.
         """
         match value:
-            case {"bytes": int(num_bytes), "sha256": str(sha256)}:
+            case {"bytes": num_bytes, "sha256": str(sha256)} if is_number(num_bytes, 0, _MOST):
                 return cls(num_bytes, sha256)
         raise ValueError(f"expected bytes and sha256 of a file, got {value!r:.80}")
 
@@ -74,7 +77,8 @@ class PartRecord:
                 "files": [*files],
             }:
                 computed_with = {str(key): str(item) for key, item in dict(value.get("computed_with", {})).items()}
-                return cls(step, fingerprint, parse_counts(counts), facts, tuple(map(str, files)), computed_with)
+                names = tuple(map(check_name, files))
+                return cls(check_part(step), check_part(fingerprint), parse_counts(counts), facts, names, computed_with)
         raise ValueError(f"expected a part of a partition, got {value!r:.80}")
 
     def to_json(self) -> dict[str, Any]:
@@ -115,7 +119,7 @@ class PartitionRecord:
         match value:
             case {"fingerprints": [*fingerprints], "counts": counts, "files": files}:
                 return cls(
-                    tuple(map(str, fingerprints)),
+                    tuple(map(check_part, fingerprints)),
                     parse_counts(counts),
                     parse_files(files),
                     tuple(PartRecord.parse(part) for part in value.get("parts", ())),
@@ -206,9 +210,12 @@ def parse_manifest(folder: Path) -> Manifest:
         SchemaError: The folder or its manifest is missing or damaged.
     """
     path = folder / MANIFEST
-    if not path.is_file():
-        raise SchemaError(f"{folder}: no {MANIFEST} there. Build it with dvc repro, or fetch it with dvc pull.")
-    return parse_manifest_text(path.read_bytes(), path)
+    try:
+        return parse_manifest_text(read_regular(path, MAX_MANIFEST_BYTES), path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise SchemaError(
+            f"{folder}: no {MANIFEST} there. Build it with dvc repro, or fetch it with dvc pull."
+        ) from None
 
 
 def parse_manifest_text(text: bytes, path: Path) -> Manifest:
@@ -222,19 +229,28 @@ def parse_manifest_text(text: bytes, path: Path) -> Manifest:
         SchemaError: They are no manifest.
     """
     try:
-        value = json.loads(text)
+        value = load_json(text)
         value.pop("digest", None)
         if (version := value.pop("format")) != FORMAT:
             raise SchemaError(
-                f"{path}: format {version}, this version reads format {FORMAT}. Rebuild it with dvc repro -f."
+                f"{path}: format {version!s:.80}, this version reads format {FORMAT}. Rebuild it with dvc repro -f."
             )
-        partitions = {name: PartitionRecord.parse(record) for name, record in value.pop("partitions").items()}
+        partitions = {
+            check_name(name): PartitionRecord.parse(record) for name, record in value.pop("partitions").items()
+        }
+        source_records, extra = value.pop("source_records"), value.pop("extra", {})
+        if not is_number(source_records, 0, _MOST) or not is_number(value.get("withdrawn", 0), 0, _MOST):
+            raise ValueError(f"source_records {source_records!r:.80}, withdrawn {value.get('withdrawn')!r:.80}")
+        if not are_texts(extra):
+            raise ValueError(f"expected digests of files by name, got {extra!r:.80}")
+        files = [name for partition in partitions.values() for name in partition.files]
+        check_names_fit([*files, *map(check_name, extra)])
         return Manifest(
             path.parent,
-            source_records=int(value.pop("source_records")),
+            source_records=source_records,
             counts=parse_counts(value.pop("counts")),
             partitions=partitions,
-            extra=dict(value.pop("extra") if "extra" in value else {}),
+            extra=extra,
             facts=value,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -248,7 +264,7 @@ def parse_counts(value: Any) -> Counts:
         ValueError: They are none.
     """
     match value:
-        case {"in": int(), "kept": int(), **reasons} if all(isinstance(number, int) for number in reasons.values()):
+        case {"in": _, "kept": _} if all(is_number(number, 0, _MOST) for number in value.values()):
             counts: Counts = dict(value)
             return counts
     raise ValueError(f"expected counts in, kept and by reason, got {value!r:.80}")
@@ -262,7 +278,7 @@ def parse_files(value: Any) -> dict[str, FileRecord]:
     """
     if not isinstance(value, dict):
         raise ValueError(f"expected files by name, got {value!r:.80}")
-    return {name: FileRecord.parse(record) for name, record in value.items()}
+    return {check_name(name): FileRecord.parse(record) for name, record in value.items()}
 
 
 def write_manifest(folder: Path, value: Mapping[str, Any]) -> None:
@@ -272,10 +288,10 @@ def write_manifest(folder: Path, value: Mapping[str, Any]) -> None:
 
 def is_whole(folder: Path) -> bool:
     """Tell whether a manifest is, byte for byte, as it was written."""
-    text = (folder / MANIFEST).read_bytes()
+    text = read_regular(folder / MANIFEST, MAX_MANIFEST_BYTES)
     try:
-        value = json.loads(text)
+        value = load_json(text)
         digest = value.pop("digest")
+        return bool(digest == digest_json(value) and text == canonical_json({**value, "digest": digest}).encode())
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
-    return bool(digest == digest_json(value) and text == canonical_json({**value, "digest": digest}).encode())

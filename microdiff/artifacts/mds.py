@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import zstd
 
-from microdiff.artifacts.mds_index import Column, IndexedFile, ShardEntry, ShardHeader
+from microdiff.artifacts.mds_header import Column, ShardHeader
+from microdiff.artifacts.mds_index import IndexedFile, ShardEntry
 from microdiff.core.files import whole_file
 from microdiff.errors import SchemaError
 

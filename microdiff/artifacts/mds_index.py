@@ -1,124 +1,35 @@
-"""The index of an MDS shard set: what `index.json` says of each shard, and how it spells the types of columns.
+"""The index of an MDS shard set: what `index.json` says of each shard and of its files.
+
+An index may be a stranger's. Whatever reads one reads it here: names that lead out of the folder, sizes that cannot be
+and types that contradict each other go no further.
 
 Format: https://github.com/mosaicml/streaming/blob/v0.13.0/streaming/base/format/mds/writer.py
 """
 
-import json
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
+from microdiff.artifacts.mds_header import HEADER_FIELDS, MAX_SHARD_BYTES, MDS_VERSION, ShardHeader, get_typed
+from microdiff.core.regular_files import read_regular
+from microdiff.core.untrusted import are_texts, check_name, check_names_fit, is_number, load_json
 from microdiff.errors import SchemaError
 
 INDEX_NAME = "index.json"
-_VERSION = 2
-_FORMAT = "mds"
-_NDARRAY = re.compile(r"ndarray:(u?int(?:8|16|32|64)|float(?:16|32|64)):([1-9][0-9]*(?:,[1-9][0-9]*)*)")
-
-
-@dataclass(frozen=True)
-class Column:
-    """One typed column of a shard.
-
-    Attributes:
-        name: Column name.
-        encoding: `str`, `int32` or `ndarray:<dtype>:<shape>`, as the index spells it.
-        shape: Shape of an `ndarray` column, else None.
-        dtype: Dtype of an `ndarray` column, else None.
-        size: Bytes a value takes, None where that varies.
-    """
-
-    name: str
-    encoding: str
-    shape: tuple[int, ...] | None = None
-    dtype: "np.dtype[Any] | None" = None
-    size: int | None = None
-
-    @classmethod
-    def parse(cls, name: str, encoding: str) -> Self:
-        """Read a column's encoding.
-
-        Raises:
-            SchemaError: The encoding is none of those that we write.
-        """
-        if encoding == "str":
-            return cls(name, encoding)
-        if encoding == "int32":
-            return cls(name, encoding, size=4)
-        match = _NDARRAY.fullmatch(encoding)
-        if match is None:
-            raise SchemaError(
-                f"column {name!r}: expected encoding str, int32 or ndarray:<dtype>:<shape>, got {encoding!r}"
-            )
-        dtype, shape = np.dtype(match[1]), tuple(map(int, match[2].split(",")))
-        return cls(name, encoding, shape, dtype, prod(shape) * dtype.itemsize)
-
-
-@dataclass(frozen=True)
-class ShardHeader:
-    """What a shard says of itself in its first bytes, and its index entry says again.
-
-    Attributes:
-        column_names: Its columns, in the order in which a sample holds their values.
-        column_encodings: Type of each column, as `Column` reads it; published shards have others, such as `bytes`.
-        column_sizes: Bytes of each column's values, None where they vary.
-        compression: None or, for example, `zstd:3`.
-        hashes: Names of the hashes that its index entry holds.
-        size_limit: What the writer was told; we tell it nothing.
-    """
-
-    column_names: tuple[str, ...]
-    column_encodings: tuple[str, ...]
-    column_sizes: tuple[int | None, ...]
-    compression: str | None = None
-    hashes: tuple[str, ...] = ()
-    size_limit: int | None = None
-
-    @classmethod
-    def parse(cls, value: Mapping[str, Any]) -> Self:
-        """Read a header, or the part of an index entry that repeats it.
-
-        Raises:
-            ValueError: Naming the field that is missing or wrong.
-        """
-        if (value.get("version"), value.get("format")) != (_VERSION, _FORMAT):
-            raise ValueError(f"version {value.get('version')!r} of format {value.get('format')!r}")
-        names, encodings, sizes = (
-            tuple(_get(value, name, list)) for name in ("column_names", "column_encodings", "column_sizes")
-        )
-        if not len(names) == len(encodings) == len(sizes):
-            raise ValueError(f"columns {names} with encodings {encodings} and sizes {sizes}")
-        return cls(
-            names,
-            encodings,
-            sizes,
-            compression=_get(value, "compression", str | None),
-            hashes=tuple(_get(value, "hashes", list | None) or ()),
-            size_limit=_get(value, "size_limit", int | None),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the header as JSON values."""
-        return {
-            "version": _VERSION,
-            "format": _FORMAT,
-            "compression": self.compression,
-            "hashes": list(self.hashes),
-            "size_limit": self.size_limit,
-            "column_names": list(self.column_names),
-            "column_encodings": list(self.column_encodings),
-            "column_sizes": list(self.column_sizes),
-        }
-
-    @property
-    def encodings(self) -> dict[str, str]:
-        """The encoding of each column by its name."""
-        return dict(zip(self.column_names, self.column_encodings, strict=True))
+_SUFFIX = ".mds"
+_DIGEST = re.compile(r"(?:[0-9a-f]{2}){1,128}")
+_MAX_INDEX_BYTES = 2**30  # a million shards
+_MAX_EMPTY_BYTES = 2**16  # of a shard without samples, as streaming writes before one that is larger than its limit
+# Latents hardly compress: what claims more than this would fill the disk from a few bytes.
+_MAX_RATIO, _RATIO_FREE_BYTES = 1024, 2**26
+_HEX_DIGITS = {
+    name: 2 * hashlib.new(name, usedforsecurity=False).digest_size
+    for name in sorted(hashlib.algorithms_guaranteed, key=lambda name: (name != "sha256", name))
+    if not name.startswith("shake")  # of no fixed size
+}
 
 
 @dataclass(frozen=True)
@@ -142,7 +53,21 @@ class IndexedFile:
         Raises:
             ValueError: Naming the field that is missing or wrong.
         """
-        return cls(_get(value, "basename", str), _get(value, "bytes", int), _get(value, "hashes", dict | None) or {})
+        name, num_bytes = check_name(get_typed(value, "basename", str)), get_typed(value, "bytes", int)
+        if not is_number(num_bytes, 1, MAX_SHARD_BYTES):
+            raise ValueError(f"bytes {num_bytes!r:.80}")
+        hashes = get_typed(value, "hashes", dict | None) or {}
+        if not are_texts(hashes) or not all(
+            _DIGEST.fullmatch(digest) and _HEX_DIGITS.get(name, len(digest)) == len(digest)
+            for name, digest in hashes.items()
+        ):
+            raise ValueError(f"hashes {hashes!r:.80}")
+        return cls(name, num_bytes, hashes)
+
+    @property
+    def known_hash(self) -> str | None:
+        """The first of its hashes that this Python can compute, SHA-256 before others; None if there is none."""
+        return next((name for name in _HEX_DIGITS if name in self.hashes), None)
 
     def to_json(self) -> dict[str, Any]:
         """Return the file as JSON values."""
@@ -166,21 +91,50 @@ class ShardEntry:
     zipped: IndexedFile | None = None
 
     @classmethod
-    def parse(cls, value: object) -> Self:
+    def parse(cls, value: object, header: ShardHeader | None = None) -> Self:
         """Read an entry.
+
+        Args:
+            value: As JSON.
+            header: What the fields of its header say, if they have been read before.
 
         Raises:
             ValueError: Naming the field that is missing or wrong.
         """
         if not isinstance(value, dict):
             raise ValueError(f"{value!r:.200}")
-        zipped = _get(value, "zip_data", dict | None)
-        return cls(
-            header=ShardHeader.parse(value),
-            num_samples=_get(value, "samples", int),
-            raw=IndexedFile.parse(_get(value, "raw_data", dict)),
+        zipped = get_typed(value, "zip_data", dict | None)
+        entry = cls(
+            header=header or ShardHeader.parse(value),
+            num_samples=get_typed(value, "samples", int),
+            raw=IndexedFile.parse(get_typed(value, "raw_data", dict)),
             zipped=IndexedFile.parse(zipped) if zipped else None,
         )
+        entry._check()
+        return entry
+
+    def _check(self) -> None:
+        """Check that what it says can be true at once.
+
+        Raises:
+            ValueError: Naming what cannot.
+        """
+        raw, zipped = self.raw, self.zipped
+        if not raw.name.endswith(_SUFFIX):
+            raise ValueError(f"the name {raw.name!r:.80} of a shard, expected one that ends in {_SUFFIX}")
+        if not self.num_samples and raw.num_bytes > _MAX_EMPTY_BYTES:
+            raise ValueError(f"samples 0 in {raw.num_bytes} bytes")
+        if self.num_samples < 0 or self.header.least_bytes(self.num_samples) > raw.num_bytes:
+            raise ValueError(f"samples {self.num_samples!r:.80}, which do not go into {raw.num_bytes} bytes")
+        if zipped is None:
+            return
+        kind = (self.header.compression or "").partition(":")[0]
+        if zipped.name != f"{raw.name}.{kind}":
+            raise ValueError(
+                f"compression {self.header.compression!r:.80} to a file {zipped.name!r:.80}, expected {raw.name}.{kind}"
+            )
+        if raw.num_bytes > max(_RATIO_FREE_BYTES, _MAX_RATIO * zipped.num_bytes):
+            raise ValueError(f"{zipped.num_bytes} bytes that become {raw.num_bytes}: no latents compress so well")
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry as JSON values: what streaming reads, and what its own writer puts into an index."""
@@ -215,7 +169,7 @@ class ShardEntry:
 
 def index_document(entries: Sequence[ShardEntry]) -> dict[str, Any]:
     """Return what a shard set's `index.json` holds; it is written after its shards."""
-    return {"version": _VERSION, "shards": [entry.to_json() for entry in entries]}
+    return {"version": MDS_VERSION, "shards": [entry.to_json() for entry in entries]}
 
 
 def read_index(path: Path) -> list[ShardEntry]:
@@ -225,31 +179,31 @@ def read_index(path: Path) -> list[ShardEntry]:
         SchemaError: The file is missing or is not an index of MDS version 2.
     """
     try:
-        index = json.loads(path.read_bytes())
+        index = load_json(read_regular(path, _MAX_INDEX_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         raise SchemaError(f"{path} is missing: is this the folder of a finished shard set?") from None
     except ValueError as error:  # not JSON, or not UTF-8
         raise SchemaError(f"{path}: expected a JSON index, got {error}: write or pull it again") from None
-    if not isinstance(index, dict) or index.get("version") != _VERSION:
-        raise SchemaError(f"{path}: expected an MDS index of version {_VERSION}, got {index!r:.80}")
+    if not isinstance(index, dict) or index.get("version") != MDS_VERSION:
+        raise SchemaError(f"{path}: expected an MDS index of version {MDS_VERSION}, got {index!r:.80}")
     values = index.get("shards")
     if not isinstance(values, list):
         raise SchemaError(f"{path}: expected a list of shards, got {values!r:.80}: write or pull it again")
     entries: list[ShardEntry] = []
-    headers: dict[ShardHeader, ShardHeader] = {}  # of a hundred thousand shards, nearly all have the same one
+    before, header = list[Any](), None  # of a hundred thousand shards, nearly all have the same one
     for number, value in enumerate(values):
+        fields = [value.get(name) for name in HEADER_FIELDS] if isinstance(value, dict) else []
         try:
-            entry = ShardEntry.parse(value)
-            entries.append(replace(entry, header=headers.setdefault(entry.header, entry.header)))
-        except (ValueError, TypeError) as error:  # a list among the columns' names cannot be hashed
+            entries.append(ShardEntry.parse(value, header if fields == before else None))
+            before, header = fields, entries[-1].header
+        except ValueError as error:
             raise SchemaError(
                 f"{path}: expected shard {number} to be an MDS entry, got {error}: write or pull it again"
             ) from None
+    try:
+        check_names_fit(name for entry in entries for name in {entry.raw.name, entry.stored.name})
+    except ValueError as error:
+        raise SchemaError(
+            f"{path}: expected shards with files of their own, got {error}: write or pull it again"
+        ) from None
     return entries
-
-
-def _get(value: Mapping[str, Any], name: str, kind: Any) -> Any:
-    found = value.get(name)
-    if not isinstance(found, kind) or found is True or found is False:
-        raise ValueError(f"{name} {found!r:.80}")
-    return found

@@ -165,5 +165,5 @@ def _table_keys(folder: Path) -> Iterator[tuple[str, set[str]]]:
 
 def _shard_keys(folder: Path) -> Iterator[tuple[str, set[str]]]:
     for entry in read_index(folder / INDEX_NAME):
-        keys = {str(values["key"], "utf-8") for values in MdsFile(folder, entry)}
+        keys = set(MdsFile(folder, entry).keys())
         yield "", keys | {picture_key(key) for key in keys}

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from microdiff.core.files import write_text
+from microdiff.core.regular_files import read_regular
 from microdiff.errors import ParamsError, SchemaError
 
 WITHDRAWN = "withdrawn.tsv"
+_MAX_BYTES = 2**30
 _COLUMNS = ("key", "reason", "partition")
 
 
@@ -57,8 +59,8 @@ def read_withdrawn(path: Path) -> Withdrawn:
         SchemaError: The file is not such a list. One that cannot be read must not pass for a shorter one.
     """
     try:
-        header, *lines = path.read_bytes().decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
-    except FileNotFoundError:
+        header, *lines = read_regular(path, _MAX_BYTES).decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
+    except (FileNotFoundError, NotADirectoryError):
         return Withdrawn()
     except UnicodeDecodeError as error:
         raise SchemaError(f"{path}: not UTF-8 ({error}). Restore it with git checkout.") from error

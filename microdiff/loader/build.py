@@ -4,7 +4,9 @@ Takes the place of `micro_diffusion.datasets.latents_loader`: same arguments, ba
 https://github.com/SonyResearch/micro_diffusion/blob/main/micro_diffusion/datasets/latents_loader.py
 """
 
+import logging
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from microdiff.loader.dataloader import LatentsLoader
 
 STREAMING_SEED = 9176  # streaming's own default: the published loader's order comes from it
+
+_LOG = logging.getLogger("microdiff")
 
 ShardSetName = str | Path | ShardSource
 
@@ -75,13 +79,16 @@ def build_streaming_latents_dataloader(
         seed: Determines shuffling, caption dropout, and draws from moments.
         columns: Further columns to give in each batch: `key` and `caption` (lists of str), `width`, further text
             encoders' `caption_latents_<name>` (B,1,T,D) and masks `caption_mask` uint8 (B,1,T).
-        validate_hash: Whether to compare each shard with the hash in its index before it is first read.
+        validate_hash: Whether to compare plain shards on this machine, too, with the hash in their index before they
+            are first read. What is fetched or decompressed is compared in any case.
         cache: Folder for shards that are remote or compressed; None is a temporary or the user's own cache folder.
         cache_limit: Bytes that such shards may take, such as `"200gb"`; those unused for longest make room.
         predownload: By how many samples to fetch such shards ahead; None is eight batches.
         **dataloader_kwargs: `num_workers`, `prefetch_factor` and `pin_memory`, as for torch's DataLoader: workers times
             factor is how many batches are read ahead; with 0 workers none is. Workers are threads, never fewer than
             four where there are cores. Options for worker processes are accepted and have no effect.
+
+    Logs a warning for each shard set of which samples are left out: those without the resolution, and withdrawn ones.
 
     Raises:
         ParamsError: Arguments are out of range; the message lists all of them.
@@ -126,6 +133,7 @@ def build_streaming_latents_dataloader(
     wanted = Wanted(image_size, cap_seq_size, cap_emb_dim, tuple(columns), validate_hash)
     shard_sets = [open_shard_set(each, wanted, folder) for each in names]
     check_mixable(shard_sets)
+    say_left_out(shard_sets)
     only_copies = [each.given for each in shard_sets if each.source is None]
     if cache_limit is not None and only_copies:
         raise ParamsError(
@@ -139,6 +147,14 @@ def build_streaming_latents_dataloader(
         | {"cache_limit": cache_limit, "predownload": predownload},
         {"batch_size": batch_size, "drop_last": drop_last, **dataloader_kwargs},
     )
+
+
+def say_left_out(shard_sets: Sequence[ShardSet]) -> None:
+    """Log what is in shard sets but in no batch; of several ranks, one does."""
+    if os.environ.get("RANK", "0") == "0":
+        for each in shard_sets:
+            for line in each.left_out():
+                _LOG.warning("%s: %s", each.given, line)
 
 
 def _build(
@@ -179,5 +195,5 @@ def _names(
 def _identity(given: ShardSetName) -> object:
     """Return what two ways to name the same shard set have in common."""
     if not isinstance(given, str | Path):
-        return given.local.resolve()
-    return given if "://" in str(given) else Path(given).expanduser().resolve()
+        return os.path.realpath(given.local)
+    return given if "://" in str(given) else os.path.realpath(Path(given).expanduser())

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from microdiff.artifacts.mds_index import Column, ShardEntry
+from microdiff.artifacts.mds_header import Column
+from microdiff.artifacts.mds_index import ShardEntry
 from microdiff.errors import SchemaError
 
 TEXT_ENCODING = "str"

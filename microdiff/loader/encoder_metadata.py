@@ -1,10 +1,12 @@
 """What a shard set's manifest says of the models that made it. Does not import torch."""
 
-import json
 import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from microdiff.artifacts.manifest import MAX_MANIFEST_BYTES
+from microdiff.core.regular_files import read_regular
+from microdiff.core.untrusted import load_json
 from microdiff.errors import SchemaError
 from microdiff.loader.column_types import is_of_text_encoder
 
@@ -20,7 +22,7 @@ def read_encoders(manifest: Path) -> object:
     if not manifest.is_file():
         return None
     try:
-        document = json.loads(manifest.read_bytes())
+        document = load_json(read_regular(manifest, MAX_MANIFEST_BYTES))
     except ValueError as error:
         raise SchemaError(f"{manifest}: expected JSON, got {error}: write or pull it again") from None
     if not isinstance(document, dict) or document.get("encoders") is None:

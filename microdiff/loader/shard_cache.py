@@ -7,12 +7,16 @@ has a copy elsewhere, so it may be removed from there again.
 import contextlib
 import hashlib
 import os
+import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from microdiff.artifacts.mds_header import MAX_SHARD_BYTES
 from microdiff.artifacts.mds_index import ShardEntry
+from microdiff.artifacts.zstd_frame import decompress
 from microdiff.core.files import whole_file
+from microdiff.core.regular_files import read_regular
 from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import SchemaError
 from microdiff.remote.shard_source import ShardSource
@@ -53,7 +57,7 @@ class FolderSource:
     @property
     def local(self) -> Path:
         """The cache folder of this shard set."""
-        name = hashlib.sha256(os.fsencode(self.folder.resolve())).hexdigest()[:16]
+        name = hashlib.sha256(os.fsencode(os.path.realpath(self.folder))).hexdigest()[:16]
         return (self.cache or Path(tempfile.gettempdir()) / f"microdiff-{os.getuid()}") / name
 
     @property
@@ -61,12 +65,29 @@ class FolderSource:
         """Nothing: the list beside the folder counts."""
         return Withdrawn()
 
+    def claim(self) -> None:
+        """Make the cache folder, if it is to be among the temporary files, and check that it is this user's alone.
+
+        Its name can be guessed: another user could have made it, with links in it to files of this one.
+
+        Raises:
+            SchemaError: It is somebody else's, a link, or open to others.
+        """
+        if self.cache is not None:
+            return
+        top = self.local.parent
+        with contextlib.suppress(FileExistsError):
+            top.mkdir(mode=0o700)
+        facts = top.lstat()
+        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o022:
+            raise SchemaError(f"{top}: expected a folder that only this user can write: remove it, or give cache=")
+
     def fetch(self, name: str) -> None:
         """Let a file that is not compressed be read from the cache folder, without copying it."""
         target = self.local / name
         target.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):  # another process has just done the same
-            target.symlink_to((self.folder / name).resolve())
+            target.symlink_to(os.path.realpath(self.folder / name))
 
 
 def is_fetched(folder: Path, entry: ShardEntry) -> bool:
@@ -76,6 +97,19 @@ def is_fetched(folder: Path, entry: ShardEntry) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return size == entry.raw.num_bytes
+
+
+def is_current(source: ShardSource, prefix: str, entry: ShardEntry) -> bool:
+    """Tell whether a shard lies in a source's cache, and is still what the source has."""
+    if not is_fetched(source.local / prefix, entry):
+        return False
+    if not isinstance(source, FolderSource) or entry.zipped is None:
+        return True
+    compressed, raw = source.folder / prefix / entry.zipped.name, source.local / prefix / entry.raw.name
+    try:
+        return compressed.stat().st_mtime_ns == raw.stat().st_mtime_ns
+    except FileNotFoundError:
+        return False
 
 
 def fetch_shard(source: ShardSource, prefix: str, entry: ShardEntry) -> None:
@@ -91,10 +125,10 @@ def fetch_shard(source: ShardSource, prefix: str, entry: ShardEntry) -> None:
         SourceError: It cannot be had.
     """
     folder = source.local / prefix
-    if is_fetched(folder, entry):
+    if is_current(source, prefix, entry):
         return
     path = folder / entry.raw.name
-    path.unlink(missing_ok=True)  # of another size: left from another version of the set
+    path.unlink(missing_ok=True)  # left from another version of the set
     if entry.zipped is None:
         source.fetch(prefix + entry.raw.name)
         if not is_fetched(folder, entry):
@@ -103,9 +137,13 @@ def fetch_shard(source: ShardSource, prefix: str, entry: ShardEntry) -> None:
             )
         return
     if isinstance(source, FolderSource):
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        compressed = source.folder / prefix / entry.zipped.name
+        written_ns = _time_of(compressed)
         with whole_file(path) as file:
-            file.write(_decompressed(source.folder / prefix / entry.zipped.name, entry))
+            file.write(_decompressed(compressed, entry))
+            file.flush()
+            os.utime(file.fileno(), ns=(written_ns, written_ns))  # by which `is_current` knows it
         return
     source.fetch(prefix + entry.zipped.name)
     with whole_file(path) as file:
@@ -113,16 +151,26 @@ def fetch_shard(source: ShardSource, prefix: str, entry: ShardEntry) -> None:
     (folder / entry.zipped.name).unlink(missing_ok=True)
 
 
-def _decompressed(path: Path, entry: ShardEntry) -> bytes:
-    import zstd  # streaming's own, by which such shards are written
+def _time_of(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        raise SchemaError(f"{path} has gone while it was to be read: write or pull it again") from None
 
+
+def _decompressed(path: Path, entry: ShardEntry) -> bytes:
     if str(entry.header.compression).partition(":")[0] != "zstd":
         raise SchemaError(f"{path}: is compressed by {entry.header.compression}, expected zstd: write the set again")
-    expected = entry.raw.num_bytes
     try:
-        data: bytes = zstd.decompress(path.read_bytes())
-    except zstd.Error as error:
-        raise SchemaError(f"{path}: expected zstd data ({error}): write or pull it again") from None
-    if len(data) != expected:
-        raise SchemaError(f"{path}: expected {expected} bytes when decompressed, got {len(data)}: pull it again")
+        data = decompress(read_regular(path, MAX_SHARD_BYTES), entry.raw.num_bytes)
+    except (FileNotFoundError, NotADirectoryError):
+        raise SchemaError(f"{path} has gone while it was to be read: write or pull it again") from None
+    except ValueError as error:
+        raise SchemaError(f"{path}: {error}: write or pull it again") from None
+    if (name := entry.raw.known_hash) is not None:
+        found = hashlib.new(name, data, usedforsecurity=False).hexdigest()
+        if found != entry.raw.hashes[name]:
+            raise SchemaError(
+                f"{path}: expected {name} {entry.raw.hashes[name]} when decompressed, got {found}: pull it again"
+            )
     return data

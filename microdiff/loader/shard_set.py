@@ -5,13 +5,14 @@ group of resolutions) and what the published micro_diffusion scripts write (`byt
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from microdiff.artifacts.mds_index import INDEX_NAME, ShardEntry, read_index
 from microdiff.artifacts.mds_scan import MdsFile, Values
-from microdiff.core.withdrawn import WITHDRAWN, Withdrawn, read_withdrawn
+from microdiff.core.regular_files import check_files_inside
+from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import SchemaError
 from microdiff.loader.column_types import (
     PUBLISHED_DOWNSAMPLING,
@@ -28,13 +29,12 @@ from microdiff.loader.encoder_metadata import (
     stated_downsampling,
     stored_dtype,
 )
-from microdiff.loader.read.open_shards import known_hash
+from microdiff.loader.set_places import manifest_of, withdrawn_beside
 from microdiff.loader.shard_cache import FolderSource, fetch_shard, open_shard_source
 from microdiff.remote.shard_source import ShardSource
 
 CAPTION_COLUMN = "caption_latents"
 KEY_COLUMN = "key"
-MANIFEST_NAME = "manifest.json"
 
 _LOG = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ class ShardSet:
         caption: The caption latents.
         further: The further columns asked for; None for text.
         withdrawn: Samples that may not be used.
+        num_left_out: How many samples of the set do not have the resolution.
     """
 
     given: str
@@ -85,11 +86,21 @@ class ShardSet:
     caption: StoredArray
     further: Mapping[str, StoredArray | None] = field(default_factory=dict)
     withdrawn: Withdrawn = field(default_factory=Withdrawn)
+    num_left_out: int = 0
 
     @property
     def has_moments(self) -> bool:
         """Whether image latents are to be drawn anew in every epoch."""
         return self.image.column.startswith("moments_")
+
+    def left_out(self) -> Iterator[str]:
+        """Yield in words what is in the set, but in no batch."""
+        given = sum(entry.num_samples for entry in self.entries)
+        if self.num_left_out:
+            total = given + self.num_left_out
+            yield f"{given} of {total} samples have {self.image.column}: the other {self.num_left_out} are left out"
+        if self.withdrawn:
+            yield f"withdrawn samples: {len(self.withdrawn)}; where shards still hold one, the next takes its place"
 
     @property
     def has_keys(self) -> bool:
@@ -111,22 +122,23 @@ def open_shard_set(given: str | Path | ShardSource, wanted: Wanted, cache: Path 
     source = open_shard_source(given, cache)
     top = Path(str(given)).expanduser() if source is None else source.local
     name = str(top) if isinstance(given, Path) or source is None else str(given if isinstance(given, str) else top)
-    prefix, column, entries = _choose_group(top, name, wanted.image_size)
+    prefix, column, entries, num_left_out = _choose_group(top, name, wanted.image_size)
     folder = top / prefix
     if not sum(entry.num_samples for entry in entries):
         raise SchemaError(f"{folder}: has no samples with {column}: leave this dataset out at {wanted.image_size} px")
-    withdrawn = _withdrawn_beside(top) if source is None else source.withdrawn
+    withdrawn = withdrawn_beside(top) if source is None else source.withdrawn
     if source is None:
-        _check_files(folder, entries)
+        check_files_inside(top, ((prefix + entry.stored.name, entry.stored.num_bytes) for entry in entries))
         if any(entry.zipped for entry in entries):
             source = FolderSource(top, cache)
+            source.claim()
             folder = source.local / prefix
     if wanted.check_hashes:
         for entry in entries:
-            if known_hash(entry.raw.hashes) is None:
+            if entry.raw.known_hash is None:
                 raise SchemaError(f"{folder / entry.raw.name}: its index states no hash: leave the check out")
     encodings = {each: encoding_of(folder, entries, each) for each in (column, CAPTION_COLUMN, *wanted.columns)}
-    manifest = _beside(top) / MANIFEST_NAME
+    manifest = manifest_of(top)
     encoders = read_encoders(manifest)
     downsampling = stated_downsampling(encoders, manifest) or PUBLISHED_DOWNSAMPLING
     first = _first_sample(folder, entries, source, prefix) if "bytes" in encodings.values() else {}
@@ -158,7 +170,9 @@ def open_shard_set(given: str | Path | ShardSource, wanted: Wanted, cache: Path 
             each: further_array(folder, each, encodings[each], stored_dtype(encoders, each)) for each in wanted.columns
         },
         withdrawn=withdrawn,
+        num_left_out=num_left_out,
     )
+    _check_room(shard_set)
     if withdrawn and not shard_set.has_keys:
         raise SchemaError(f"{folder}: samples are withdrawn by key, but these have no column {KEY_COLUMN!r}")
     return shard_set
@@ -200,19 +214,20 @@ def _described(array: StoredArray | None) -> str:
     return "text" if array is None else f"{array.column} is {array}"
 
 
-def _choose_group(top: Path, name: str, image_size: int) -> tuple[str, str, list[ShardEntry]]:
-    """Return the prefix of the group that has the resolution, the column that holds it, and its shards."""
+def _choose_group(top: Path, name: str, image_size: int) -> tuple[str, str, list[ShardEntry], int]:
+    """Return the prefix of the group that has the resolution, its column, its shards, and how many samples lack it."""
     columns = (f"latents_{image_size}", f"moments_{image_size}")
     entries = read_index(top / INDEX_NAME)
     for column in columns:
         if all(column in entry.header.column_names for entry in entries):
-            return "", column, entries
+            return "", column, entries, 0
     prefix = f"{image_size}/"
     if (top / prefix / INDEX_NAME).is_file():
         group = read_index(top / prefix / INDEX_NAME)
         for column in columns:
             if all(column in entry.header.column_names for entry in group):
-                return prefix, column, group
+                num_left_out = sum(entry.num_samples for entry in entries) - sum(each.num_samples for each in group)
+                return prefix, column, group, max(0, num_left_out)
     names = [entry.header.column_names for entry in entries]
     found = {each for every in names for each in every if each.startswith(("latents_", "moments_"))}
     without = sum(not set(columns) & set(each) for each in names)
@@ -222,15 +237,19 @@ def _choose_group(top: Path, name: str, image_size: int) -> tuple[str, str, list
     )
 
 
-def _check_files(folder: Path, entries: Sequence[ShardEntry]) -> None:
-    for entry in entries:
-        path, expected = folder / entry.stored.name, entry.stored.num_bytes
-        try:
-            found = path.stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            raise SchemaError(f"{path} is missing, although the index lists it: write or pull it again") from None
-        if found != expected:
-            raise SchemaError(f"{path}: expected {expected} bytes, got {found}: write or pull it again")
+def _check_room(shard_set: ShardSet) -> None:
+    """Check that shards are large enough for the values that their samples are said to have.
+
+    What is remote has not been looked at yet, and the memory for an epoch's order depends on these numbers.
+    """
+    arrays = {array.column: array.row_bytes for array in _arrays(shard_set) if array is not None}
+    for entry in shard_set.entries:
+        needed = entry.header.least_bytes(entry.num_samples, arrays)
+        if needed > entry.raw.num_bytes:
+            raise SchemaError(
+                f"{shard_set.folder / entry.raw.name}: expected at least {needed} bytes for {entry.num_samples} "
+                f"samples with {', '.join(arrays)}, got {entry.raw.num_bytes} by its index: write or pull it again"
+            )
 
 
 def _first_sample(folder: Path, entries: Sequence[ShardEntry], source: ShardSource | None, prefix: str) -> Values:
@@ -239,12 +258,3 @@ def _first_sample(folder: Path, entries: Sequence[ShardEntry], source: ShardSour
     if source is not None:
         fetch_shard(source, prefix, entry)
     return MdsFile(folder, entry.uncompressed()).sample(0)
-
-
-def _beside(top: Path) -> Path:
-    """Return the shard set's own folder; a single group (`.../512`) lies in it."""
-    return top.parent if top.name.isdigit() and not (top / MANIFEST_NAME).is_file() else top
-
-
-def _withdrawn_beside(top: Path) -> Withdrawn:
-    return read_withdrawn(_beside(top.absolute()).parent / WITHDRAWN)

@@ -4,8 +4,6 @@ Streaming keeps what it is good at: one download of a shard per machine, prefetc
 this module takes some ten seconds, as streaming does.
 """
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 from streaming import Stream
@@ -14,7 +12,7 @@ from streaming.base.format.mds import MDSReader
 from streaming.base.world import World
 
 from microdiff.artifacts.mds_index import IndexedFile, ShardEntry
-from microdiff.loader.shard_cache import fetch_shard, is_fetched
+from microdiff.loader.shard_cache import fetch_shard, is_current
 from microdiff.loader.shard_set import ShardSet
 
 
@@ -38,7 +36,8 @@ class LatentsStream(Stream):  # type: ignore[misc]  # streaming ships without ty
     def set_up_local(self, shards: list[MDSReader], cache_usage_per_shard: NDArray[np.int64]) -> None:
         """Find out which shards are there."""
         for number, (shard, entry) in enumerate(zip(shards, self.shard_set.entries, strict=True)):
-            here = self.shard_set.source is None or is_fetched(Path(self.local), entry)
+            source, prefix = self.shard_set.source, self.shard_set.prefix
+            here = source is None or is_current(source, prefix, entry)
             cache_usage_per_shard[number] = shard.raw_data.bytes if here else 0
 
     def get_index_size(self) -> int:
@@ -48,7 +47,7 @@ class LatentsStream(Stream):  # type: ignore[misc]  # streaming ships without ty
     def prepare_shard(self, shard: MDSReader) -> int:
         """Fetch a shard if it is not there; return by how many bytes the cache has grown."""
         source, entry = self.shard_set.source, self._entries[shard.raw_data.basename]
-        if source is None or is_fetched(Path(self.local), entry):
+        if source is None or is_current(source, self.shard_set.prefix, entry):
             return 0
         fetch_shard(source, self.shard_set.prefix, entry)
         grown: int = shard.raw_data.bytes

@@ -1,7 +1,6 @@
 """`partition.json`: what a folder of the partition store says of itself."""
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -9,6 +8,7 @@ from typing import Any, Self
 from microdiff.artifacts.manifest import FileRecord, parse_counts, parse_files
 from microdiff.core.files import canonical_json, digest_json, write_text
 from microdiff.core.ledger import Counts
+from microdiff.core.untrusted import check_name, load_json
 from microdiff.errors import SchemaError
 
 RECORD = "partition.json"
@@ -57,14 +57,13 @@ class StoreRecord:
             SchemaError: They are damaged: they are no record, or another one than was written.
         """
         try:
-            value = json.loads(data)
+            value = load_json(data)
             digest = value.pop("digest", None)  # records of earlier versions have none
             if digest not in (None, digest_json(value)):
                 raise ValueError("its digest does not fit")
             counts, files = parse_counts(value["counts"]), parse_files(value["files"])
-            check_relative(files)
             with_what = {str(key): str(item) for key, item in dict(value.get("computed_with", {})).items()}
-            return cls(str(value["name"]), counts, dict(value["facts"]), files, with_what)
+            return cls(check_name(value["name"]), counts, dict(value["facts"]), files, with_what)
         except UnicodeDecodeError:
             raise SchemaError(f"{where}: no record of a partition (it is not UTF-8)") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -81,14 +80,3 @@ class StoreRecord:
     def write(self, folder: Path) -> None:
         """Write the record into a folder, whose files must be there."""
         write_text(folder / RECORD, self.to_bytes().decode())
-
-
-def check_relative(names: Iterable[str]) -> None:
-    """Check that files stay inside their folder.
-
-    Raises:
-        ValueError: One does not.
-    """
-    for name in names:
-        if not name or name.startswith("/") or {"..", ".", ""} & set(name.split("/")):
-            raise ValueError(f"it names a file {name!r}")

@@ -5,20 +5,22 @@ credentials. `microdiff.remote.release_writer` writes it.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from microdiff.errors import SourceError
-from microdiff.remote.dvc_dir_object import check_paths, folder_digest
+from microdiff.core.regular_files import read_regular
+from microdiff.core.untrusted import are_texts, load_json
+from microdiff.errors import SchemaError, SourceError
+from microdiff.remote.dvc_dir_object import checked_files, folder_digest
 from microdiff.storage.opening import open_remote
 from microdiff.storage.retry import read_whole
 from microdiff.storage.urls import without_secrets
 
 FORMAT = 1
+_MAX_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -58,22 +60,22 @@ def read_release(location: str) -> Release:
     """
     name = without_secrets(location) if "://" in location else location
     try:
-        document = json.loads(_read(location, name))
+        document = load_json(_read(location, name))
         if document["format"] != FORMAT:
-            raise SourceError(f"{name}: format {document['format']}, this version reads format {FORMAT}")
-        listed = document["withdrawn"]
+            raise SourceError(f"{name}: format {document['format']!s:.80}, this version reads format {FORMAT}")
+        listed, remote = document["withdrawn"], document["remote"]
+        texts = {key: document[key] for key in ("path", "commit", "directory")}
+        if not are_texts(texts) or not are_texts(remote) or not remote.get("url"):
+            raise ValueError(f"path, commit and directory {texts!r:.200}, remote {remote!r:.200}")
         release = Release(
-            path=document["path"],
-            commit=document["commit"],
-            remote={option: str(value) for option, value in document["remote"].items()},
-            directory=document["directory"],
-            files={path: facts["md5"] for path, facts in document["files"].items()},
+            **texts,
+            remote=remote,
+            files=checked_files([(path, facts["md5"]) for path, facts in document["files"].items()], name),
             withdrawn=None if listed is None else listed["tsv"],
         )
         is_whole = listed is None or hashlib.sha256(listed["tsv"].encode()).hexdigest() == listed["sha256"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SourceError(f"{name}: not a release file ({error!r}). Write one: python -m stages.release") from None
-    check_paths(release.files, name)
+        raise SourceError(f"{name}: not a release file ({error!a:.400}). Write one: python -m stages.release") from None
     if folder_digest(release.files) != release.directory or not is_whole:
         raise SourceError(
             f"{name}: damaged: its files or withdrawn samples are not those it was written with. Get it again."
@@ -83,10 +85,12 @@ def read_release(location: str) -> Release:
 
 def _read(location: str, name: str) -> bytes:
     if "://" not in location:
-        path = Path(location).expanduser()
-        if not path.is_file():
-            raise SourceError(f"{name}: no such file. Write it with: python -m stages.release DATASET")
-        return path.read_bytes()
+        try:
+            return read_regular(Path(location).expanduser(), _MAX_BYTES)
+        except (FileNotFoundError, NotADirectoryError):
+            raise SourceError(f"{name}: no such file. Write it with: python -m stages.release DATASET") from None
+        except SchemaError as error:
+            raise SourceError(str(error)) from None
     parts = urlsplit(location)
     folder, _, file = parts.path.rpartition("/")
     return read_whole(open_remote({"url": parts._replace(path=folder).geturl()}, "its URL"), file)

@@ -13,6 +13,7 @@ streaming's `cache_limit` does, and is then fetched again. What two versions hav
 
 import os
 import shutil
+import stat
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from microdiff.artifacts.manifest import MANIFEST
-from microdiff.core.files import link_or_copy, locked_folder, sweep, sync
+from microdiff.core.files import link_or_copy, locked_folder, md5_of, sweep, sync
 from microdiff.core.progress import LogReporter, Reporter
 from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import SourceError
@@ -105,7 +106,7 @@ class CachedShards:
             if not target.is_file():  # another process may have fetched it meanwhile
                 target.parent.mkdir(parents=True, exist_ok=True)
                 part = folder / "part"
-                if not _take(self.elsewhere.get(md5), part):
+                if not _take(self.elsewhere.get(md5), part, md5):
                     try:
                         fetch_object(self.store, md5, part, self.report, attempts)
                     except NotFound as error:
@@ -140,15 +141,21 @@ def cache_folder(given: Path | None) -> Path:
     return Path(named).expanduser().absolute() if named else usual
 
 
-def _take(source: Path | None, part: Path) -> bool:
-    """Link a file of another version, if it is there."""
+def _take(source: Path | None, part: Path, md5: str) -> bool:
+    """Link a file of another version, if it is there and has these bytes.
+
+    Another version may be a stranger's, whose shards were decompressed under names that its own list gives to others.
+    """
     if source is None:
         return False
     taken = part.with_name("taken")
     taken.unlink(missing_ok=True)
     try:
         link_or_copy(source, taken)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if not stat.S_ISREG(taken.lstat().st_mode) or md5_of(taken) != md5:
+        taken.unlink()
         return False
     taken.replace(part)
     return True

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from microdiff.artifacts.finiteness import check_finite
 from microdiff.artifacts.latents import LatentsFile
-from microdiff.artifacts.mds_index import Column
+from microdiff.artifacts.mds_header import Column
 from microdiff.artifacts.tables import read_kept
 from microdiff.core.files import read_json, write_json
 from microdiff.core.ledger import KEPT, Result

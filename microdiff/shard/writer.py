@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from microdiff.artifacts.mds import HASH_NAME, sorted_columns, write_encoded
-from microdiff.artifacts.mds_index import Column
+from microdiff.artifacts.mds_header import Column
 from microdiff.core.ledger import KEPT, Result
 from microdiff.core.progress import Reporter
 from microdiff.core.verified_files import InputFile

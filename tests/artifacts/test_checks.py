@@ -14,7 +14,6 @@ from PIL import Image
 
 from microdiff.artifacts.checks import check_latents, check_raw, check_shard, check_table
 from microdiff.artifacts.latents import Spool, TensorToWrite, write_latents
-from microdiff.artifacts.mds_index import ShardEntry
 from microdiff.config.settings import DownloadSettings
 from microdiff.core.ledger import Reason, Result
 from microdiff.core.progress import NullReporter
@@ -310,8 +309,9 @@ def test_a_shard_whose_value_has_another_size(tmp_path: Path) -> None:
     same_length = text.replace(b"ndarray:float16:2,2", b"ndarray:float16:2,1")
     path.write_bytes(same_length)
     entry = json.loads(json.dumps(result.facts["entry"]).replace("ndarray:float16:2,2", "ndarray:float16:2,1"))
-    ShardEntry.parse(entry)
-    assert_shard_refused(tmp_path, replace(result, facts={"entry": entry}), "latents_16 has 8 bytes, expected 4")
+    problem = "column 'latents_16' with encoding 'ndarray:float16:2,1' and size 8"
+    assert_shard_refused(tmp_path, replace(result, facts={"entry": entry}), f"holds no index entry: {problem}")
+    assert_shard_refused(tmp_path, result, rf"not a shard, or damaged \({problem}")
 
 
 @pytest.mark.parametrize("change", ["cut", "gone", "not compressed"])

@@ -11,7 +11,8 @@ import pytest
 from conftest import tree_bytes
 from microdiff.artifacts import mds
 from microdiff.artifacts.mds import ZSTD, empty_bytes, write_encoded
-from microdiff.artifacts.mds_index import Column, ShardEntry, index_document, read_index
+from microdiff.artifacts.mds_header import Column
+from microdiff.artifacts.mds_index import ShardEntry, index_document, read_index
 from microdiff.artifacts.mds_scan import MdsFile
 from microdiff.core.files import canonical_json, write_json
 from microdiff.errors import SchemaError
@@ -225,7 +226,7 @@ def test_unreadable_index_is_refused(tmp_path: Path, content: bytes | None, mess
     [
         ({"column_sizes": [4]}, r"got columns \('caption', .* with encodings .* and sizes \(4,\)"),
         ({"column_names": "key"}, "got column_names 'key'"),
-        ({"column_names": [[]] * 6}, "unhashable"),
+        ({"column_names": [[]] * 6}, r"got column \[\]"),
         ({"version": 1}, "got version 1 of format 'mds'"),
         ({"format": "json"}, "got version 2 of format 'json'"),
         ({"samples": "4"}, "got samples '4'"),

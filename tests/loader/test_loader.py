@@ -214,7 +214,7 @@ def test_bytes_of_another_size_are_refused_in_mid_stream(tmp_path: Path) -> None
     with MDSWriter(out=str(tmp_path / "mds"), columns=columns) as writer:
         for channels in (4, 4, 3, 4):
             image = bytes(channels * 2048)
-            writer.write({"caption": "", "caption_latents": bytes(77 * 1024 * 2), "latents_256": image})
+            writer.write({"caption": "x" * 2048, "caption_latents": bytes(77 * 1024 * 2), "latents_256": image})
     with pytest.raises(SchemaError, match="sample 2: latents_256 takes 6144 bytes, expected 8192"):
         list(build(tmp_path / "mds", 2, columns=(), shuffle=False))
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microdiff.artifacts.mds_index import Column
+from microdiff.artifacts.mds_header import Column
 from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import SchemaError
 from microdiff.loader.column_types import StoredArray

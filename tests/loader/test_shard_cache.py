@@ -95,3 +95,24 @@ def test_folders_of_one_name_have_caches_of_their_own(tmp_path: Path) -> None:
     caches = {FolderSource(tmp_path / name / "shards", tmp_path / "cache").local for name in ("coco", "cc12m")}
     assert len(caches) == 2
     assert {cache.parent for cache in caches} == {tmp_path / "cache"}
+
+
+def test_a_compressed_shard_that_was_written_again_is_decompressed_again(tmp_path: Path) -> None:
+    source = FolderSource(tmp_path / "set", tmp_path / "cache")
+    entry = write(tmp_path / "set", ZSTD)
+    fetch_shard(source, "", entry)
+    cached_path = source.local / entry.raw.name
+    before = cached_path.stat()
+    fetch_shard(source, "", entry)
+    assert cached_path.stat() == before
+    other = write_encoded(tmp_path / "set/shard.0.mds", COLUMNS, [4, 4], [b"ABCD", b"EFGH"], ZSTD)
+    assert other.raw.num_bytes == entry.raw.num_bytes
+    fetch_shard(source, "", other)
+    assert cached_path.read_bytes().endswith(b"ABCDEFGH")
+
+
+def test_a_compressed_shard_in_a_folder_of_its_own_is_decompressed(tmp_path: Path) -> None:
+    source = FolderSource(tmp_path / "top", tmp_path / "cache")
+    entry = write(tmp_path / "top/sub", ZSTD).in_folder("sub")
+    fetch_shard(source, "", entry)
+    assert (source.local / "sub/shard.0.mds").read_bytes().endswith(b"abcdefgh")

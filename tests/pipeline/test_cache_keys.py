@@ -686,7 +686,9 @@ CODE: Mapping[str, set[str]] = {  # what an edit of a module recomputes
     "microdiff.encode.device_queue": {"encode-image", *EVERY_TEXT},
     "microdiff.encode.merge": {"encode-join"},
     "microdiff.artifacts.mds": {"shard"},
-    "microdiff.artifacts.mds_index": {"shard", "shard-list"},
+    "microdiff.artifacts.mds_header": {"shard", "shard-list"},
+    "microdiff.artifacts.mds_index": {"shard"},
+    "microdiff.core.untrusted": set(),
     "microdiff.shard.sample_index": OF_SHARDS,
     "microdiff.shard.writer": {"shard"},
     "microdiff.shard.packing": set(),  # which samples a shard has is in its key

@@ -17,9 +17,10 @@ from dvc_data.hashfile.tree import Tree
 
 from microdiff.errors import SchemaError, SourceError
 from microdiff.remote.dvc_config import cache_folder, merged, parse_settings, read_settings, remotes
-from microdiff.remote.dvc_dir_object import dir_object_bytes, folder_digest, parse_dir_object
+from microdiff.remote.dvc_dir_object import dir_object_bytes, fetch_dir_object, folder_digest, parse_dir_object
 from microdiff.remote.dvc_lock import DvcOutput, parse_dvc_file, parse_lock
 from microdiff.remote.dvc_record import dvc_record
+from microdiff.storage.opening import open_remote
 from tests.shard_project import md5_of, objects
 
 SYSTEM, USER, PROJECT, LOCAL = "system", "user", "project/.dvc/config", "project/.dvc/config.local"
@@ -212,11 +213,29 @@ def test_what_is_no_dir_object_is_refused(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "md5"), [("a", "0" * 31), ("a", "G" * 32), ("a", "0" * 33), ("/a", HASH), ("a//b", HASH), ("../a", HASH)]
+    ("path", "md5"),
+    [
+        *[("a", md5) for md5 in ("0" * 31, "G" * 32, "0" * 33, 5, None)],
+        *[(path, HASH) for path in ("/a", "a//b", "../a", "", 5, None, "a\x00", "\ud800", "x" * 300)],
+    ],
 )
-def test_a_dir_object_with_impossible_files_is_refused(path: str, md5: str) -> None:
+def test_a_dir_object_with_impossible_files_is_refused(path: object, md5: object) -> None:
     with pytest.raises(SourceError, match="which cannot be"):
         parse_dir_object(json.dumps([{"relpath": path, "md5": md5}]).encode(), "x")
+
+
+@pytest.mark.parametrize("other", ["a", "a/b", "a/b/c"])
+def test_a_dir_object_whose_files_do_not_fit_together_is_refused(other: str) -> None:
+    with pytest.raises(SourceError, match=r"(twice|of a folder), which cannot be"):
+        parse_dir_object(json.dumps([{"relpath": path, "md5": HASH} for path in ("a/b", other)]).encode(), "x")
+
+
+@pytest.mark.parametrize("directory", ["../../evil.dir", "/evil.dir", HASH, f"{HASH}.dir/../evil", ""])
+def test_a_folder_that_is_not_named_by_content_is_asked_for_nowhere(tmp_path: Path, directory: str) -> None:
+    store = open_remote({"url": str(tmp_path / "remote")})
+    with pytest.raises(SourceError, match="expected the MD5 of a folder"):
+        fetch_dir_object(store, directory, tmp_path / "cache", "x")
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- what is recorded of an artifact

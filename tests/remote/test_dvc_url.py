@@ -130,6 +130,29 @@ def test_versions_share_what_they_have_in_common(web: tuple[ShardProject, WebSer
     assert everything(first) == FIRST
 
 
+def test_a_file_of_another_version_is_taken_only_if_it_has_the_bytes(project: ShardProject) -> None:
+    """A stranger's list can give a name to a file of ours, under which its own shard is then decompressed."""
+    project.commit(SECOND, "v2")
+    first = opened()
+    everything(first)
+    (first.local / "256/shard.00000.mds").unlink()
+    (first.local / "256/shard.00000.mds").write_bytes(b"forged" * 3000)
+    second = opened(f"dvc://{SHARDS}@v2")
+    assert everything(second) == SECOND
+
+
+def test_a_damaged_list_of_another_version_is_not_looked_at(project: ShardProject) -> None:
+    project.commit(SECOND, "v2")
+    first = opened()
+    listing = first.cache / "listings" / first.directory
+    listing.write_bytes(b"damaged")
+    assert everything(opened(f"dvc://{SHARDS}@v2")) == SECOND
+    with pytest.raises(SourceError, match=r"\.dir: damaged: its bytes have MD5 .* Remove it"):
+        opened()
+    listing.unlink()
+    assert everything(opened()) == FIRST
+
+
 def test_what_is_fetched_is_on_disk_before_it_gets_its_name(
     project: ShardProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,7 +312,7 @@ def test_an_imported_folder_names_where_it_is(project: ShardProject) -> None:
         opened("dvc://other@v2")
 
 
-@pytest.mark.parametrize("path", ["../evil", "/etc/evil", "a/../../evil"])
+@pytest.mark.parametrize("path", ["../evil", "/etc/evil", "a/../../evil", "a\\evil", "./a", "a/"])
 def test_a_list_cannot_name_files_outside_its_folder(project: ShardProject, path: str) -> None:
     project.commit({**FIRST, path: b"evil"}, "v2")
     with pytest.raises(SourceError, match=r"which cannot be. Do not trust it"):

@@ -20,6 +20,7 @@ from microdiff.core.progress import NullReporter
 from microdiff.core.withdrawn import Withdrawal, Withdrawn
 from microdiff.download.raw_writer import SCHEMA as RAW_SCHEMA
 from microdiff.encode.merge import SCHEMA as LATENTS_SCHEMA
+from microdiff.errors import SchemaError
 from microdiff.pipeline.workspace import Workspace
 from microdiff.verify.artifact import Artifact
 from microdiff.verify.compare import compare_rows, compare_values, name_duplicates
@@ -531,14 +532,18 @@ def test_what_an_index_says_of_a_shard_must_be_so(
 
 def test_values_have_the_size_of_their_type(tmp_path: Path) -> None:
     write_shards(tmp_path, {"16": shard_samples()[:1]})
+    honest = read_index(tmp_path / "index.json")
     for name in ("index.json", "16/shard.00000.mds"):
         data = (tmp_path / name).read_bytes()
         assert data.count(b"float16:2,2,2") == 1
         (tmp_path / name).write_bytes(data.replace(b"float16:2,2,2", b"float16:2,2,1"))
-    (entry,) = read_index(tmp_path / "index.json")
+    problem = "column 'latents_16' with encoding 'ndarray:float16:2,2,1' and size 16"
+    with pytest.raises(SchemaError, match=f"expected shard 0 to be an MDS entry, got {problem}"):
+        read_index(tmp_path / "index.json")
+    (entry,) = honest
     expected = {"16/shard.00000.mds": Expected(sha256=digest_file(tmp_path / "16/shard.00000.mds"))}
     found = check_shard(tmp_path, entry, expected, NOBODY, "coco", frozenset(), 1.0, False, NullReporter())
-    one(found, "a", "latents_16 has 16 bytes, expected 8")
+    one(found, "", f"not a shard, or damaged ({problem}")
 
 
 # A shard set as a whole.

@@ -9,13 +9,15 @@ from concurrent.futures import Executor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from time import sleep
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from microdiff.artifacts.mds_index import ShardEntry, ShardHeader
+from microdiff.artifacts.mds_header import ShardHeader
+from microdiff.artifacts.mds_index import ShardEntry
 from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import SchemaError, SourceError
 from microdiff.loader.read.buffers import Buffers
@@ -86,6 +88,7 @@ class BatchReader:
         self._layouts: dict[ShardHeader, Layout] = {}
         self._open = OpenShards()
         self._checked: set[int] = set()
+        self._checking: dict[int, Lock] = {}
 
     def shards_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return which shard each sample is in."""
@@ -109,8 +112,14 @@ class BatchReader:
             SourceError: The process may not open as many files as it needs.
         """
         tensors, columns = {}, {}
-        for name in self._arrays:
-            tensors[name], columns[name] = buffers[name].take(len(ids))
+        for name, num_bytes in self._arrays.items():
+            try:
+                tensors[name], columns[name] = buffers[name].take(len(ids))
+            except MemoryError:
+                raise SchemaError(
+                    f"no memory for {len(ids)} values of {name}, of {num_bytes} bytes each by the index: lower "
+                    "batch_size, or do not trust it"
+                ) from None
         texts = {name: [""] * len(ids) for name in self._texts}
         order = np.argsort(ids, kind="stable")  # neighbours in a file one after the other
         if helpers is None:
@@ -164,7 +173,7 @@ class BatchReader:
                 shard.ready(attempt > 0)
             try:
                 opened = OpenShard(shard.path, shard.entry, self._layout(shard.entry.header))
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
                 if error.errno != errno.EMFILE:
@@ -176,14 +185,21 @@ class BatchReader:
                 self._open.make_room()
                 sleep(_PAUSE_S * attempt)  # for other threads to finish what they read
                 continue
-            if self._check_hashes and number not in self._checked:
-                check_hash(shard.path, shard.entry.raw.hashes)
-                self._checked.add(number)
+            if self._check_hashes:
+                self._check(number)
             if not shard.may_go:
                 self._open.keep(number, opened)
             return opened
         remedy = "raise cache_limit" if shard.may_go else "write or pull it again"
         raise SchemaError(f"{shard.path} has gone while it was to be read: {remedy}")
+
+    def _check(self, number: int) -> None:
+        """Compare a shard with its hash, once, while other threads that read from it wait."""
+        shard = self._shards[number]
+        with self._checking.setdefault(number, Lock()):
+            if number not in self._checked:
+                check_hash(shard.path, shard.entry.raw)
+                self._checked.add(number)
 
     def _layout(self, header: ShardHeader) -> Layout:
         if header not in self._layouts:

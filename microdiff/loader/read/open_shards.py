@@ -9,13 +9,16 @@ import resource
 import threading
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import count
 from operator import le
 from pathlib import Path
 
-from microdiff.artifacts.mds_index import ShardEntry
+from microdiff.artifacts.mds_header import MAX_HEADER_BYTES, ShardHeader
+from microdiff.artifacts.mds_index import IndexedFile, ShardEntry
+from microdiff.core.regular_files import open_regular
+from microdiff.core.untrusted import load_json
 from microdiff.errors import SchemaError
 from microdiff.loader.read.read_plan import Layout, Plan
 
@@ -42,18 +45,38 @@ class OpenShard:
             SchemaError: It is not the file that the index describes.
         """
         self.path, self.layout = path, layout
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.descriptor = open_regular(path)
         size, samples = os.fstat(self.descriptor).st_size, entry.num_samples
         if size != entry.raw.num_bytes:
             raise SchemaError(f"{path}: expected {entry.raw.num_bytes} bytes, got {size}: write or pull it again")
         table = os.pread(self.descriptor, 4 * (samples + 2), 0)
+        if len(table) != 4 * (samples + 2):
+            raise SchemaError(f"{path}: it is too short for {samples} samples: write or pull it again")
         numbers = memoryview(table).cast("I")
         if numbers[0] != samples or numbers[-1] != size:
             raise SchemaError(f"{path}: expected {samples} samples, as the index says, got {numbers[0]}: pull it again")
         self.offsets: Sequence[int] = numbers[1:]
         if not all(map(le, self.offsets, self.offsets[1:])):
             raise SchemaError(f"{path}: its samples' offsets are out of order: write or pull it again")
+        self._check_header(len(table))
         self.usual_plan = layout.only_plan or self._usual_plan(samples)
+
+    def _check_header(self, begin: int) -> None:
+        """Check that the columns are those of the index: where they differ, values would pass for others."""
+        length = self.offsets[0] - begin
+        text = os.pread(self.descriptor, length, begin) if 0 <= length <= MAX_HEADER_BYTES else b""
+        if text in self.layout.known_headers:
+            return
+        try:
+            columns = ShardHeader.parse(load_json(text)).columns
+        except ValueError as error:
+            raise SchemaError(f"{self.path}: not a shard, or damaged ({error}): write or pull it again") from None
+        if columns != self.layout.header.columns:
+            raise SchemaError(
+                f"{self.path}: expected the columns of the index, {self.layout.header.encodings}, got {columns[0]} "
+                f"with encodings {columns[1]} and sizes {columns[2]}: write or pull it again"
+            )
+        self.layout.known_headers.add(text)
 
     def own_plan(self, sample: int) -> Plan:
         """Return the plan that a sample's own sizes ask for.
@@ -155,24 +178,18 @@ def max_open() -> int:
     return _MAX_OPEN if limit == resource.RLIM_INFINITY else max(1, min(_MAX_OPEN, limit // 2))
 
 
-def check_hash(path: Path, hashes: Mapping[str, str]) -> None:
+def check_hash(path: Path, stated: IndexedFile) -> None:
     """Compare a file with the hash that its index entry states.
 
     Raises:
         SchemaError: They differ, or the entry states none that this Python can compute.
     """
-    name = known_hash(hashes)
+    hashes, name = stated.hashes, stated.known_hash
     if name is None:
         raise SchemaError(
             f"{path}: its index states no hash to check it by, only {sorted(hashes)}: leave the check out"
         )
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         found = hashlib.file_digest(file, partial(hashlib.new, name, usedforsecurity=False)).hexdigest()
     if found != hashes[name]:
         raise SchemaError(f"{path}: expected {name} {hashes[name]}, got {found}: write or pull it again")
-
-
-def known_hash(hashes: Mapping[str, str]) -> str | None:
-    """Return the first of an index entry's hashes that can be checked, SHA-256 before others."""
-    known = [name for name in sorted(hashes) if name in hashlib.algorithms_available]
-    return "sha256" if "sha256" in known else next(iter(known), None)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
 
-from microdiff.artifacts.mds_index import ShardHeader
+from microdiff.artifacts.mds_header import ShardHeader
 
 GAP_BYTES = 2**14  # what nobody asked for is read along up to this size: cheaper than a second system call
 
@@ -95,12 +95,15 @@ class Layout:
         texts: Wanted columns of varying size.
 
     Attributes:
+        header: What the index says of the shard.
+        known_headers: What shards have said of themselves, as bytes, and been found to agree with it.
         variable: The columns of varying size, in their order.
         head: Their sizes, at the start of each sample.
         only_plan: The plan for every sample, None if their sizes ask for several.
     """
 
     def __init__(self, header: ShardHeader, arrays: Mapping[str, int], texts: Sequence[str]) -> None:
+        self.header, self.known_headers = header, set[bytes]()
         self._columns = list(zip(header.column_names, header.column_sizes, strict=True))
         self._arrays, self._texts = dict(arrays), set(texts)
         self.variable = [name for name, size in self._columns if not size]
