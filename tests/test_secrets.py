@@ -155,7 +155,8 @@ def test_a_server_that_refuses_is_told_of_without_secrets(
         for method in ("HEAD", "GET"):
             server.always[method] = Fault(status=status)
     else:
-        server.always["HEAD"] = Fault(headers={"Content-Length": None, "ETag": None})
+        for method in ("HEAD", "GET"):
+            server.always[method] = Fault(headers={"Content-Length": None, "ETag": None})
     try:
         for name in ("coco", "sa1b"):
             code, said = stage("download", name, root=tmp_path, MICRODIFF_DEBUG="1" if status == 403 else "")

@@ -153,7 +153,7 @@ def test_the_report_shows_the_ledger_and_the_first_batch(clone: Clone) -> None:
         ("microdiff/artifacts/mds.py", '"""Write MDS', '"""Make MDS', ""),
         ("microdiff/handlers/coco.py", '"""MS-COCO 2014', '"""COCO 2014', ""),
         ("microdiff/handlers/coco.py", "HANDLER = Coco", "HANDLER = Coco\nEDITED = True", "download@coco"),
-        ("microdiff/formats/webdataset.py", "import json\n", "import json\n\nEDITED = True\n", "download@*"),
+        ("microdiff/formats/webdataset.py", "\n\n@dataclass", "\n\nEDITED = True\n\n\n@dataclass", "download@*"),
         ("microdiff/models/image_encoder.py", "import torch\n", "import torch\n\nEDITED = True\n", "encode@*"),
     ],
 )
