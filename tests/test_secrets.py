@@ -156,7 +156,7 @@ def test_a_server_that_refuses_is_told_of_without_secrets(
             server.always[method] = Fault(status=status)
     else:
         for method in ("HEAD", "GET"):
-            server.always[method] = Fault(headers={"Content-Length": None, "ETag": None})
+            server.always[method] = Fault(headers={"Content-Length": None, "ETag": None}, whole=True)
     try:
         for name in ("coco", "sa1b"):
             code, said = stage("download", name, root=tmp_path, MICRODIFF_DEBUG="1" if status == 403 else "")
