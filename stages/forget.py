@@ -36,6 +36,8 @@ def main(
             raise ParamsError("no keys: give a file of keys, or --key KEY")
         done = forget(requests, workspace_at(root, "data", store=True), allow_unknown=allow_unknown)
         echo("\n".join(_line(each) for each in done))
+        if twins := [twin for each in done for twin in each.twins]:
+            echo(f"The same pictures are not withdrawn as {', '.join(twins)}: withdraw these, too, if that is meant.")
         names = " ".join(each.dataset for each in done)
         echo(f"The loader leaves them out from its next start. To take them out of the artifacts: make {names}")
 

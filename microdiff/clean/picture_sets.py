@@ -4,6 +4,7 @@ A name is the path of a raw artifact, such as `data/coco/raw`, or of a shard set
 hold latents, not pictures: of a shard set the keys are read, and the pictures are those of the raw artifact beside it.
 """
 
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -76,9 +77,21 @@ def hashes_in(table: Path, keys: Collection[str] | None = None) -> tuple[list[st
     return [key for key, _ in rows], hashes
 
 
+def dataset_of(name: str, root: Path) -> str | None:
+    """Return the dataset of this project that a name belongs to, None if it is that of another project's artifact."""
+    match = _OURS.fullmatch(_normal(name, root))
+    return match[1] if match else None
+
+
+def _normal(name: str, root: Path) -> str:
+    """Return a name as relative to the project where it is in its folder, without `.` and `..`."""
+    path, base = os.path.normpath(root.absolute() / name), root.absolute().as_posix()
+    return path.removeprefix(f"{base}/")
+
+
 def _open(run: Run, name: str, setting: str) -> tuple[InputArtifact, frozenset[str] | None]:
     """Return the raw artifact that a name stands for, and the keys that are meant; None: all."""
-    match = _OURS.fullmatch(Path(name).as_posix())
+    match = _OURS.fullmatch(_normal(name, run.workspace.root))
     if match is not None and match[1] == run.dataset:
         raise ParamsError(f"{setting}: {name} is the dataset's own")
     folder = run.workspace.root / name

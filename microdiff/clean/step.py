@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
 from microdiff.artifacts.checks import check_table
 from microdiff.clean.losses import worst_captions
 from microdiff.clean.picture_hashes import hash_tasks
-from microdiff.clean.picture_sets import hashes_in, picture_set
+from microdiff.clean.picture_sets import dataset_of, hashes_in, picture_set
 from microdiff.clean.policy import write_captions
 from microdiff.clean.repeated_pictures import PictureCounts, share_unique
 from microdiff.clean.stats import summarise
@@ -61,7 +62,7 @@ def clean(dataset: str, params: Params, workspace: Workspace) -> Counts:
         code = code_identity(deciding_modules("clean"))
         settings = as_values(entry.clean)
         own = {name: value for name, value in settings.items() if name not in _BY_OTHERS}
-        _check_order(dataset, params)
+        _check_order(dataset, params, workspace.root)
         unwanted = _unwanted(run, artifact, tables, entry.clean)
         tasks = [
             Task(
@@ -105,21 +106,28 @@ def clean(dataset: str, params: Params, workspace: Workspace) -> Counts:
         )
 
 
-def _check_order(dataset: str, params: Params) -> None:
-    """Check that no two datasets come before each other: what both have, both would lose.
+def _check_order(dataset: str, params: Params, root: Path) -> None:
+    """Check that no dataset comes before itself, by way of others or not: what all of them have, all would lose.
 
     Raises:
-        ParamsError: Two do.
+        ParamsError: One does.
     """
-    for name, other in params.datasets.items():
-        before = (params.dataset(dataset).clean, f"data/{name}/"), (other.clean, f"data/{dataset}/")
-        if name != dataset and all(
-            any(path.startswith(start) for path in clean.duplicates_across) for clean, start in before
-        ):
+    seen: list[str] = []
+
+    def follow(name: str, way: tuple[str, ...]) -> None:
+        if name == dataset and way:
             raise ParamsError(
-                f"datasets.{dataset}.clean.duplicates_across and datasets.{name}.clean.duplicates_across name each "
-                "other: pictures that both have would be in neither. Leave one out."
+                f"datasets.*.clean.duplicates_across: {' before '.join((dataset, *way[::-1]))}: "
+                "pictures that all of them have would be in none. Leave one out."
             )
+        if name in seen or name not in params.datasets:
+            return
+        seen.append(name)
+        for path in params.dataset(name).clean.duplicates_across:
+            if (other := dataset_of(path, root)) is not None:
+                follow(other, (*way, name))
+
+    follow(dataset, ())
 
 
 def _unwanted(

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from microdiff.artifacts.kinds import KINDS
 from microdiff.artifacts.mds_index import INDEX_NAME, read_index
 from microdiff.artifacts.mds_scan import MdsFile
+from microdiff.artifacts.tables import read_kept
 from microdiff.core.printable import escape_key
 from microdiff.core.withdrawn import Withdrawal, Withdrawn, picture_key, read_withdrawn, write_withdrawn
 from microdiff.errors import ParamsError
@@ -43,6 +44,7 @@ class Forgotten:
         already: How many were on it before.
         partitions: Where the new ones were found.
         restored: How many partitions the store got back.
+        twins: Samples of any dataset here whose picture has the same bytes and is not withdrawn, as `dataset: key`.
     """
 
     dataset: str
@@ -51,6 +53,7 @@ class Forgotten:
     already: int = 0
     partitions: set[str] = field(default_factory=set)
     restored: int = 0
+    twins: list[str] = field(default_factory=list)
 
 
 def read_requests(path: Path, dataset: str | None, reason: str) -> list[Request]:
@@ -110,7 +113,13 @@ def forget(requests: Sequence[Request], workspace: Workspace, *, allow_unknown: 
         entries = dict(withdrawn.entries)
         partition_of = find(dataset, workspace, {form for request in wanted for form in _forms(request.key)})
         for request in wanted:
-            key = next((form for form in _forms(request.key) if form in partition_of), None)
+            found = [form for form in _forms(request.key) if form in partition_of]
+            if len(pictures := {picture_key(form) for form in found}) > 1:
+                raise ParamsError(
+                    f"{dataset}: {request.key} may mean {' or '.join(sorted(pictures))}. Nothing was changed. "
+                    "Give the key that is meant, as tables show it."
+                )
+            key = found[0] if found else None
             if key is None and withdrawn.contains(request.key):
                 key = request.key if request.key in entries else picture_key(request.key)
             if key is None and allow_unknown and request.dataset is not None:
@@ -136,7 +145,30 @@ def forget(requests: Sequence[Request], workspace: Workspace, *, allow_unknown: 
         result.restored = restore_dataset(result.dataset, workspace)
     for result, withdrawn in lists:
         write_withdrawn(result.list_path, withdrawn)
+    for result, _ in lists:
+        result.twins = _twins(result, here, workspace)
     return [result for result, _ in lists]
+
+
+def _twins(done: Forgotten, datasets: Sequence[str], workspace: Workspace) -> list[str]:
+    """Return the samples that have the same pictures as those withdrawn, as far as raw artifacts are here."""
+    added = set(done.added)
+    pictures = {sha256 for key, sha256 in _pictures(done.dataset, workspace) if key in added}
+    found = []
+    for dataset in datasets if pictures else ():
+        withdrawn = read_withdrawn(workspace.withdrawn(dataset))
+        found += [
+            f"{dataset}: {key}"
+            for key, sha256 in _pictures(dataset, workspace)
+            if sha256 in pictures and not withdrawn.contains(key)
+        ]
+    return found
+
+
+def _pictures(dataset: str, workspace: Workspace) -> Iterator[tuple[str, str]]:
+    for path in sorted(workspace.artifact(dataset, "raw").glob("*.parquet")):
+        for row in read_kept(path, ["key", "sha256"]):
+            yield row["key"], row["sha256"]
 
 
 def _forms(key: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ and whatever can be read of them is kept; other bytes are read in place of the f
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -137,10 +138,12 @@ class NotedSource:
     Attributes:
         source: The source.
         fetched: The files, as they were fetched.
+        failures: Errors that the source itself has raised: it does not answer, or has not what it is asked for.
     """
 
     source: Source
     fetched: list[SourceFile] = field(default_factory=list)
+    failures: list[SourceError] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -149,20 +152,23 @@ class NotedSource:
 
     def with_reporter(self, report: Reporter) -> "NotedSource":
         """Return this source, reporting to `report`."""
-        return NotedSource(self.source.with_reporter(report), self.fetched)
+        return NotedSource(self.source.with_reporter(report), self.fetched, self.failures)
 
     def list(self, folder: str) -> Sequence[str]:
         """Return a folder's files."""
-        return self.source.list(folder)
+        with self._noting():
+            return self.source.list(folder)
 
     def stat(self, path: str, checksum: str | None = None) -> SourceFile:
         """Describe a file."""
-        return self.source.stat(path, checksum)
+        with self._noting():
+            return self.source.stat(path, checksum)
 
     def fetch(self, file: SourceFile) -> Path:
         """Return a copy of a file, and note it."""
         self.fetched.append(file)
-        return self.source.fetch(file)
+        with self._noting():
+            return self.source.fetch(file)
 
     def fetch_again(self, file: SourceFile) -> Path:
         """Return a copy of a file, fetched anew."""
@@ -175,6 +181,14 @@ class NotedSource:
     def disown(self, file: SourceFile) -> None:
         """Remove the copy of a file, and what is remembered of it."""
         self.source.disown(file)
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except SourceError as error:
+            self.failures.append(error)
+            raise
 
     def disown_unchecked(self) -> bool:
         """Remove the copies of noted files without checksum, and what is remembered; return whether there are any."""

@@ -16,7 +16,7 @@ from microdiff.config.settings import DownloadSettings
 from microdiff.core.code_identity import code_identity
 from microdiff.core.deciding_code import deciding_modules
 from microdiff.core.files import scratch_folder
-from microdiff.core.ledger import OTHER_MEMBERS, Counts, Result
+from microdiff.core.ledger import OTHER_MEMBERS, Counts, Reason, Result
 from microdiff.core.printable import printable
 from microdiff.core.progress import Progress, Reporter
 from microdiff.core.withdrawn import Withdrawn, read_withdrawn
@@ -27,7 +27,7 @@ from microdiff.download.losses import check_losses, how_to_fetch_again
 from microdiff.download.raw_writer import NO_WITHDRAWALS, add_profile_facts, write_raw
 from microdiff.download.redact import Redaction
 from microdiff.download.revisions import Revisions
-from microdiff.errors import SchemaError, SourceError
+from microdiff.errors import ParamsError, SchemaError, SourceError
 from microdiff.formats.annotations import Annotations
 from microdiff.formats.records import Inputs, Partition
 from microdiff.handlers import Handler
@@ -38,6 +38,7 @@ from microdiff.pipeline.selection import select
 from microdiff.pipeline.task import StoredPartition, Task
 from microdiff.pipeline.workspace import Workspace
 from microdiff.storage import Source, SourceFile
+from microdiff.storage.checksums import is_checksum
 from microdiff.storage.opening import open_source
 
 log = logging.getLogger("microdiff")
@@ -124,6 +125,17 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
         if losses:
             lost = ", ".join(f"{name} (about {number or 0} records more)" for name, number in losses.items())
             log.warning("download %s: salvaged: %s. %s", dataset, lost, how_to_fetch_again(dataset, losses))
+        suspects = [
+            part.name
+            for part, item in zip(partitions, stored, strict=True)
+            if item.counts.get(Reason.UNDECODABLE.value)
+            and any(not is_checksum(files[path].identity) for path in part.files)
+        ]
+        if suspects:
+            log.warning(
+                "download %s: pictures of %s cannot be decoded, and no checksum says whether they came here whole. %s",
+                *(dataset, ", ".join(suspects), how_to_fetch_again(dataset, dict.fromkeys(suspects))),
+            )
         facts = {
             "step": "download",
             "dataset": dataset,
@@ -167,10 +179,12 @@ class _Origin:
         kept = work / "listings" / f"{entry.name}.json"
         self.source: Source
         self.annotations: Source  # where annotation files are
+        self._failures: list[SourceError] = []  # of the sources themselves
         try:
             self._ask(entry, work, revisions, report)
         except SourceError as error:
-            earlier = recall(kept, question) if may_be_lost else None
+            is_lost = any(error is each or error.__cause__ is each for each in self._failures)
+            earlier = recall(kept, question) if may_be_lost and is_lost else None
             if earlier is None:
                 raise
             report.say(f"{error}\nGoing on with what the source listed last time, to take out withdrawn samples.")
@@ -181,12 +195,16 @@ class _Origin:
 
     def _ask(self, entry: Dataset, work: Path, revisions: Revisions, report: Reporter) -> None:
         def open_at(root: str) -> Source:
-            source = open_source(revisions.pinned(root, report), work)
+            try:
+                source = open_source(revisions.pinned(root, report), work)
+            except SourceError as error:
+                self._failures.append(error)
+                raise
             revisions.note(root, source)
             return source
 
         self.source = self.annotations = open_at(entry.source)
-        source = NotedSource(self.source.with_reporter(report))
+        source = NotedSource(self.source.with_reporter(report), failures=self._failures)
         try:
             listed = entry.handler.partitions(source)
         except SourceError as error:
@@ -195,7 +213,7 @@ class _Origin:
             raise
         partitions = tuple(select(listed, entry.partitions, entry.name))
         if unknown := sorted(entry.fetch_again.keys() - {part.name for part in listed}):
-            raise SourceError(
+            raise ParamsError(
                 f"datasets.{entry.name}.download.fetch_again: {unknown[0]!r} is no partition; expected a name such as "
                 f"'{listed[0].name}', in quotation marks"
             )
@@ -203,7 +221,7 @@ class _Origin:
         root = entry.handler.annotation_root()
         if root is not None:
             self.annotations = open_at(root)
-        where = self.annotations.with_reporter(report)
+        where = NotedSource(self.annotations.with_reporter(report), failures=self._failures)
         annotations = describe(where, entry.handler, entry.handler.annotation_files(where))
         self.inventory = SourceInventory(self.source.name, partitions, files, tuple(annotations.values()))
 

@@ -15,6 +15,15 @@ _BLANKS = string.whitespace + "\0"
 _LINE_BREAKS = str.maketrans("", "", "\t\r\n")
 
 
+NOT_WEB, NO_HOST, USER, NO_NAME = (
+    "not an http or https URL",
+    "no host given",
+    "a user name in the URL",
+    "not a host's name",
+)
+PROBLEMS = (NOT_WEB, NO_HOST, USER, NO_NAME)  # what is wrong with a URL, not with who answers
+
+
 def request_url(url: str) -> str:
     """Return a URL in the form it is requested in.
 
@@ -23,11 +32,11 @@ def request_url(url: str) -> str:
     """
     parts = urlsplit(url.strip(_BLANKS).translate(_LINE_BREAKS))
     if parts.scheme not in ("http", "https"):
-        raise ValueError("not an http or https URL")
+        raise ValueError(NOT_WEB)
     if "@" in parts.netloc:
-        raise ValueError("a user name in the URL")
+        raise ValueError(USER)
     if not parts.hostname:
-        raise ValueError("no host given")
+        raise ValueError(NO_HOST)
     port = f":{parts.port}" if parts.port is not None else ""
     query = f"?{_encoded(parts.query, _QUERY)}" if parts.query else ""
     return f"{parts.scheme}://{_host(parts.hostname)}{port}{_encoded(parts.path, _PATH) or '/'}{query}"
@@ -44,7 +53,7 @@ def _host(name: str) -> str:
     try:
         host = name if name.isascii() else name.encode("idna").decode("ascii")
     except UnicodeError as error:
-        raise ValueError(f"not a host's name ({error})") from None
+        raise ValueError(f"{NO_NAME} ({error})") from None
     if not re.fullmatch(r"[\w.~-]+", host, re.ASCII):
-        raise ValueError("not a host's name")
+        raise ValueError(NO_NAME)
     return host

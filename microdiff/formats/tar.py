@@ -16,7 +16,7 @@ from typing import IO, Literal, NamedTuple, cast
 _BLOCK = 512
 _PIECE_BYTES = 2**20
 _MAX_HEADER_BYTES = 2**20  # of a long name or an extended header
-_MAX_PADDING = 2**20 + 2 * _BLOCK  # of zeros behind the last member: writers fill up their last record
+_MAX_PADDING = 2**16 + 2 * _BLOCK  # of zeros behind the last member: writers fill up records of 10 KiB, few larger ones
 _MARK, _MARK_AT = b"ustar", 257
 _REGULAR = (b"0", b"\0", b"7")
 _FOLDER = b"5"

@@ -28,7 +28,7 @@ from microdiff.formats import url_fetcher
 from microdiff.formats.archives import MAX_LINE_BYTES
 from microdiff.formats.public_connection import ALLOW_PRIVATE, NO_NAME
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample
-from microdiff.formats.request_url import request_url
+from microdiff.formats.request_url import PROBLEMS, request_url
 from microdiff.formats.text import BadTextError, decode_text
 from microdiff.formats.url_list_form import EXPECTED, form_problem
 from microdiff.storage import Source
@@ -255,7 +255,7 @@ def _remedy(causes: Counter[str]) -> str:
         )
     if share(ALLOW_PRIVATE) > _MOSTLY:
         return f"Such addresses are fetched only where {ALLOW_PRIVATE} is set."
-    if share("URL", "host", "user name") > _MOSTLY:
+    if sum(number for cause, number in causes.items() if cause.startswith(PROBLEMS)) > _MOSTLY * causes.total():
         return f"Check the list. {EXPECTED}"
     if share("HTTP Error", NO_NAME, "disallowed", "compressed") > _MOSTLY:
         return f"Run again later, or {raise_share}"

@@ -159,7 +159,7 @@ def _split(members: Sequence[_Member]) -> list[tuple[list[_Member], Reason | Non
         kinds = {frozenset(member.extension for member in sample) for sample in samples}
         if len(kinds) > 1 or any(len(_pictures(sample)) != 1 or not _has_text(sample) for sample in samples):
             return [(list(members), Reason.AMBIGUOUS_KEY)]
-    elif len(_pictures(members)) > 1:
+    elif len(_pictures(members) or _all_pictures(members)) > 1:
         return [(list(members), Reason.AMBIGUOUS_KEY)]
     return [(sample, next((member.problem for member in sample if member.problem), None)) for sample in samples]
 
@@ -175,11 +175,10 @@ def _runs(members: Sequence[_Member]) -> list[list[_Member]]:
 
 
 def _pictures(members: Sequence[_Member]) -> list[_Member]:
-    """Return the pictures by name: `1.jpg` rather than `1.mask.png`, unless there is a text `1.mask.txt`."""
+    """Return the pictures by name: `1.jpg`, never `1.mask.png`, unless there is a text `1.mask.txt`."""
     texts = {before for before, _, last in _extensions(members) if last in _TEXTS}
     pictures = _all_pictures(members)
-    plain = [member for member in pictures if member.extension.rpartition(".")[0] in ("", *texts)]
-    return plain or pictures
+    return [member for member in pictures if member.extension.rpartition(".")[0] in ("", *texts)]
 
 
 def _all_pictures(members: Sequence[_Member]) -> list[_Member]:

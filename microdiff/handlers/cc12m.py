@@ -36,6 +36,7 @@ from microdiff.formats.webdataset import iter_tar_samples
 from microdiff.handlers import Handler
 from microdiff.storage import Source
 
+_DIGITS = 4  # of a partition's name at least, so that more tars change no name
 _TAR = re.compile(r"(?:.*[^0-9])?([0-9]+)\.tar")
 _INFO = "_info.json"
 _LIST = "cc12m.tsv"
@@ -106,7 +107,7 @@ def _tars(source: Source) -> Sequence[Partition]:
     for (number, _, path), (other, _, twin) in pairwise(tars):
         if number == other:
             raise SourceError(f"{source.name}: {path} and {twin} have the same number. Keep one of them.")
-    width = max(len(digits) for _, digits, _ in tars)
+    width = max(_DIGITS, *(len(digits) for _, digits, _ in tars))
     return [
         Partition(name=f"{number:0{width}d}", number=number, files=(path,), num_records=lengths.get(path))
         for number, _, path in tars
@@ -126,6 +127,8 @@ def _stated_lengths(source: Source) -> Mapping[str, int]:
 
 def _read_tar(partition: Partition, inputs: Inputs, fallback: str | None) -> Iterator[Sample | Rejection]:
     (tar,) = partition.files
+    match = _TAR.fullmatch(tar)
+    prefix = match[1] if match else partition.name  # as the tar has it: other tars beside it change no key
     for sample in iter_tar_samples(inputs.files[tar], inputs.scratch, inputs.tally, fallback):
         said = {name: sample.document.get(name) for name in ("url", "status", "original_width", "original_height")}
         found: bytes | Reason = Reason.MISSING_IMAGE if sample.image is None else sample.image
@@ -137,7 +140,7 @@ def _read_tar(partition: Partition, inputs: Inputs, fallback: str | None) -> Ite
             found, cause = Reason.BAD_CAPTION, str(error)
         yield record(
             sample.problem or found,
-            key=f"{partition.name}_{sample.key}",  # a sample's own key need not be unique in the dataset
+            key=f"{prefix}_{sample.key}",  # a sample's own key need not be unique in the dataset
             captions=captions,
             source=f"{tar}/{sample.name}",
             meta={**said, "key": sample.key, "orientation": sample.orientation},

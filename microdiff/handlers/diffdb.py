@@ -118,9 +118,11 @@ def _read(partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
     path = partition.files[0]
     with open_zip(inputs.files[path]) as archive:
         files = _files(archive, _rows(inputs, partition.number), inputs.tally)
+        match = _ZIP.fullmatch(path)
+        prefix = match[1] if match else partition.name  # as the zip has it: other zips beside it change no key
         for key in sorted(files):
             for said in _apart(files[key]):
-                yield from _records(archive, f"{partition.name}_{key}", path, key, said)
+                yield from _records(archive, f"{prefix}_{key}", path, key, said)
 
 
 def _files(archive: ZipFile, rows: Iterable[dict[str, Any]], tally: Tally) -> dict[str, dict[str, _Named]]:
@@ -145,6 +147,7 @@ def _apart(by_name: Mapping[str, _Named]) -> list[_Named]:
     named = [by_name[name] for name in sorted(by_name)]
     together = _Named(*(list(chain(*lists)) for lists in zip(*named, strict=True)))
     is_said = any(each.members and (each.rows or each.notes) for each in named)
+    is_said = is_said or len({name.rpartition(".")[0] for name in by_name}) > 1
     return named if is_said or any(len(each) > 1 for each in together) else [together]
 
 

@@ -103,6 +103,9 @@ class Jdb(Handler):
                 pictures.add(key)
                 said = inputs.annotations.all_of(key)
                 found: bytes | Reason = repeats.problem(key, member) or member.content
+                folder = PurePosixPath(member.name).parent.name
+                if isinstance(found, bytes) and folder.isdecimal() and folder != partition.name:
+                    found = Reason.AMBIGUOUS_KEY  # the annotations' paths have the folder: which one is meant?
                 if isinstance(found, bytes):
                     found = _problem(said) or found
                 captions = tuple(said[0]["captions"]) if said else ()

@@ -144,7 +144,8 @@ def _caption(data: bytes, fallback: str | None) -> str | dict[str, str]:
 
 
 def _is_caption(name: str) -> bool:
-    return name.endswith(".txt") and stem(name) != ""
+    """Tell whether a member is a caption: `sa_1.txt`, not `sa_1.1.txt`, nor what systems leave behind."""
+    return not is_other(name) and name.rpartition("/")[2].lower() == f"{stem(name).lower()}.txt"
 
 
 def _is_no_picture(name: str) -> bool:

@@ -126,7 +126,8 @@ def _read_zip(partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejecti
             picture: bytes | Refusal = Refusal(Reason.MISSING_IMAGE)
             if found:
                 picture = read_picture(archive, found[0])
-            if any(not member.is_same(found[0]) for member in found):
+            differs = any(entry.get("reference_strs") != entries[0].get("reference_strs") for entry in entries)
+            if differs or any(not member.is_same(found[0]) for member in found):
                 picture = Refusal(Reason.AMBIGUOUS_KEY)
             yield _record(key, entries, f"{_ZIP}/{found[0].name if found else key}", picture)
             for member in found[1:]:  # either the same once more, or ambiguous

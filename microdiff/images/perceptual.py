@@ -17,11 +17,16 @@ from microdiff.images.refusals import DAMAGED
 
 HASH_BYTES = 32
 _SIDE = 16
+_FEWEST_ABOVE = 120  # frequencies above the median: half of the 256, unless many are equal
 _DRAFT_PX = 128  # libjpeg scales down to no less while it decodes
 
 
 def perceptual_hash(data: bytes) -> bytes | None:
-    """Return a stored picture's hash, 32 bytes, or None where it cannot be decoded."""
+    """Return a stored picture's hash, 32 bytes.
+
+    None where it cannot be decoded, or shows too little to be told from others: of an even area or a gradient most
+    frequencies are equal, so that all such pictures have nearly the same hash.
+    """
     import imagehash
 
     try:
@@ -29,6 +34,8 @@ def perceptual_hash(data: bytes) -> bytes | None:
         image.draft("RGB", (_DRAFT_PX, _DRAFT_PX))
         found = imagehash.phash(flatten(image), hash_size=_SIDE)
     except DAMAGED:
+        return None
+    if found.hash.sum() < _FEWEST_ABOVE:
         return None
     return np.packbits(found.hash).tobytes()
 

@@ -140,10 +140,21 @@ def test_shards_without_their_raw_artifact_are_an_error(
         rejected(here, make_params, Reason.IN_EVALUATION_SET, exclude_pictures=[str(tmp_path / "elsewhere/shards")])
 
 
-def test_two_datasets_cannot_come_before_each_other(here: Workspace, make_params: MakeParams) -> None:
+@pytest.mark.parametrize(
+    ("of_textcaps", "of_coco", "of_sa1b", "way"),
+    [
+        (RAW, "data/textcaps/raw", None, "textcaps before coco before textcaps"),
+        ("./data/coco/raw", "data/x/../textcaps/shards", None, "textcaps before coco before textcaps"),
+        (RAW, "data/sa1b/raw", "{root}/data/textcaps/raw", "textcaps before sa1b before coco before textcaps"),
+    ],
+)
+def test_no_dataset_can_come_before_itself(
+    here: Workspace, make_params: MakeParams, of_textcaps: str, of_coco: str, of_sa1b: str | None, way: str
+) -> None:
+    names = {"textcaps": of_textcaps, "coco": of_coco, "sa1b": of_sa1b or ""}
     changes = {
-        "datasets.textcaps.clean.duplicates_across": [RAW],
-        "datasets.coco.clean.duplicates_across": ["data/textcaps/raw"],
+        f"datasets.{name}.clean.duplicates_across": [path.format(root=here.root)] if path else []
+        for name, path in names.items()
     }
-    with pytest.raises(ParamsError, match="pictures that both have would be in neither"):
+    with pytest.raises(ParamsError, match=f"{way}: pictures that all of them have would be in none"):
         clean("textcaps", make_params(changes), here)

@@ -392,7 +392,7 @@ def test_a_wrong_request_is_a_problem(settings: Settings, value: Any, message: s
 
 
 def test_a_request_for_what_is_no_partition_is_an_error(settings: Settings, workspace: Workspace) -> None:
-    with pytest.raises(SourceError, match=r"fetch_again: '16' is no partition; expected .*'000000', in quo"):
+    with pytest.raises(ParamsError, match=r"fetch_again: '16' is no partition; expected .*'000000', in quo"):
         download("sa1b", settings(fetch_again={"16": 1}), workspace)  # what YAML makes of 000020
 
 

@@ -5,7 +5,7 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +18,7 @@ from microdiff.core.files import digest_json, read_json
 from microdiff.core.progress import NullReporter, Progress
 from microdiff.core.withdrawn import Withdrawal, Withdrawn, write_withdrawn
 from microdiff.download.step import download
-from microdiff.errors import SchemaError, StepError
+from microdiff.errors import SchemaError, SourceError, StepError
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample
 from microdiff.handlers.sa1b import Sa1b
 from microdiff.images.primaries import CODED_PRIMARIES, SRGB, matrix_profile
@@ -322,6 +322,21 @@ def test_withdrawn_keys_that_are_nowhere_are_told_of(
     download("sa1b", make_params(SETTINGS), workspace)
     (told,) = [message for message in caplog.messages if "withdrawn keys" in message]
     assert "1 withdrawn keys are in no partition, such as b_x, and take nothing out" in told
+
+
+def test_a_source_that_answers_and_is_wrong_is_an_error_whatever_is_withdrawn(
+    shelf: Shelf, workspace: Workspace, make_params: MakeParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it listed last time will do only where it does not answer."""
+    download("sa1b", make_params(SETTINGS), workspace)
+    withdraw(workspace, {"a": "0000"})
+
+    def two_of_one_number(*_: object) -> NoReturn:
+        raise SourceError("two archives have the same number")
+
+    monkeypatch.setattr(Sa1b, "partitions", two_of_one_number)
+    with pytest.raises(SourceError, match="two archives have the same number"):
+        download("sa1b", make_params(SETTINGS), workspace)
 
 
 def test_a_twin_may_be_withdrawn_alone(

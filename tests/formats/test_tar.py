@@ -553,3 +553,12 @@ def test_an_archive_without_lines_is_an_error(members: list[tuple[str, bytes]], 
 def test_names(name: str, expected: str, picture: bool) -> None:
     assert stem(name) == expected
     assert is_picture(name) == picture
+
+
+@pytest.mark.parametrize(("zeros", "is_whole"), [(1024, True), (10_240, True), (65_536, True), (100_000, False)])
+def test_many_zeros_behind_the_last_member_are_what_a_transfer_left(tmp_path: Path, zeros: int, is_whole: bool) -> None:
+    """Writers fill up records of 10 KiB, some larger ones."""
+    data = header("a.txt", 3) + padded(b"one") + bytes(zeros // 512 * 512)
+    (tmp_path / "a.tar").write_bytes(data)
+    with nullcontext() if is_whole else pytest.raises(DamagedArchive, match="bytes of zeros behind the last member"):
+        assert [member.name for member in read_tar(tmp_path / "a.tar", lambda _: True)] == ["a.txt"]

@@ -294,6 +294,16 @@ def test_all_of_several_pictures_or_rows_with_the_same_name_are_records(mini: Mi
     ]
 
 
+def test_a_picture_and_a_row_may_differ_in_extension_and_in_nothing_else(mini: Miniature) -> None:
+    mini.pictures = {"a.2.webp": b"two", "b.webp": b"b"}
+    mini.rows = [mini.row("a.1.webp"), mini.row("b.png")]
+    assert [(image, captions) for _, image, captions in outcomes(mini.records())] == [
+        (Reason.MISSING_IMAGE, ("prompt of a.1.webp",)),
+        (b"two", ()),
+        (b"b", ("prompt of b.png",)),
+    ]
+
+
 @pytest.mark.parametrize(
     ("score", "expected", "why"),
     [

@@ -241,6 +241,19 @@ def test_a_picture_belongs_to_its_archive_whatever_its_folder(folder: str, mini:
     ]
 
 
+def test_a_picture_in_the_folder_of_another_archive_is_not_guessed(mini: Mini) -> None:
+    """Annotations name pictures by such folders."""
+    mini.archives["000"] = [("001/x.jpg", b"cat or dog")]
+    mini.lines = [
+        {"img_path": f"./{folder}/x.jpg", "prompt": prompt} for folder, prompt in (("000", "cat"), ("001", "dog"))
+    ]
+    found, missing = mini.records()
+    assert isinstance(found, Rejection)
+    assert (found.key, found.reason) == ("000_x", Reason.AMBIGUOUS_KEY)
+    assert isinstance(missing, Rejection)
+    assert (missing.key, missing.reason) == ("001_x", Reason.MISSING_IMAGE)
+
+
 def test_a_damaged_archive_costs_what_is_behind_the_damage(mini: Mini) -> None:
     mini.records()
     path = mini.folder / IMAGES / "000.tgz"

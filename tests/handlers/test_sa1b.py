@@ -228,6 +228,17 @@ def test_two_captions_that_differ_are_ambiguous(name: str, mini: Mini) -> None:
     assert (second.reason, second.captions) == (Reason.AMBIGUOUS_KEY, ("one", "another"))
 
 
+@pytest.mark.parametrize("name", ["__MACOSX/sa_2.txt", ".Trash/sa_2.txt", "sa_2.1.txt", "._sa_2.txt"])
+def test_what_is_no_caption_says_nothing_of_a_picture(name: str, mini: Mini) -> None:
+    mini.captions = [("sa_1.txt", b"one"), (name, b"junk")]
+    assert {record.key: record.captions for record in mini.records()} == {"sa_1": ("one",), "sa_2": ()}
+
+
+def test_a_caption_may_have_its_extension_in_capitals(mini: Mini) -> None:
+    mini.captions = [("sa_1.TXT", b"one"), ("sa_2.txt", b"two")]
+    assert {record.key: record.captions for record in mini.records()} == {"sa_1": ("one",), "sa_2": ("two",)}
+
+
 def test_a_caption_that_is_there_twice_is_one(mini: Mini) -> None:
     mini.captions += [("again/sa_1.txt", b"one")]
     assert [record.captions for record in mini.records()] == [("two",), ("one",)]

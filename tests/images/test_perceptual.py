@@ -75,6 +75,17 @@ def test_what_cannot_be_decoded_has_none(data: bytes) -> None:
     assert perceptual_hash(data) is None
 
 
+@pytest.mark.parametrize("kind", ["white", "black", "red", "gradient", "two halves"])
+def test_what_shows_too_little_has_none(kind: str) -> None:
+    """Or one white picture in an evaluation set would be near to all even areas and gradients."""
+    image = Image.new("RGB", (300, 300), kind if kind in ("white", "black", "red") else "white")
+    if kind == "gradient":
+        image = Image.linear_gradient("L").resize((300, 300)).convert("RGB")
+    elif kind == "two halves":
+        image.paste("black", (0, 0, 150, 300))
+    assert perceptual_hash(encoded(image, "PNG")) is None
+
+
 def test_near_counts_bits() -> None:
     dice = np.random.default_rng(0)
     hashes = dice.integers(0, 256, (5000, HASH_BYTES), np.uint8)
