@@ -27,6 +27,7 @@ from microdiff.pipeline.workspace import Workspace
 from microdiff.shard.step import shard
 from microdiff.storage import Source
 from microdiff.storage.local import LocalSource
+from tests.clean.raw_tables import raw_row, write_raw
 
 STEPS = {"download": download, "clean": clean, "encode": encode, "shard": shard}
 
@@ -315,3 +316,25 @@ def test_withdrawals_are_no_losses(here: Workspace) -> None:
         STEPS[step]("coco", params, here)
         manifest = read_manifest(here.artifact("coco", {"download": "raw", "clean": "captions"}[step]))
         assert (manifest.source_records, manifest.withdrawn) == (raw.counts["in"], 5)
+
+
+def test_samples_of_the_same_picture_are_named(here: Workspace) -> None:
+    """They stay: whoever asks for a picture to be taken out means all of them."""
+    table = here.artifact("coco", "raw") / "0001.parquet"
+    row = next(row for row in pq.read_table(table).to_pylist() if row["status"] == "kept")
+    folder = here.artifact("other", "raw")
+    folder.mkdir(parents=True)
+    twin, stranger = raw_row("twin", "a", sha256=row["sha256"]), raw_row("stranger", "b", sha256="1" * 64)
+    write_raw(folder, {"0000": [twin, stranger]})
+    (done,) = forget([Request(row["key"], "coco", "why")], here)
+    assert done.twins == ["other: twin"]
+
+
+def test_a_name_that_may_mean_two_keys_changes_nothing(tmp_path: Path) -> None:
+    here = Workspace(tmp_path)
+    folder = here.artifact("coco", "raw")
+    folder.mkdir(parents=True)
+    write_raw(folder, {"0000": [raw_row("a", "one"), raw_row("a%232", "two")]})  # of a.jpg and of a#2.jpg
+    with pytest.raises(ParamsError, match=r"coco: a#2 may mean a or a%232\. Nothing was changed"):
+        forget([Request("a#2", "coco", "why")], here)
+    assert not here.withdrawn("coco").exists()
