@@ -31,6 +31,8 @@ from microdiff.errors import SchemaError, SourceError
 from microdiff.formats.annotations import Annotations
 from microdiff.formats.records import Inputs, Partition
 from microdiff.handlers import Handler
+from microdiff.kinds import KindHandler, Listing
+from microdiff.kinds.listing import listing_digest, listing_place
 from microdiff.pipeline.params import Dataset, Params
 from microdiff.pipeline.parsing import as_values, deciding_values
 from microdiff.pipeline.run import Run
@@ -65,11 +67,13 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
         withdrawn = read_withdrawn(workspace.withdrawn(dataset))
         with Progress(f"list {dataset}", None) as progress:
             revisions = Revisions(dataset, run.finder.manifests, run.store.root)
-            origin = _Origin(entry, run.store.root, revisions, progress, may_be_lost=bool(withdrawn))
+            recorded = workspace.partition_list(dataset)
+            origin = _Origin(entry, run.store.root, revisions, progress, recorded, may_be_lost=bool(withdrawn))
         source, partitions, files = origin.source, origin.inventory.partitions, origin.inventory.files
         shared = files if entry.handler.annotation_root() is None else ()
+        index = None if origin.listing is None else origin.listing.index
         table = AnnotationTable(entry, origin.annotations, origin.inventory.annotations, run, keep=shared)
-        code = code_identity(deciding_modules("download", dataset))
+        code = code_identity(deciding_modules("download", dataset, entry.handler_module))
         settings = {"download": as_values(params.download), "handler": as_values(entry.handler)}
         deciding = {"download": as_values(params.download), "handler": deciding_values(entry.handler)}
         bases = [
@@ -90,7 +94,7 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
                     part,
                     source,
                     [files[path] for path in part.files],
-                    table.path,
+                    index or table.path,
                     params.download,
                     anew=part.name in entry.fetch_again,
                 ),
@@ -131,6 +135,7 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
             "licence": entry.handler.licence,
             "code": code,
             "settings": settings,
+            **({"listing": listing_digest(partitions, files)} if origin.listing is not None else {}),
             **({"revisions": revisions.used} if revisions.used else {}),
             **({"uncounted_losses": losses} if losses else {}),
             **({"fetch_again": dict(entry.fetch_again)} if entry.fetch_again else {}),
@@ -147,11 +152,19 @@ class _Origin:
         work: The store's folder, where the inventory is kept.
         revisions: The commits that sources on the hub stay at.
         report: Receives messages.
+        recorded: The dataset's list of partitions, where it has a kind.
         may_be_lost: Whether the inventory kept will do if the source does not answer.
     """
 
     def __init__(
-        self, entry: Dataset, work: Path, revisions: Revisions, report: Reporter, *, may_be_lost: bool
+        self,
+        entry: Dataset,
+        work: Path,
+        revisions: Revisions,
+        report: Reporter,
+        recorded: Path,
+        *,
+        may_be_lost: bool,
     ) -> None:
         question = {
             "source": public_root(entry.source),
@@ -161,8 +174,9 @@ class _Origin:
         kept = work / "listings" / f"{entry.name}.json"
         self.source: Source
         self.annotations: Source  # where annotation files are
+        self.listing: Listing | None = None  # of a dataset that has a kind
         try:
-            self._ask(entry, work, revisions, report)
+            self._ask(entry, work, revisions, report, recorded)
         except SourceError as error:
             earlier = recall(kept, question) if may_be_lost else None
             if earlier is None:
@@ -173,7 +187,7 @@ class _Origin:
         else:
             remember(kept, question, self.inventory)
 
-    def _ask(self, entry: Dataset, work: Path, revisions: Revisions, report: Reporter) -> None:
+    def _ask(self, entry: Dataset, work: Path, revisions: Revisions, report: Reporter, recorded: Path) -> None:
         def open_at(root: str) -> Source:
             source = open_source(revisions.pinned(root, report), work)
             revisions.note(root, source)
@@ -182,7 +196,9 @@ class _Origin:
         self.source = self.annotations = open_at(entry.source)
         source = NotedSource(self.source.with_reporter(report))
         try:
-            listed = entry.handler.partitions(source)
+            if isinstance(entry.handler, KindHandler):
+                self.listing = entry.handler.survey(source, listing_place(work, entry.name), recorded)
+            listed = entry.handler.partitions(source) if self.listing is None else self.listing.partitions
         except SourceError as error:
             if source.disown_unchecked():
                 raise SourceError(f"{error}\nWhat was fetched is dropped: the next run fetches it anew.") from error
@@ -219,13 +235,15 @@ def _compute(
 
     def write(local: Mapping[str, Path], settled: Collection[str]) -> Result:
         with scratch_folder(folder.parent) as scratch:
-            inputs = Inputs(files=local, scratch=scratch, annotations=Annotations(table), report=report)
+            table_of = Annotations(table)
+            inputs = Inputs(files=local, scratch=scratch, annotations=table_of, report=report, source=reporting)
             records = watched(handler.read(partition, inputs), partition.files, settled)
             result = write_raw(records, settings, partition.name, folder, report, withdrawn)
             others = {OTHER_MEMBERS: inputs.tally.other_members} if inputs.tally.other_members else {}
             return replace(result, counts={**result.counts, **others})
 
-    return read_copies(source.with_reporter(report), files, write, report, anew=anew)
+    reporting = source.with_reporter(report)
+    return read_copies(reporting, files, write, report, anew=anew)
 
 
 def _without(compute: Callable[..., Result], withdrawn: Withdrawn) -> Callable[[Path, Reporter], Result]:

@@ -125,14 +125,8 @@ def read_slice(
     (name,) = part.files
     pairs = _read_pairs(inputs.files[name], part.first_byte, part.num_records)
     fetched = fetch_urls([url for url, _ in pairs], inputs.scratch, timeout_s, retries, inputs.report, allow_private)
-    num_urls = sum(bool(url) for url, _ in pairs)
-    causes = Counter(each.cause for (url, _), each in zip(pairs, fetched, strict=True) if url and each.path is None)
-    if causes.total() > max_failed_share * num_urls:
-        cause, often = causes.most_common(1)[0]
-        raise FailedFetch(
-            f"{name}, lines from {part.first_line}: {causes.total()} of {num_urls} URLs failed ({often} of them: "
-            f"{cause}), more than max_failed_share {max_failed_share:.0%}.\n{_remedy(causes)}"
-        )
+    outcomes = [each for (url, _), each in zip(pairs, fetched, strict=True) if url]
+    check_failures(f"{name}, lines from {part.first_line}", outcomes, max_failed_share)
     for line, ((url, caption), each) in enumerate(zip(pairs, fetched, strict=True), part.first_line):
         meta = {"url": url, "cause": each.cause} if each.cause else {"url": url}
         facts: dict[str, Any] = {"key": f"{line:09d}", "captions": (caption,), "meta": meta}
@@ -213,6 +207,26 @@ def fetch_urls(
         cause = (row["error_message"] or row["status"])[:_MAX_CAUSE_CHARS]
         outcomes[places[int(row["key"])]] = Fetched(path) if path.is_file() else Fetched(None, cause)
     return outcomes
+
+
+def check_failures(where: str, fetched: Sequence[Fetched], max_failed_share: float) -> None:
+    """Check that no more URLs failed than may.
+
+    Args:
+        where: What the URLs are of, for the message.
+        fetched: What became of each.
+        max_failed_share: Largest share that may fail, 0 to 1.
+
+    Raises:
+        FailedFetch: More did.
+    """
+    causes = Counter(each.cause for each in fetched if each.path is None)
+    if causes.total() > max_failed_share * len(fetched):
+        cause, often = causes.most_common(1)[0]
+        raise FailedFetch(
+            f"{where}: {causes.total()} of {len(fetched)} URLs failed ({often} of them: "
+            f"{cause}), more than max_failed_share {max_failed_share:.0%}.\n{_remedy(causes)}"
+        )
 
 
 def _remedy(causes: Counter[str]) -> str:
