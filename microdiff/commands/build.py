@@ -79,7 +79,7 @@ def refresh_code(root: Path = Path()) -> None:
     with _turn(root, FOLDER):
         check_lock(root)
         check_writable(root / FOLDER)
-        if not stale_code_files(root) or _dvc(root, "repro", "--quiet", "--single-item", "code") == 0:
+        if not stale_code_files(root) or _dvc(root, "repro", "--quiet", "--force", "--single-item", "code") == 0:
             return
         if stale := stale_code_files(root, _OTHERS_WRITE_CODE_S):  # a bare `dvc repro` may be writing them
             raise StepError(f"{FOLDER}/ is not current: {', '.join(stale)}. Run make code")

@@ -17,7 +17,7 @@ from microdiff.core.code_identity import code_identity
 from microdiff.core.deciding_code import deciding_modules
 from microdiff.core.files import scratch_folder
 from microdiff.core.ledger import OTHER_MEMBERS, Counts, Result
-from microdiff.core.printable import printable
+from microdiff.core.printable import one_line, printable
 from microdiff.core.progress import Progress, Reporter
 from microdiff.core.withdrawn import Withdrawn, read_withdrawn
 from microdiff.download.annotation_table import AnnotationTable
@@ -73,6 +73,11 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
         shared = files if entry.handler.annotation_root() is None else ()
         index = None if origin.listing is None else origin.listing.index
         table = AnnotationTable(entry, origin.annotations, origin.inventory.annotations, run, keep=shared)
+        if origin.listing is not None and origin.listing.others:
+            log.info(
+                "download %s: %d files are no records, such as %s",
+                *(dataset, origin.listing.others, ", ".join(map(one_line, origin.listing.examples[:3]))),
+            )
         code = code_identity(deciding_modules("download", dataset, entry.handler_module))
         settings = {"download": as_values(params.download), "handler": as_values(entry.handler)}
         deciding = {"download": as_values(params.download), "handler": deciding_values(entry.handler)}
@@ -136,6 +141,7 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
             "code": code,
             "settings": settings,
             **({"listing": listing_digest(partitions, files)} if origin.listing is not None else {}),
+            **({"other_files": origin.listing.others} if origin.listing is not None and origin.listing.others else {}),
             **({"revisions": revisions.used} if revisions.used else {}),
             **({"uncounted_losses": losses} if losses else {}),
             **({"fetch_again": dict(entry.fetch_again)} if entry.fetch_again else {}),

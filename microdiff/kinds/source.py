@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-from microdiff.kinds.rows import TABLES
-
 _HUB = re.compile(r"(hf://datasets/[^/]+/[^/]+)(?:/(.+))?")
 _PATTERN = re.compile(r"[*?\[]")
 _SUFFIXES = {
@@ -42,8 +40,3 @@ def kind_of_name(name: str) -> str | None:
         if suffixes and name.lower().endswith(suffixes):
             return kind
     return None
-
-
-def is_table(name: str) -> bool:
-    """Tell whether a file's name is that of a table."""
-    return name.lower().endswith(TABLES)
