@@ -23,6 +23,7 @@ from microdiff.artifacts.manifest import MANIFEST, parse_manifest
 from microdiff.commands.check import check_lock, check_params
 from microdiff.commands.code_digests import FOLDER, stale_code_files
 from microdiff.commands.damage import drop_damaged
+from microdiff.commands.own import prepare, source_changed
 from microdiff.commands.shared_store import restore_manifests
 from microdiff.core.files import md5_of, try_lock, whole_file
 from microdiff.core.places import check_writable
@@ -61,6 +62,7 @@ def build(dataset: str, root: Path = Path()) -> None:
     """
     with _turn(root, dataset):
         check_lock(root)
+        prepare(root, [dataset])
         check_params(root, [dataset])
         refresh_code(root)
         try:
@@ -91,6 +93,8 @@ def _build(dataset: str, root: Path) -> None:
     if changed := _changed_sets(dataset, root):
         log.info("%s: changed since the captions of %s were made: making them again", ", ".join(changed), dataset)
         _repro(root, dataset, ["clean"], "--force", *(() if remote is None else ("--pull", "--allow-missing")))
+    if source_changed(root, dataset):
+        _repro(root, dataset, ["download"], "--force")
     absent = absent_artifacts(root, dataset)
     metrics = _without_restored(absent_metrics(root, dataset), dataset, root)
     if remote is None:

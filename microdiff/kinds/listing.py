@@ -10,6 +10,7 @@ from microdiff.kinds import KindHandler
 from microdiff.storage import Source, SourceFile
 
 _LISTINGS = "listings"
+Ranges = Sequence[tuple[int, int]]
 
 
 def listing_place(work: Path, dataset: str) -> Path:
@@ -24,7 +25,12 @@ def listing_digest(partitions: Sequence[Partition], files: Mapping[str, SourceFi
 
 
 def current_digest(
-    handler: KindHandler, source: Source, work: Path, dataset: str, recorded: Path, selected: Sequence[str] | None
+    handler: KindHandler,
+    source: Source,
+    work: Path,
+    dataset: str,
+    recorded: Path,
+    ranges: Sequence[tuple[int, int]] | None,
 ) -> str:
     """Return the digest of what a source has now.
 
@@ -34,12 +40,13 @@ def current_digest(
         work: The store's folder.
         dataset: The dataset's name.
         recorded: Its list of partitions, which is brought up to date.
-        selected: Names of partitions; None for all.
+        ranges: Inclusive ranges of numbers of partitions; None for all.
 
     Raises:
         SourceError: The source does not answer, or is something else.
     """
     partitions = handler.survey(source, listing_place(work, dataset), recorded).partitions
-    wanted = [part for part in partitions if selected is None or part.name in selected]
+    spans = [(0, len(partitions) and partitions[-1].number)] if ranges is None else ranges
+    wanted = [part for part in partitions if any(first <= part.number <= last for first, last in spans)]
     paths = sorted({path for part in wanted for path in part.files})
     return listing_digest(wanted, {path: source.stat(path) for path in paths})

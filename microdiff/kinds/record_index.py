@@ -182,6 +182,11 @@ def records_in(index: Annotations, name: str) -> Iterator[dict[str, Any]]:
         yield value
 
 
+def is_readable(described: list[Any]) -> bool:
+    """Tell whether a file as `RecordIndex.describe` describes it could be read."""
+    return bool(described[2] != _UNREADABLE)
+
+
 def load(source: Source | None, described: list[Any]) -> bytes | None:
     """Return the bytes of a file as `RecordIndex.describe` describes it; None if it could not be read.
 
@@ -191,7 +196,7 @@ def load(source: Source | None, described: list[Any]) -> bytes | None:
     path, num_bytes, identity = described
     if source is None:
         raise SourceError(f"{path}: there is no source to read it from")
-    return None if identity == _UNREADABLE else source.load(SourceFile(path, num_bytes, identity))
+    return None if not is_readable(described) else source.load(SourceFile(path, num_bytes, identity))
 
 
 def _bytes(text: str) -> bytes:

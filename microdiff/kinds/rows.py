@@ -159,7 +159,7 @@ def _json_lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row]]
                 if not isinstance(row, dict):
                     yield number, BadRow(f"expected an object, got {type(row).__name__}")
                     continue
-                found = found or columns[0] in row
+                found = found or not columns or columns[0] in row
                 yield number, {**dict.fromkeys(columns[:1]), **row}
         except BadTextError as error:
             raise SourceError(f"{path}: {error}. {remedy(path)}") from error
