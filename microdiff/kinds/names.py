@@ -9,7 +9,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_CHARS = 64
 # The targets of the Makefile, which tests/test_graph.py compares.
 MAKE_TARGETS = frozenset(
-    "add all bench check clean-work code coverage demo format gc help preset pull push quick remote remove report "  # noqa: SIM905
+    "add all bench check checked clean-work code coverage demo format gc help preset pull push quick remote remove report "  # noqa: SIM905
     "restore setup slim test verify".split()
 )
 _DVC = frozenset(("item", "key", "run"))  # what templates in dvc.yaml call other things
