@@ -1,6 +1,7 @@
 """Captions and what else a source says of a picture, from text files, JSON, or a row of a table."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,9 @@ from microdiff.core.ledger import Reason
 from microdiff.formats.records import Rejection, Sample, record
 from microdiff.formats.text import CONTRADICTION, BadTextError, caption_problem, decode_text, parse_json
 
+_ALL_TEXTS = (".csv", ".tsv")
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,30})?([eE][-+]?[0-9]{1,3})?")
 Columns = str | tuple[str, ...]
 
 
@@ -54,8 +58,16 @@ def from_file(data: bytes, field: str | None, fallback: str | None) -> tuple[tup
     return captions, problem, plain_values(document, (field,))
 
 
-def plain_values(row: Mapping[str, Any], besides: Sequence[str] = ()) -> dict[str, Any]:
-    """Return those values that can be in `meta`: texts, numbers, true and false."""
+def plain_values(row: Mapping[str, Any], besides: Sequence[str | None] = (), table: str = "") -> dict[str, Any]:
+    """Return those values that can be in `meta`: texts, numbers, true and false.
+
+    Args:
+        row: Values by name.
+        besides: Names to leave out.
+        table: What the row is from: in CSV and TSV, numbers are texts, and taken for the numbers they look like.
+    """
+    if table.lower().endswith(_ALL_TEXTS):
+        row = {name: _number(value) for name, value in row.items()}
     return {
         name: value
         for name, value in row.items()
@@ -94,6 +106,13 @@ def _flat(values: Sequence[object]) -> Iterator[object]:
             yield from _flat(value)
         elif value is not None:
             yield value
+
+
+def _number(value: Any) -> Any:
+    """Return the number that a text is; any other value as it is, numbers with leading zeros, which are names, too."""
+    if not isinstance(value, str) or not _NUMBER.fullmatch(value):
+        return value
+    return int(value) if _WHOLE.fullmatch(value) else float(value)
 
 
 def _is_broken(text: str) -> bool:

@@ -7,6 +7,7 @@ name pictures relative to the file.
 """
 
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -129,6 +130,7 @@ class _Walk:
     source: Source
     others: int = 0
     examples: Sequence[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def enter(self, index: RecordIndex) -> MakeRecord:
         handler, tables = self.handler, []
@@ -146,7 +148,7 @@ class _Walk:
                 tables.append(path)
             elif extension in PICTURE_EXTENSIONS:
                 index.enter(escape_key(stem), ["picture", path, is_link])
-            elif extension in texts and not (is_document(path) and stem.rpartition("/")[2].isupper()):
+            elif extension in texts:
                 index.enter(escape_key(stem), [texts[extension], path, is_link])
             elif is_link:
                 index.enter(escape_key(path), ["link", path, True])
@@ -156,7 +158,7 @@ class _Walk:
             self._enter_rows(index, table)
         if handler.metadata and not tables:
             raise SourceError(f"{self.source.name}: has no {handler.metadata}. Check datasets.*.download.metadata.")
-        return partial(_record, index, handler)
+        return partial(self._record, index)
 
     def _enter_rows(self, index: RecordIndex, table: str) -> None:
         handler = self.handler
@@ -172,12 +174,22 @@ class _Walk:
                 index.enter(escape_key(where), ["bad", where, str(error)])
                 continue
             values = [json_value(row[each]) for each in as_columns(handler.caption) if each in row]
-            said = ["row", where, number, name, values, plain_values(row, columns)]
+            said = ["row", where, number, name, values, plain_values(row, columns, table)]
             index.enter(escape_key(without_extension(name)), said)
 
+    def _record(self, index: RecordIndex, key: str, found: list[Any]) -> dict[str, Any] | None:
+        """Make a record of what has one key; documents are none where nothing else has theirs."""
+        paths = [each[1] for each in found]
+        if all(map(is_document, paths)):
+            for path in paths:
+                self._other(path)
+            return None
+        return _record(index, self.handler, key, found)
+
     def _other(self, path: str) -> None:
-        self.others += 1
-        self.examples = nsmallest(_EXAMPLES, [*self.examples, path])
+        with self.lock:
+            self.others += 1
+            self.examples = nsmallest(_EXAMPLES, [*self.examples, path])
 
 
 def _record(index: RecordIndex, handler: Folder, key: str, found: list[Any]) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from microdiff.handlers import handler_class
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_CHARS = 64
 # The targets of the Makefile, which tests/test_graph.py compares.
-MAKE_TARGETS = frozenset(
-    "add all bench check checked clean-work code coverage demo format gc help preset pull push quick remote remove report "  # noqa: SIM905
-    "restore setup slim test verify".split()
-)
+_TARGETS = """
+    add all bench check checked clean-work code coverage demo format gc help preset pull push quick remote remove report
+    restore setup slim test verify
+"""
+MAKE_TARGETS = frozenset(_TARGETS.split())
 _DVC = frozenset(("item", "key", "run"))  # what templates in dvc.yaml call other things
 _YAML = frozenset("y n yes no on off true false null".split())  # noqa: SIM905 - no texts in YAML
 

@@ -28,7 +28,7 @@ from microdiff.storage import NotFound, Source, SourceFile
 _NAME = "index.sqlite"
 _UNREADABLE = "unreadable:"
 Found = list[Any]
-MakeRecord = Callable[[str, list[Any]], dict[str, Any]]
+MakeRecord = Callable[[str, list[Any]], dict[str, Any] | None]
 
 
 class RecordIndex:
@@ -96,7 +96,8 @@ class RecordIndex:
         """Make records of what was entered, and partitions of records.
 
         Args:
-            make: Returns the record for a key and what was entered under it, in no order. Called on several threads.
+            make: Returns the record for a key and what was entered under it, in no order; None if that is no record.
+                Called on several threads.
             recorded: The list of partitions.
             size: Records per new partition.
 
@@ -111,6 +112,8 @@ class RecordIndex:
         with self._lock:
             found = self._groups()
         for key, record in prefetch_map(lambda item: (item[0], make(*item)), found, 4 * num_threads()):
+            if record is None:
+                continue
             with self._lock:
                 run("INSERT INTO records VALUES (?, ?)", (_bytes(key), json.dumps(record, sort_keys=True)))
         run("CREATE INDEX records_by_key ON records (key)")

@@ -116,7 +116,7 @@ class Tables(KindHandler):
                     index.enter(escape_key(where), [*place, where, None, [], {}, str(error)])
                     continue
                 values = [json_value(row[each]) for each in captions if isinstance(row, dict) and each in row]
-                meta = plain_values(row, columns) if isinstance(row, dict) else {}
+                meta = plain_values(row, columns, table) if isinstance(row, dict) else {}
                 index.enter(key, [*place, where, name, values, meta, ""])
         return partial(_records, index, own_key=self.key is not None)
 

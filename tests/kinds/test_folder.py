@@ -72,7 +72,7 @@ class TestFolder(KindContract):
         ({"a.b.jpg": 1, "a.c.txt": "x"}, {"a%2Eb": "missing_caption", "a%2Ec": "missing_image"}),
         ({"a.jpg": 1, "A.txt": "x"}, {"a": "missing_caption", "A": "missing_image"}),
         ({"a.jpg": 1, "a.jpg.txt": "x"}, {"a": "missing_caption", "a%2Ejpg": "missing_image"}),
-        ({"a.jpg": 1, "a.txt": b"\xff\xfehalf"}, {"a": "bad_caption"}),
+        ({"a.jpg": 1, "a.txt": b"\xff\xfeodd"}, {"a": "bad_caption"}),
         ({"a.jpg": 1, "a.txt": b"caf\xe9"}, {"a": "bad_caption"}),
         ({"a.jpg": 1, "a.txt": b"\xff\xfec\0a\0t\0"}, {"a": "sample"}),
         ({"a.jpg": 1, "a.txt": b"\xef\xbb\xbfcat"}, {"a": "sample"}),
@@ -83,6 +83,7 @@ class TestFolder(KindContract):
         ({"a b.jpg": 1, "a b.txt": "x", "é\n.jpg": 2, "é\n.txt": "y"}, {"a b": "sample", "é%0A": "sample"}),
         ({"50%41.jpg": 1, "50%41.txt": "x", "50A.jpg": 2, "50A.txt": "y"}, {"50%2541": "sample", "50A": "sample"}),
         ({"README.jpg": 1, "README.txt": "x", "a.jpg": 2, "a.txt": "y"}, {"README": "sample", "a": "sample"}),
+        ({"LICENSE.txt": "x", "readme.TXT": "x", "a.jpg": 2, "a.txt": "y"}, {"a": "sample"}),
         ({"jpg": 1, "a.jpg": 2, "a.txt": "y"}, {"a": "sample"}),
     ],
 )
