@@ -4,8 +4,9 @@ DVC refuses a node whose settings or dependencies are absent, and it does not wa
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -15,7 +16,7 @@ from microdiff.core.withdrawn import Withdrawn, write_withdrawn
 from microdiff.errors import SchemaError, SourceError
 from microdiff.kinds import DEFAULT_REJECTED_SHARE, KindHandler
 from microdiff.kinds.listing import current_digest
-from microdiff.pipeline.params import Dataset, dataset_names, load_params
+from microdiff.pipeline.params import Dataset, load_params
 from microdiff.pipeline.params_text import completed
 from microdiff.pipeline.selection import parse_selection
 from microdiff.pipeline.workspace import Workspace
@@ -31,11 +32,14 @@ _DVC_WANTS = {"max_rejected_share": DEFAULT_REJECTED_SHARE, "clean": {}}
 def prepare(root: Path, datasets: Sequence[str] = ()) -> None:
     """Put in place what DVC must find of some datasets, or of all, and say so.
 
+    Of settings that cannot be read nothing is said here: whoever checks them says it better.
+
     Raises:
-        ParamsError: params.yaml is missing, not YAML, or cannot be completed.
+        ParamsError: params.yaml cannot be completed.
     """
-    for name in datasets or dataset_names(root / PARAMS):
-        _complete(root, name)
+    entries = _entries(root / PARAMS)
+    for name in [name for name in entries if not datasets or name in datasets]:
+        _complete(root / PARAMS, name, entries[name])
         path = Workspace(root).withdrawn(name)
         if path.exists() or not name.isidentifier():
             continue
@@ -79,14 +83,21 @@ def _digest_now(entry: Dataset, handler: KindHandler, workspace: Workspace) -> s
     return current_digest(handler, source, work, entry.name, workspace.partition_list(entry.name), ranges)
 
 
-def _complete(root: Path, name: str) -> None:
+def _entries(path: Path) -> Mapping[str, Any]:
+    """Return the entries of datasets, as they are; none if they cannot be read."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    entries = document.get("datasets") if isinstance(document, dict) else None
+    return {str(name): entry for name, entry in entries.items()} if isinstance(entries, dict) else {}
+
+
+def _complete(path: Path, name: str, entry: object) -> None:
     """Write those of a dataset's settings that have defaults, where DVC would miss them."""
-    path = root / PARAMS
-    text = path.read_text(encoding="utf-8")
-    entry = (yaml.safe_load(text).get("datasets") or {}).get(name)
     if not isinstance(entry, dict) or "kind" not in entry:
         return
     if missing := {key: value for key, value in _DVC_WANTS.items() if key not in entry}:
-        write_text(path, completed(text, name, missing))
+        write_text(path, completed(path.read_text(encoding="utf-8"), name, missing))
         written = ", ".join(f"{key}: {value}" for key, value in missing.items())
         log.info("%s: datasets.%s: %s written, the defaults: DVC must find them", path.name, name, written)

@@ -49,7 +49,8 @@ def blocks(text: str) -> list[Block]:
     lines = text.splitlines()
     found = []
     for key, value in section.value:
-        end = value.end_mark.line + (1 if value.end_mark.column else 0)
+        is_block = isinstance(value, yaml.CollectionNode) and not value.flow_style  # ends where the next begins
+        end = value.end_mark.line + (0 if is_block else 1)
         end = max(end, key.start_mark.line + 1)
         while end > key.start_mark.line + 1 and _is_apart(lines[end - 1], key.start_mark.column):
             end -= 1
