@@ -15,7 +15,7 @@ from microdiff.kinds.listing import listing_place
 from microdiff.kinds.names import name_problem
 from microdiff.kinds.source import kind_of_name, split_source
 from microdiff.pipeline.params import load_params
-from microdiff.pipeline.params_text import with_entry, without_entry
+from microdiff.pipeline.params_text import entry_lines, with_entry, without_entry
 from microdiff.pipeline.parsing import parse
 from microdiff.pipeline.workspace import Workspace
 from microdiff.storage.opening import open_source
@@ -64,7 +64,7 @@ def add(
     show_cost(name, survey, say)
     if dry_run:
         say("Nothing was written (--dry-run). The entry would be:")
-        say(with_entry("datasets:\n", name, entry).removeprefix("datasets:\n").rstrip())
+        say("\n".join(entry_lines(name, entry)))
         return
     write_text(root / PARAMS, with_entry(text, name, entry))
     prepare(root, [name])

@@ -66,11 +66,13 @@ def with_entry(text: str, name: str, entry: Mapping[str, Any]) -> str:
         ParamsError: As for `blocks`.
     """
     found = blocks(text)
-    indent = found[0].indent if found else 2
-    body = yaml.safe_dump(
-        {name: dict(entry)}, sort_keys=False, allow_unicode=True, default_flow_style=False, width=1000
-    )
-    return with_lines(text, [f"{' ' * indent}{line}" for line in body.splitlines()])
+    return with_lines(text, entry_lines(name, entry, found[0].indent if found else 2))
+
+
+def entry_lines(name: str, entry: Mapping[str, Any], indent: int = 2) -> list[str]:
+    """Return the lines of an entry."""
+    body = yaml.safe_dump({name: dict(entry)}, sort_keys=False, allow_unicode=True, width=1000)
+    return [f"{' ' * indent}{line}" for line in body.splitlines()]
 
 
 def with_lines(text: str, new: list[str]) -> str:
