@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from microdiff.commands.look import look, show, show_cost
-from microdiff.commands.own import PARAMS, prepare
+from microdiff.commands.own import PARAMS, place_withdrawn
 from microdiff.core.files import scratch_folder, write_text
 from microdiff.errors import ParamsError
 from microdiff.kinds import DEFAULT_REJECTED_SHARE, KINDS, KindHandler, kind_class
@@ -67,7 +67,7 @@ def add(
         say("\n".join(entry_lines(name, entry)))
         return
     write_text(root / PARAMS, with_entry(text, name, entry))
-    prepare(root, [name])
+    place_withdrawn(root, [name])
     load_params(root / PARAMS, name, recorded=True)
     say(f"Written: its entry in {PARAMS}, data/{name}/withdrawn.tsv and data/{name}/partitions.tsv. Next: make {name}")
 

@@ -23,7 +23,7 @@ from microdiff.artifacts.manifest import MANIFEST, parse_manifest
 from microdiff.commands.check import check_lock, check_params
 from microdiff.commands.code_digests import FOLDER, stale_code_files
 from microdiff.commands.damage import drop_damaged
-from microdiff.commands.own import prepare, source_changed
+from microdiff.commands.own import complete_entries, place_withdrawn, source_changed
 from microdiff.commands.shared_store import restore_manifests
 from microdiff.core.files import md5_of, try_lock, whole_file
 from microdiff.core.places import check_writable
@@ -62,8 +62,9 @@ def build(dataset: str, root: Path = Path()) -> None:
     """
     with _turn(root, dataset):
         check_lock(root)
-        prepare(root, [dataset])
+        complete_entries(root, [dataset])
         check_params(root, [dataset])
+        place_withdrawn(root, [dataset])
         refresh_code(root)
         try:
             _build(dataset, root)

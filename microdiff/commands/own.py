@@ -29,17 +29,24 @@ PARAMS = "params.yaml"
 _DVC_WANTS = {"max_rejected_share": DEFAULT_REJECTED_SHARE, "clean": {}}
 
 
-def prepare(root: Path, datasets: Sequence[str] = ()) -> None:
-    """Put in place what DVC must find of some datasets, or of all, and say so.
+def complete_entries(root: Path, datasets: Sequence[str] = ()) -> None:
+    """Write into the entries of some datasets, or of all, the settings with defaults that DVC would miss, and say so.
 
     Of settings that cannot be read nothing is said here: whoever checks them says it better.
 
     Raises:
         ParamsError: params.yaml cannot be completed.
     """
-    entries = _entries(root / PARAMS)
-    for name in [name for name in entries if not datasets or name in datasets]:
-        _complete(root / PARAMS, name, entries[name])
+    for name, entry in _entries(root / PARAMS).items():
+        if not datasets or name in datasets:
+            _complete(root / PARAMS, name, entry)
+
+
+def place_withdrawn(root: Path, datasets: Sequence[str] = ()) -> None:
+    """Put the lists of withdrawn samples in place that are not there, as git has them or empty, and say so."""
+    for name in _entries(root / PARAMS):
+        if datasets and name not in datasets:
+            continue
         path = Workspace(root).withdrawn(name)
         if path.exists() or not name.isidentifier():
             continue

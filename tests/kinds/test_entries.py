@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from conftest import REPO, changed, sample_preset
-from microdiff.commands.own import prepare
+from microdiff.commands.own import complete_entries, place_withdrawn
 from microdiff.commands.preset import switch
 from microdiff.errors import ParamsError
 from microdiff.kinds import DEFAULT_CLEAN, DEFAULT_REJECTED_SHARE, KINDS
@@ -156,12 +156,13 @@ def test_a_text_that_cannot_be_edited_is_refused(text: str) -> None:
 def test_what_dvc_must_find_is_written_into_entries(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(SAMPLE + "  mine:\n    kind: folder  # mine\n    download: {source: /x}\n", encoding="utf-8")
-    prepare(tmp_path, ["mine"])
+    complete_entries(tmp_path, ["mine"])
     found = yaml.safe_load(path.read_text(encoding="utf-8"))["datasets"]["mine"]
     assert found == {"kind": "folder", "download": {"source": "/x"}, "max_rejected_share": 0.1, "clean": {}}
     assert path.read_text(encoding="utf-8").startswith(SAMPLE + "  mine:\n    kind: folder  # mine\n")
     before = path.read_bytes()
-    prepare(tmp_path)
+    complete_entries(tmp_path)
+    place_withdrawn(tmp_path)
     assert path.read_bytes() == before
     assert (tmp_path / "data/mine/withdrawn.tsv").read_text(encoding="utf-8") == "key\treason\tpartition\n"
     assert (tmp_path / "data/coco/withdrawn.tsv").is_file()
@@ -172,8 +173,9 @@ def test_what_dvc_must_find_is_written_into_entries(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["a: [", "5\n", "datasets:\n  - a\n"])
 def test_settings_that_cannot_be_read_are_left_to_those_who_check_them(tmp_path: Path, text: str) -> None:
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
-    prepare(tmp_path, ["coco"])
-    prepare(tmp_path / "nowhere", ["coco"])
+    for root in (tmp_path, tmp_path / "nowhere"):
+        complete_entries(root, ["coco"])
+        place_withdrawn(root, ["coco"])
     assert not (tmp_path / "data").exists()
 
 
