@@ -39,6 +39,7 @@ class Survey:
         examples: The first ones.
         counts: How many records cannot be samples, by reason, as far as pictures need not be decoded to see it.
         unmatched: The first of them by name.
+        repeats: How many records are in folders such as `10_cat`, by the number.
         whole: Whether all records were looked at.
         num_bytes: Of the source's files that are read.
     """
@@ -48,6 +49,7 @@ class Survey:
     examples: list[Sample | Rejection] = field(default_factory=list)
     counts: Counter[Reason] = field(default_factory=Counter)
     unmatched: dict[Reason, list[str]] = field(default_factory=dict)
+    repeats: Counter[int] = field(default_factory=Counter)
     whole: bool = True
     num_bytes: int = 0
 
@@ -72,6 +74,7 @@ def look(handler: KindHandler, source: Source, place: Path, recorded: Path, scra
         for name, entry in _entries(listing):
             _count(found, name, *_judged(entry))
             found.num_bytes += sum(file[1] for file in _files(entry))
+            found.repeats.update([entry["repeats"]] if entry.get("repeats") else ())
         inputs = Inputs(files={}, scratch=scratch, annotations=Annotations(listing.index), source=source)
         found.examples = [] if _names_urls(listing) else list(islice(handler.read(first, inputs), _SHOWN))
         return found
@@ -97,6 +100,9 @@ def show(survey: Survey, say: Say) -> None:
     for reason, named in survey.unmatched.items():
         many = ", ..." if survey.counts[reason] > len(named) else ""
         say(f"  {survey.counts[reason]} {_UNMATCHED.get(reason, reason)}: {', '.join(map(one_line, named))}{many}")
+    if survey.repeats:
+        said = ", ".join(f"{number} for {records} records" for number, records in sorted(survey.repeats.items()))
+        say(f"  Folders state repeats ({said}): each picture is encoded once; see docs/own-data.md for the loader.")
     if survey.listing.others:
         named = list(map(one_line, survey.listing.examples))
         say(f"  {survey.listing.others} other files, which are no records: {', '.join(named)}")

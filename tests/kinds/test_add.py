@@ -115,6 +115,14 @@ def test_three_records_and_what_does_not_match_are_shown(tmp_path: Path, project
     assert "encodes 5 pictures" in text
 
 
+def test_repeats_of_folders_are_said(tmp_path: Path, project: Path) -> None:
+    pictures(tmp_path / "source/10_cat", 3)
+    pictures(tmp_path / "source/2_dog", 2)
+    said: list[str] = []
+    add("mine", str(tmp_path / "source"), project, said.append, None, {}, dry_run=True)
+    assert "(2 for 2 records, 10 for 3 records)" in "\n".join(said)
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path, project: Path) -> None:
     pictures(tmp_path / "source")
     said: list[str] = []
@@ -140,7 +148,7 @@ def two_columns(folder: Path) -> None:
 
 
 def unknown_columns(folder: Path) -> None:
-    write_csv(folder / "all.csv", ["bild", "worte"], [["0.jpg", "x"]])
+    write_csv(folder / "all.csv", ["bild", "legende"], [["0.jpg", "x"]])
 
 
 def tars_and_pictures(folder: Path) -> None:
@@ -175,7 +183,7 @@ def test_answers_decide(tmp_path: Path, project: Path) -> None:
     table_and_texts(tmp_path / "b")
     add("b", str(tmp_path / "b"), project, [].append, None, {"metadata": "metadata.csv"}, dry_run=False)
     unknown_columns(tmp_path / "c")
-    add("c", str(tmp_path / "c"), project, [].append, None, {"image": "bild", "caption": "worte"}, dry_run=False)
+    add("c", str(tmp_path / "c"), project, [].append, None, {"image": "bild", "caption": "legende"}, dry_run=False)
     entries = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))["datasets"]
     assert entries["a"]["download"]["caption"] == "caption"
     assert entries["b"]["download"] == {
@@ -183,7 +191,7 @@ def test_answers_decide(tmp_path: Path, project: Path) -> None:
         "metadata": "metadata.csv",
         "caption": "text",
     }
-    assert entries["c"]["download"]["caption"] == "worte"
+    assert entries["c"]["download"]["caption"] == "legende"
 
 
 def test_pictures_without_any_caption_are_refused(tmp_path: Path, project: Path) -> None:
