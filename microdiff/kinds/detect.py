@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
@@ -10,14 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from microdiff.errors import SourceError
-from microdiff.formats.members import PICTURE_EXTENSIONS, is_document, is_litter
+from microdiff.formats.archives import read_tar
+from microdiff.formats.members import PICTURE_EXTENSIONS, extension, is_document, is_litter
+from microdiff.formats.text import BadTextError, parse_json
 from microdiff.kinds.rows import read_rows
 from microdiff.kinds.source import kind_of_name, split_source
 from microdiff.kinds.tables import matching
+from microdiff.kinds.webdataset import TARS
 from microdiff.storage import Source
 
 _LOOKED_AT = 200_000  # names; a source of more is judged by these
 _ROWS = 50
+_MEMBERS = 300
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _TEXTS = ("txt", "caption", "json")
 # By likelihood, as people and the hub's datasets call them.
@@ -82,6 +87,8 @@ def detect(source: Source, root: str, given: str | None = None, metadata: str | 
         _decide(guess, names)
     if guess.kind == "folder":
         _captions_of_folder(guess, source, names, metadata)
+    elif guess.kind == "webdataset":
+        _captions_of_tars(guess, source, split_source(root, guess.kind)[1])
     elif guess.kind in ("jsonl", "csv", "parquet"):
         _columns(guess, source, split_source(root, guess.kind)[1])
     return guess
@@ -90,9 +97,8 @@ def detect(source: Source, root: str, given: str | None = None, metadata: str | 
 def _decide(guess: Guess, names: Sequence[str]) -> None:
     counts: Counter[str] = Counter()
     for name in names:
-        extension = name.rpartition("/")[2].rpartition(".")[2].lower() if "." in name.rpartition("/")[2] else ""
-        kind = kind_of_name(name)
-        counts["pictures" if extension in PICTURE_EXTENSIONS else kind or extension or "no extension"] += 1
+        last = extension(name).rpartition(".")[2]
+        counts["pictures" if last in PICTURE_EXTENSIONS else kind_of_name(name) or last or "no extension"] += 1
     more = f" (of the first {_LOOKED_AT})" if len(names) == _LOOKED_AT else ""
     guess.seen = ", ".join(f"{number} {what}" for what, number in counts.most_common(6)) + more or "nothing"
     if guess.kind is not None:
@@ -165,6 +171,31 @@ def _captions_of_folder(guess: Guess, source: Source, names: Sequence[str], meta
         guess.settings["caption"] = found[0]
     elif guess.kind == "folder":
         guess.doubt(f"no captions: no .txt, .caption or .json beside the pictures, no metadata.csv ({guess.seen})")
+
+
+def _captions_of_tars(guess: Guess, source: Source, pattern: str | None) -> None:
+    """Look at the first members of the first tar: texts, or else a field of the JSON."""
+    tar = matching(source, pattern, TARS)[0]
+    found: Counter[str] = Counter()
+    fields: dict[str, None] = {}
+    for member in islice(read_tar(source.fetch(source.stat(tar)), lambda name: not is_litter(name)), _MEMBERS):
+        kind = extension(member.name)
+        found[kind] += 1
+        if kind == "json" and member.data is not None and not fields:
+            with suppress(BadTextError):
+                document = parse_json(member.data)
+                fields = dict.fromkeys(document if isinstance(document, dict) else ())
+    texts = [kind for kind in ("txt", "caption") if found[kind]]
+    said = [f"json:{name}" for each in _CAPTIONS for name in fields if name.lower() == each]
+    if texts:
+        guess.settings["caption"] = texts[0]
+    elif len(said) == 1:
+        guess.settings["caption"] = said[0]
+    else:
+        members = ", ".join(f"{number} .{kind}" for kind, number in found.most_common(6))
+        answers = said[:2] or [f"json:{name}" for name in list(fields)[:2]]
+        words = f"which members of {tar} have the captions? The first ones are {members or 'none'}"
+        guess.doubt(words, *(f"--caption {answer}" for answer in answers))
 
 
 def _columns(guess: Guess, source: Source, pattern: str | None) -> None:

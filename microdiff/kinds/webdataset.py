@@ -19,7 +19,7 @@ from microdiff.kinds.partition_list import partition_name
 from microdiff.kinds.tables import matching
 from microdiff.storage import Source
 
-_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+TARS = (".tar", ".tar.gz", ".tgz")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +50,14 @@ class WebDataset(KindHandler):
 
     def survey(self, source: Source, place: Path, recorded: Path) -> Listing:
         """List the tars."""
-        found = numbered(matching(source, self.files, _SUFFIXES), recorded)
+        found = numbered(matching(source, self.files, TARS), recorded)
         return Listing([Partition(name=partition_name(i), number=i, files=(path,)) for i, path in found])
 
     def read(self, partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
         """Yield the records of a tar, sorted by key."""
         (tar,) = partition.files
         texts = tuple(dict.fromkeys(name.partition(":")[0].lower() for name in as_columns(self.caption)))
-        stem = next(tar[: -len(suffix)] for suffix in (*_SUFFIXES[::-1], "") if tar.lower().endswith(suffix))
+        stem = next(tar[: -len(suffix)] for suffix in (*TARS[::-1], "") if tar.lower().endswith(suffix))
         samples = iter_tar_samples(
             inputs.files[tar], inputs.scratch, inputs.tally, self.fallback_encoding, tuple({*texts, "json"})
         )

@@ -49,6 +49,14 @@ def tars(folder: Path) -> None:
     put(folder / "00000_stats.json", "{}")
 
 
+def tars_with_json(folder: Path) -> None:
+    write_tar(folder / "0.tar", [("a.jpg", picture(1)), ("a.json", b'{"url": "u", "caption": "x"}')])
+
+
+def tars_without_captions(folder: Path) -> None:
+    write_tar(folder / "0.tar", [("a.jpg", picture(1)), ("a.json", b'{"id": "u", "words": "x"}')])
+
+
 def lines(folder: Path) -> None:
     pictures(folder / "images", text=None)
     write_jsonl(folder / "all.jsonl", [{"image": f"images/{i}.jpg", "caption": "x"} for i in range(4)])
@@ -68,7 +76,8 @@ def flickr(folder: Path) -> None:
         (lambda folder: (pictures(folder), pictures(folder, text="json")), "folder", {"caption": "txt"}),
         (imagefolder, "folder", {"metadata": "metadata.csv", "caption": "text"}),
         (hub, "parquet", {"image": "image", "caption": "text"}),
-        (tars, "webdataset", {}),
+        (tars, "webdataset", {"caption": "txt"}),
+        (tars_with_json, "webdataset", {"caption": "json:caption"}),
         (lines, "jsonl", {"image": "image", "caption": "caption"}),
         (flickr, "csv", {"image": "image", "caption": "caption"}),
     ],
@@ -162,6 +171,7 @@ def tars_and_pictures(folder: Path) -> None:
         (both_texts, ["--caption caption", "--caption txt"]),
         (table_and_texts, ["--metadata metadata.csv", "--caption txt"]),
         (two_columns, ["--caption caption", "--caption prompt"]),
+        (tars_without_captions, ["--caption json:id", "--caption json:words"]),
         (unknown_columns, ["--image bild", "--caption bild"]),
         (tars_and_pictures, ["--kind folder", "--kind webdataset"]),
     ],
