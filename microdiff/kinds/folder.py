@@ -85,7 +85,7 @@ class Folder(KindHandler):
 
     def read(self, partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
         """Yield the records of a partition, sorted by key."""
-        found = records_in(inputs.annotations, partition.name)
+        found = records_in(inputs.annotations, partition)
         for records in prefetch_map(partial(self._read, inputs.source), found, 2 * num_threads()):
             yield from records
 

@@ -17,10 +17,11 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from microdiff.core.files import scratch_folder
+from microdiff.core.files import scratch_folder, sweep
 from microdiff.core.prefetch import num_threads, prefetch_map
 from microdiff.errors import SourceError
 from microdiff.formats.annotations import Annotations
+from microdiff.formats.records import Partition
 from microdiff.kinds import Listed
 from microdiff.kinds.partition_list import assign, partition_name
 from microdiff.storage import NotFound, Source, SourceFile
@@ -150,7 +151,7 @@ class RecordIndex:
         for number, group in groupby(rows, key=itemgetter(0)):
             name, digest, count = partition_name(number), hashlib.sha256(), 0
             for _, key, value in group:
-                digest.update(value.encode() + b"\n")
+                digest.update(f"{value}\n".encode())
                 count += 1
                 self._connection.execute("INSERT INTO annotations VALUES (?, ?)", (f"{name}\t".encode() + key, value))
             yield Listed(name=name, number=number, files=(), num_records=count, digest=digest.hexdigest())
@@ -175,14 +176,35 @@ def index_source(
         SourceError: The source has no records.
     """
     place.mkdir(parents=True, exist_ok=True)
+    sweep(place)
     with scratch_folder(place) as folder, closing(RecordIndex(source, place, folder)) as index:
         return index.finish(enter(index), recorded, size)
 
 
-def records_in(index: Annotations, name: str) -> Iterator[dict[str, Any]]:
-    """Yield the records of a partition, sorted by key."""
-    for _, value in index.between(f"{name}\t", f"{name}\n"):
+def records_in(index: Annotations, partition: Partition) -> Iterator[dict[str, Any]]:
+    """Yield the records of a partition, sorted by key.
+
+    Raises:
+        SourceError: They are not those that the partition was listed with: somebody has listed the source again.
+    """
+    name, digest = partition.name, hashlib.sha256()
+    for _, value in index.between(*_span(name)):
+        digest.update(_line(value))
+    if not isinstance(partition, Listed) or digest.hexdigest() != partition.digest:
+        raise SourceError(
+            f"partition {name}: the source was listed again meanwhile, and has changed. Run again."
+        )
+    for _, value in index.between(*_span(name)):
         yield value
+
+
+def _span(name: str) -> tuple[str, str]:
+    """Return the first key of a partition in the index, and the first one after it."""
+    return f"{name}\t", f"{name}\n"
+
+
+def _line(record: Any) -> bytes:
+    return f"{json.dumps(record, sort_keys=True)}\n".encode()
 
 
 def is_readable(described: list[Any]) -> bool:

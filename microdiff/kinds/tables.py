@@ -93,7 +93,7 @@ class Tables(KindHandler):
 
     def read(self, partition: Partition, inputs: Inputs) -> Iterator[Sample | Rejection]:
         """Yield the records of a partition, sorted by key."""
-        entries = [each for group in records_in(inputs.annotations, partition.name) for each in group["records"]]
+        entries = [each for group in records_in(inputs.annotations, partition) for each in group["records"]]
         urls = [entry["url"] for entry in entries if entry["url"] and not entry["problem"]]
         fetched: dict[str, Fetched] = {}
         if urls:

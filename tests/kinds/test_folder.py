@@ -8,10 +8,12 @@ import pytest
 
 from microdiff.core.ledger import Counts, Reason
 from microdiff.errors import SourceError
+from microdiff.formats.annotations import Annotations
 from microdiff.formats.records import Rejection, Sample
 from microdiff.kinds import KindHandler
 from microdiff.kinds.folder import Folder
 from microdiff.storage.opening import open_source
+from tests.handler_contract import read
 from tests.kinds.contract import (
     KindContract,
     outcomes,
@@ -222,9 +224,6 @@ def test_repeats_of_folders_are_in_meta(tmp_path: Path) -> None:
 
 
 def test_what_changed_since_the_listing_is_an_error(tmp_path: Path) -> None:
-    from microdiff.formats.annotations import Annotations
-    from tests.handler_contract import read
-
     put(tmp_path / "source/a.jpg", picture(1))
     put(tmp_path / "source/a.txt", "x")
     source = open_source(str(tmp_path / "source"), tmp_path / "work")
@@ -232,6 +231,21 @@ def test_what_changed_since_the_listing_is_an_error(tmp_path: Path) -> None:
     put(tmp_path / "source/a.txt", "y")
     with pytest.raises(SourceError, match=r"a\.txt.*changed"):
         list(read(Folder(), listing.partitions[0], source, Annotations(listing.index)))
+
+
+def test_a_source_that_is_listed_again_meanwhile_gives_no_mixture(tmp_path: Path) -> None:
+    """The index is another one then; what was listed before must not be read from it under its old digest."""
+    folder = tmp_path / "source"
+    put(folder / "a.jpg", picture(1))
+    put(folder / "a.txt", "x")
+    source = open_source(str(folder), tmp_path / "work")
+    before = Folder().survey(source, tmp_path / "place", tmp_path / "list.tsv")
+    put(folder / "a.txt", "y")
+    after = Folder().survey(source, tmp_path / "place", tmp_path / "list.tsv")
+    with pytest.raises(SourceError, match="listed again"):
+        list(read(Folder(), before.partitions[0], source, Annotations(after.index)))
+    (found,) = read(Folder(), after.partitions[0], source, Annotations(after.index))
+    assert found.captions == ("y",)
 
 
 @pytest.mark.parametrize("change", ["caption", "picture", "removed", "renamed"])
