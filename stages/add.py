@@ -19,6 +19,7 @@ Caption = Annotated[
 Image = Annotated[str | None, typer.Option("--image", help="Column or field that has or names the picture.")]
 Key = Annotated[str | None, typer.Option("--key", help="Column or field that is the key.")]
 Metadata = Annotated[str | None, typer.Option("--metadata", help="Of a folder: the tables that have the captions.")]
+Files = Annotated[str | None, typer.Option("--files", help="Which files below SOURCE: a path or a pattern.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show everything and write nothing.")]
 
 
@@ -31,13 +32,14 @@ def main(
     image: Image = None,
     key: Key = None,
     metadata: Metadata = None,
+    files: Files = None,
     root: RootOption = Path(),
     *,
     dry_run: DryRun = False,
 ) -> None:
     """Add the dataset."""
     with errors_in_words():
-        said = {"caption": caption, "image": image, "key": key, "metadata": metadata}
+        said = {"caption": caption, "image": image, "key": key, "metadata": metadata, "files": files}
         options = {name: value for name, value in said.items() if value}
         if caption:
             options["caption"] = caption[0] if len(caption) == 1 else caption

@@ -48,7 +48,7 @@ def add(
     workspace = Workspace(root)
     work = workspace.store().root
     opened = open_source(split_source(source, kind or kind_of_name(source) or "folder")[0], work)
-    guess = detect(opened, source, kind, options.get("metadata"))
+    guess = detect(opened, source, kind, options.get("metadata"), options.get("files"))
     settings = {**guess.settings, **options}
     doubts = [doubt for doubt in guess.doubts if guess.kind is None or not doubt.is_answered(options)]
     if guess.kind is None or doubts:

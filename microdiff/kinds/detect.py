@@ -1,5 +1,6 @@
 """What a source looks like: which kind it is of, where its captions are, and what cannot be decided."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -15,14 +16,15 @@ from microdiff.formats.archives import read_tar
 from microdiff.formats.members import PICTURE_EXTENSIONS, extension, is_document, is_litter
 from microdiff.formats.text import BadTextError, parse_json
 from microdiff.kinds.rows import read_rows
-from microdiff.kinds.source import kind_of_name, split_source
+from microdiff.kinds.source import SUFFIXES, kind_of_name, split_source
 from microdiff.kinds.tables import matching
-from microdiff.kinds.webdataset import TARS
 from microdiff.storage import Source
 
 _LOOKED_AT = 200_000  # names; a source of more is judged by these
 _ROWS = 50
 _MEMBERS = 300
+_TRAIN = "train"
+_SPLIT = re.compile(r"(?:^|[^a-z])(train|test|validation|valid|val|dev)(?:[^a-z]|$)")
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _TEXTS = ("txt", "caption", "json")
 # By likelihood, as people and the hub's datasets call them.
@@ -68,7 +70,9 @@ class Guess:
         self.doubts.append(Doubt(words, answers))
 
 
-def detect(source: Source, root: str, given: str | None = None, metadata: str | None = None) -> Guess:
+def detect(
+    source: Source, root: str, given: str | None = None, metadata: str | None = None, files: str | None = None
+) -> Guess:
     """Look at a source.
 
     Args:
@@ -76,6 +80,7 @@ def detect(source: Source, root: str, given: str | None = None, metadata: str | 
         root: As the user has written it: a file's name or pattern says the kind.
         given: The kind that the user says it is.
         metadata: The tables that the user says have the captions of a folder.
+        files: Which files the user says are meant.
 
     Raises:
         SourceError: It cannot be read.
@@ -87,10 +92,16 @@ def detect(source: Source, root: str, given: str | None = None, metadata: str | 
         _decide(guess, names)
     if guess.kind == "folder":
         _captions_of_folder(guess, source, names, metadata)
-    elif guess.kind == "webdataset":
-        _captions_of_tars(guess, source, split_source(root, guess.kind)[1])
-    elif guess.kind in ("jsonl", "csv", "parquet"):
-        _columns(guess, source, split_source(root, guess.kind)[1])
+    elif guess.kind is not None:
+        pattern = files or split_source(root, guess.kind)[1]
+        found = matching(source, pattern, SUFFIXES[guess.kind])
+        if pattern is None:
+            _splits(guess, found)
+        if guess.kind == "webdataset":
+            _captions_of_tars(guess, source, found[0])
+        else:
+            guess.seen = guess.seen or f"{len(found)} {guess.kind}"
+            _choose(guess, _columns_of(source, found[0]))
     return guess
 
 
@@ -173,9 +184,8 @@ def _captions_of_folder(guess: Guess, source: Source, names: Sequence[str], meta
         guess.doubt(f"no captions: no .txt, .caption or .json beside the pictures, no metadata.csv ({guess.seen})")
 
 
-def _captions_of_tars(guess: Guess, source: Source, pattern: str | None) -> None:
+def _captions_of_tars(guess: Guess, source: Source, tar: str) -> None:
     """Look at the first members of the first tar: texts, or else a field of the JSON."""
-    tar = matching(source, pattern, TARS)[0]
     found: Counter[str] = Counter()
     fields: dict[str, None] = {}
     for member in islice(read_tar(source.fetch(source.stat(tar)), lambda name: not is_litter(name)), _MEMBERS):
@@ -198,12 +208,13 @@ def _captions_of_tars(guess: Guess, source: Source, pattern: str | None) -> None
         guess.doubt(words, *(f"--caption {answer}" for answer in answers))
 
 
-def _columns(guess: Guess, source: Source, pattern: str | None) -> None:
-    kind = str(guess.kind)
-    suffixes = {"jsonl": (".jsonl", ".ndjson"), "csv": (".csv", ".tsv"), "parquet": (".parquet",)}[kind]
-    files = matching(source, pattern, suffixes)
-    guess.seen = guess.seen or f"{len(files)} {kind}"
-    _choose(guess, _columns_of(source, files[0]))
+def _splits(guess: Guess, files: Sequence[str]) -> None:
+    """Ask which files are meant where their names say that some are for tests."""
+    found = Counter(match[1] for path in files if (match := _SPLIT.search(path.lower())))
+    suffix = next(each for each in SUFFIXES[str(guess.kind)] if files[0].lower().endswith(each))
+    if len({_TRAIN if name == _TRAIN else "other" for name in found}) > 1:
+        words = "some files are for training, some for tests: " + ", ".join(f"{n} {name}" for name, n in found.items())
+        guess.doubt(words, f"--files '**/*{_TRAIN}*{suffix}'", f"--files '**/*{suffix}'")
 
 
 def _columns_of(source: Source, path: str) -> list[str]:

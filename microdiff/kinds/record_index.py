@@ -191,9 +191,7 @@ def records_in(index: Annotations, partition: Partition) -> Iterator[dict[str, A
     for _, value in index.between(*_span(name)):
         digest.update(_line(value))
     if not isinstance(partition, Listed) or digest.hexdigest() != partition.digest:
-        raise SourceError(
-            f"partition {name}: the source was listed again meanwhile, and has changed. Run again."
-        )
+        raise SourceError(f"partition {name}: the source was listed again meanwhile, and has changed. Run again.")
     for _, value in index.between(*_span(name)):
         yield value
 

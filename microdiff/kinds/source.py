@@ -5,7 +5,7 @@ from pathlib import Path
 
 _HUB = re.compile(r"(hf://datasets/[^/]+/[^/]+)(?:/(.+))?")
 _PATTERN = re.compile(r"[*?\[]")
-_SUFFIXES = {
+SUFFIXES = {
     "webdataset": (".tar", ".tar.gz", ".tgz"),
     "parquet": (".parquet",),
     "jsonl": (".jsonl", ".ndjson"),
@@ -26,7 +26,7 @@ def split_source(source: str, kind: str) -> tuple[str, str | None]:
         return hub[1], (hub[2] or "").strip("/") or None
     scheme, mark, path = source.partition("://") if "://" in source else ("", "", source)
     found = _PATTERN.search(path)
-    if found is None and not path.lower().endswith(_SUFFIXES.get(kind, ())):
+    if found is None and not path.lower().endswith(SUFFIXES.get(kind, ())):
         return source, None
     cut = path.rfind("/", 0, found.start() if found else len(path))
     if cut < 0:
@@ -36,7 +36,7 @@ def split_source(source: str, kind: str) -> tuple[str, str | None]:
 
 def kind_of_name(name: str) -> str | None:
     """Return the kind of source that a file's name speaks of."""
-    for kind, suffixes in _SUFFIXES.items():
+    for kind, suffixes in SUFFIXES.items():
         if suffixes and name.lower().endswith(suffixes):
             return kind
     return None

@@ -57,6 +57,11 @@ def tars_without_captions(folder: Path) -> None:
     write_tar(folder / "0.tar", [("a.jpg", picture(1)), ("a.json", b'{"id": "u", "words": "x"}')])
 
 
+def splits(folder: Path) -> None:
+    for name in ("train", "test"):
+        write_parquet(folder / f"data/{name}-0.parquet", [{"image": picture(len(name)), "text": name}])
+
+
 def lines(folder: Path) -> None:
     pictures(folder / "images", text=None)
     write_jsonl(folder / "all.jsonl", [{"image": f"images/{i}.jpg", "caption": "x"} for i in range(4)])
@@ -171,6 +176,7 @@ def tars_and_pictures(folder: Path) -> None:
         (both_texts, ["--caption caption", "--caption txt"]),
         (table_and_texts, ["--metadata metadata.csv", "--caption txt"]),
         (two_columns, ["--caption caption", "--caption prompt"]),
+        (splits, ["--files '**/*train*.parquet'", "--files '**/*.parquet'"]),
         (tars_without_captions, ["--caption json:id", "--caption json:words"]),
         (unknown_columns, ["--image bild", "--caption bild"]),
         (tars_and_pictures, ["--kind folder", "--kind webdataset"]),
@@ -192,6 +198,9 @@ def test_answers_decide(tmp_path: Path, project: Path) -> None:
     add("a", str(tmp_path / "a"), project, [].append, None, {"caption": "caption"}, dry_run=False)
     table_and_texts(tmp_path / "b")
     add("b", str(tmp_path / "b"), project, [].append, None, {"metadata": "metadata.csv"}, dry_run=False)
+    splits(tmp_path / "d")
+    add("d", str(tmp_path / "d"), project, [].append, None, {"files": "**/*train*.parquet"}, dry_run=False)
+    assert (project / "data/d/partitions.tsv").read_text().splitlines()[1:] == ["000000\tdata/train-0.parquet#0"]
     unknown_columns(tmp_path / "c")
     add("c", str(tmp_path / "c"), project, [].append, None, {"image": "bild", "caption": "legende"}, dry_run=False)
     entries = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))["datasets"]

@@ -1,11 +1,17 @@
 """Sources that are not on this machine: loose files come one by one and leave no copy; URLs by img2dataset."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from conftest import REPO
+from microdiff.artifacts.manifest import parse_manifest
+from microdiff.commands.add import add
 from microdiff.core.ledger import Reason
+from microdiff.download.step import download
 from microdiff.errors import SourceError
 from microdiff.formats.records import Rejection, Sample
 from microdiff.kinds import KindHandler
@@ -14,9 +20,12 @@ from microdiff.kinds.folder import Folder
 from microdiff.kinds.jsonl import JsonLines
 from microdiff.kinds.parquet import Parquet
 from microdiff.kinds.webdataset import WebDataset
+from microdiff.pipeline.params import load_params
+from microdiff.pipeline.workspace import Workspace
 from microdiff.storage.fetched_source import FetchedSource
 from microdiff.storage.local import LocalStorage
 from microdiff.storage.opening import open_source
+from tests.hub_server import HubServer
 from tests.kinds.contract import (
     picture,
     put,
@@ -53,6 +62,29 @@ def test_what_comes_from_afar_is_what_is_here(tmp_path: Path, handler: KindHandl
         path.name for path in (tmp_path / "fetched").rglob("*") if path.is_file() and path.suffix in (".jpg", ".txt")
     }
     assert left == set()
+
+
+def test_a_dataset_of_the_hub_as_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found out, shown, listed by the ends of its files, and read a row group at a time."""
+    image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    schema = pa.schema({"image": image, "text": pa.list_(pa.string())})
+    rows = [{"image": {"bytes": picture(i), "path": f"{i}.jpg"}, "text": [f"one {i}", f"two {i}"]} for i in range(4)]
+    write_parquet(tmp_path / "t.parquet", rows, schema, group=2)
+    data = (tmp_path / "t.parquet").read_bytes()
+    root = tmp_path / "project"
+    root.mkdir()
+    shutil.copy(REPO / "presets/sample.yaml", root / "params.yaml")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with HubServer({"ORG/NAME": {"data/train-0.parquet": data, "data/test-0.parquet": data, "README.md": b"x"}}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        said: list[str] = []
+        add("mine", f"{hub.root('ORG/NAME')}/data/train-*.parquet", root, said.append, None, {}, dry_run=False)
+        assert "  data%2Ftrain-0_000000  (4 kB)  one 0 | two 0" in said
+        assert "2 records in data/train-0.parquet, which was looked at; 2 partitions" in said
+        download("mine", load_params(root / "params.yaml", "mine"), Workspace(root))
+    manifest = parse_manifest(root / "data/mine/raw")
+    assert manifest.counts == {"in": 4, "kept": 4}
+    assert list(manifest.partitions) == ["000000", "000001"]
 
 
 @pytest.fixture
