@@ -25,6 +25,7 @@ _UNMATCHED = {
     Reason.MISSING_IMAGE: "captions without a picture",
     Reason.AMBIGUOUS_KEY: "records of which nobody can tell what belongs to what",
     Reason.UNSAFE_MEMBER: "links, or paths that lead out of the source",
+    Reason.UNSUPPORTED_PICTURE: "pictures in a form that is not decoded (convert them to JPEG)",
     Reason.BAD_CAPTION: "captions that are no text, or rows that cannot be read",
 }
 

@@ -15,6 +15,7 @@ from microdiff.errors import SourceError
 from microdiff.formats.archives import read_tar
 from microdiff.formats.members import PICTURE_EXTENSIONS, extension, is_document, is_litter
 from microdiff.formats.text import BadTextError, parse_json
+from microdiff.kinds.folder import NOT_DECODED
 from microdiff.kinds.rows import read_rows
 from microdiff.kinds.source import SUFFIXES, kind_of_name, split_source
 from microdiff.kinds.tables import matching
@@ -133,6 +134,8 @@ def _decide(guess: Guess, names: Sequence[str]) -> None:
             words = "tables of several kinds are in it: which are the dataset?"
             guess.doubt(words, *(f"--kind {kind}" for kind in tables[:2]))
     else:
+        if unread := sorted(NOT_DECODED & counts.keys()):
+            guess.doubt(f"{', '.join(unread)} are not decoded: convert the pictures to JPEG")
         guess.doubt(f"no pictures, tars or tables in it, but {guess.seen}. Is it the right place?")
 
 

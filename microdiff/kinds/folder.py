@@ -33,6 +33,8 @@ from microdiff.storage import Source
 _MAX_TEXT_BYTES = 2**20
 _REPEATS = re.compile(r"([0-9]{1,6})_.+")
 _EXAMPLES = 10
+# Pictures in forms that are not decoded; beside one that is, as cameras and telephones write them, they are no records.
+NOT_DECODED = frozenset("heic heif jxl dng cr2 cr3 nef arw orf rw2 raf raw psd tga svg".split())  # noqa: SIM905
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +150,8 @@ class _Walk:
                 tables.append(path)
             elif extension in PICTURE_EXTENSIONS:
                 index.enter(escape_key(stem), ["picture", path, is_link])
+            elif extension in NOT_DECODED:
+                index.enter(escape_key(stem), ["not decoded", path, is_link])
             elif extension in texts:
                 index.enter(escape_key(stem), [texts[extension], path, is_link])
             elif is_link:
@@ -184,6 +188,10 @@ class _Walk:
             for path in paths:
                 self._other(path)
             return None
+        if any(each[0] == "picture" for each in found):
+            for _, path, *_ in (each for each in found if each[0] == "not decoded"):
+                self._other(path)
+            found = [each for each in found if each[0] != "not decoded"]
         return _record(index, self.handler, key, found)
 
     def _other(self, path: str) -> None:
@@ -199,12 +207,15 @@ def _record(index: RecordIndex, handler: Folder, key: str, found: list[Any]) -> 
     texts = sorted((names.index(kind), path) for kind, path, *_ in found if kind in names)
     rows = sorted((each[1:] for each in found if each[0] == "row"), key=lambda row: (row[0].rpartition("#")[0], row[1]))
     others = sorted(each[1:] for each in found if each[0] in ("bad", "link"))
-    paths = [*pictures, *(path for _, path in texts)]
+    unread = sorted(path for kind, path, *_ in found if kind == "not decoded")
+    paths = [*pictures, *unread, *(path for _, path in texts)]
     problem, cause = "", ""
     if any(each[2] is True for each in found if each[0] not in ("row", "bad")):
         problem, cause = Reason.UNSAFE_MEMBER, "a symbolic link; follow_links: true takes it for what it leads to"
     elif len(pictures) > 1 or len({place for place, _ in texts}) < len(texts):
         problem, cause = Reason.AMBIGUOUS_KEY, "several files of one name: " + ", ".join(paths)
+    elif unread:
+        problem, cause = Reason.UNSUPPORTED_PICTURE, "this form is not decoded; convert it to JPEG"
     elif others:
         problem, cause = Reason.BAD_CAPTION, others[0][1]
     elif wrong := [row[2] for row in rows if row[2] not in pictures]:

@@ -223,6 +223,9 @@ def test_what_is_nothing_is_refused(tmp_path: Path, project: Path) -> None:
     put(tmp_path / "source/a.docx", "x")
     with pytest.raises(ParamsError, match="no pictures, tars or tables"):
         add("mine", str(tmp_path / "source"), project, print, None, {}, dry_run=False)
+    put(tmp_path / "phone/a.heic", "x")
+    with pytest.raises(ParamsError, match="heic are not decoded: convert"):
+        add("mine", str(tmp_path / "phone"), project, print, None, {}, dry_run=False)
     with pytest.raises(SourceError, match="no such folder"):
         add("mine", str(tmp_path / "nowhere"), project, print, None, {}, dry_run=False)
 

@@ -25,6 +25,8 @@ from tests.kinds.contract import (
     write_parquet,
 )
 
+UNREAD = {"a": "unsupported_picture", "b": "unsupported_picture", "c": "sample"}
+
 
 class TestFolder(KindContract):
     dataset = "folder"
@@ -86,6 +88,8 @@ class TestFolder(KindContract):
         ({"50%41.jpg": 1, "50%41.txt": "x", "50A.jpg": 2, "50A.txt": "y"}, {"50%2541": "sample", "50A": "sample"}),
         ({"README.jpg": 1, "README.txt": "x", "a.jpg": 2, "a.txt": "y"}, {"README": "sample", "a": "sample"}),
         ({"LICENSE.txt": "x", "readme.TXT": "x", "a.jpg": 2, "a.txt": "y"}, {"a": "sample"}),
+        ({"a.HEIC": "x", "a.txt": "x", "b.nef": "x", "c.jpg": 1, "c.txt": "x"}, UNREAD),
+        ({"c.jpg": 1, "c.cr2": "x", "c.txt": "x"}, {"c": "sample"}),
         ({"jpg": 1, "a.jpg": 2, "a.txt": "y"}, {"a": "sample"}),
     ],
 )
