@@ -27,7 +27,7 @@ from microdiff.formats.text import is_encoding
 from microdiff.kinds import KindHandler, Listing
 from microdiff.kinds.captions import Columns, as_columns, decided, from_file, from_values, json_value, plain_values
 from microdiff.kinds.record_index import MakeRecord, RecordIndex, index_source, load, records_in
-from microdiff.kinds.rows import TABLES, BadRow, read_rows, resolve, without_extension
+from microdiff.kinds.rows import TABLES, BadRow, NamesNoPicture, read_rows, resolve, without_extension
 from microdiff.storage import Source
 
 _MAX_TEXT_BYTES = 2**20
@@ -172,10 +172,10 @@ class _Walk:
             where = f"{table}#{number}"
             try:
                 if isinstance(row, BadRow):
-                    raise ValueError(row.problem)
+                    raise NamesNoPicture(Reason.BAD_CAPTION, row.problem)
                 name = resolve(table, row[handler.image])
-            except ValueError as error:
-                index.enter(escape_key(where), ["bad", where, str(error)])
+            except NamesNoPicture as error:
+                index.enter(escape_key(where), ["bad", where, str(error), error.reason])
                 continue
             values = [json_value(row[each]) for each in as_columns(handler.caption) if each in row]
             said = ["row", where, number, name, values, plain_values(row, columns, table)]
@@ -217,7 +217,7 @@ def _record(index: RecordIndex, handler: Folder, key: str, found: list[Any]) -> 
     elif unread:
         problem, cause = Reason.UNSUPPORTED_PICTURE, "this form is not decoded; convert it to JPEG"
     elif others:
-        problem, cause = Reason.BAD_CAPTION, others[0][1]
+        cause, problem = others[0][1:]
     elif wrong := [row[2] for row in rows if row[2] not in pictures]:
         there = f", there is {pictures[0]}" if pictures else ""
         problem, cause = Reason.MISSING_IMAGE, f"the table names {wrong[0]}{there}"

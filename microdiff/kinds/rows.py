@@ -15,6 +15,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
 from microdiff.formats.archives import MAX_LINE_BYTES
 from microdiff.formats.text import BadTextError, parse_json, utf_8_lines
@@ -34,6 +35,18 @@ class BadRow:
 
 
 Row = dict[str, Any] | BadRow
+
+
+class NamesNoPicture(ValueError):
+    """A row names no picture, or none of the source's.
+
+    Attributes:
+        reason: What becomes of it.
+    """
+
+    def __init__(self, reason: Reason, problem: str) -> None:
+        super().__init__(problem)
+        self.reason = reason
 
 
 def read_rows(path: Path, columns: Sequence[str], delimiter: str | None = None) -> Iterator[tuple[int, Row]]:
@@ -64,21 +77,21 @@ def resolve(table: str, value: object, *, absolute: bool = False) -> str:
         absolute: Whether absolute paths are allowed: they are returned as they are.
 
     Raises:
-        ValueError: It is no path, or leads out of the source; the text says so.
+        NamesNoPicture: It is no path, or leads out of the source.
     """
-    if isinstance(value, BadRow):
-        raise ValueError(value.problem)
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise ValueError(f"names no picture: {'null' if value is None else str(value)[:80]!r}")
+        raise NamesNoPicture(
+            Reason.MISSING_IMAGE, f"names no picture: {'null' if value is None else str(value)[:80]!r}"
+        )
     name = value.replace("\\", "/")
     if name.startswith("/") or name[1:3] == ":/":
         if absolute:
             return name
-        raise ValueError(f"an absolute path: {value[:200]!r}")
+        raise NamesNoPicture(Reason.UNSAFE_MEMBER, f"an absolute path: {value[:200]!r}")
     parts: list[str] = [*PurePosixPath(table).parent.parts]
     for part in name.split("/"):
         if part == ".." and not parts:
-            raise ValueError(f"a path that leads out of the source: {value[:200]!r}")
+            raise NamesNoPicture(Reason.UNSAFE_MEMBER, f"a path that leads out of the source: {value[:200]!r}")
         if part == "..":
             parts.pop()
         elif part not in ("", "."):

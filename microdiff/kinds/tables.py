@@ -5,6 +5,7 @@ with a row per caption are read. Nothing else is merged.
 """
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -24,7 +25,7 @@ from microdiff.formats.url_list import Fetched, check_failures, fetch_urls
 from microdiff.kinds import KindHandler, Listing
 from microdiff.kinds.captions import Columns, as_columns, decided, from_values, json_value, plain_values
 from microdiff.kinds.record_index import MakeRecord, RecordIndex, index_source, load, records_in
-from microdiff.kinds.rows import BadRow, read_rows, resolve, without_extension
+from microdiff.kinds.rows import BadRow, NamesNoPicture, read_rows, resolve, without_extension
 from microdiff.storage import Source
 from microdiff.storage.local import LocalSource
 
@@ -112,29 +113,29 @@ class Tables(KindHandler):
                 place, where = [order, number], f"{table}#{number}"
                 try:
                     name, key = self._names(table, row)
-                except ValueError as error:
-                    index.enter(escape_key(where), [*place, where, None, [], {}, str(error)])
+                except NamesNoPicture as error:
+                    index.enter(escape_key(where), [*place, where, None, [], {}, str(error), error.reason])
                     continue
                 values = [json_value(row[each]) for each in captions if isinstance(row, dict) and each in row]
                 meta = plain_values(row, columns, table) if isinstance(row, dict) else {}
-                index.enter(key, [*place, where, name, values, meta, ""])
+                index.enter(key, [*place, where, name, values, meta, "", ""])
         return partial(_records, index, own_key=self.key is not None)
 
     def _names(self, table: str, row: dict[str, Any] | BadRow) -> tuple[str, str]:
         """Return the picture that a row names, and its key.
 
         Raises:
-            ValueError: It names none, or has no key.
+            NamesNoPicture: It names none, or has no key.
         """
         if isinstance(row, BadRow):
-            raise ValueError(row.problem)
+            raise NamesNoPicture(Reason.BAD_CAPTION, row.problem)
         value = row.get(self.image)
         is_url = isinstance(value, str) and value.strip().lower().startswith(_URL)
         name = str(value).strip() if is_url else resolve(table, value, absolute=self.absolute_paths)
         if self.key is not None:
             key = row.get(self.key)
             if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
-                raise ValueError(f"no key in {self.key}: {str(key)[:80]!r}")
+                raise NamesNoPicture(Reason.BAD_CAPTION, f"no key in {self.key}: {str(key)[:80]!r}")
             return name, escape_key(str(key))
         if is_url:
             return name, hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:_URL_KEY_DIGITS]
@@ -172,11 +173,8 @@ def _records(index: RecordIndex, key: str, found: list[Any], *, own_key: bool) -
         pictures.setdefault(row[3], []).append(row)
     records = []
     for name, group in sorted(pictures.items(), key=lambda item: item[1][0][:2]):
-        problem, cause = "", group[0][6]
-        if cause:
-            problem = Reason.MISSING_IMAGE.value if "names no picture" in cause else Reason.BAD_CAPTION.value
-            problem = Reason.UNSAFE_MEMBER.value if "path" in cause else problem
-        elif len(pictures) > 1 and own_key:
+        cause, problem = group[0][6:]
+        if not problem and name is not None and len(pictures) > 1 and own_key:
             problem, cause = Reason.AMBIGUOUS_KEY.value, "several pictures have this key"
         is_url = name is not None and name.lower().startswith(_URL)
         records.append(
@@ -184,7 +182,7 @@ def _records(index: RecordIndex, key: str, found: list[Any], *, own_key: bool) -
                 "key": key if own_key or len(pictures) == 1 or name is None else escape_key(name),
                 "file": index.describe(name) if name is not None and not is_url and not problem else None,
                 "url": name if is_url else None,
-                "values": list({str(value): value for row in group for value in row[4]}.values()),
+                "values": list({json.dumps(value): value for row in group for value in row[4]}.values()),
                 "meta": {**group[0][5], **({"url": name} if is_url else {})},
                 "problem": problem,
                 "cause": cause,

@@ -169,7 +169,7 @@ def test_captions_in_a_table_as_in_imagefolder(tmp_path: Path, form: str) -> Non
     assert refused == {
         "gone": Reason.MISSING_IMAGE,
         "d": Reason.MISSING_IMAGE,
-        f"metadata%2E{form}%23{number}": Reason.BAD_CAPTION,
+        f"metadata%2E{form}%23{number}": Reason.UNSAFE_MEMBER,
     }
 
 

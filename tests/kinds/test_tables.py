@@ -1,5 +1,6 @@
 """Tables whose rows name pictures: JSON lines, CSV, TSV, and parquet with paths."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, ClassVar
@@ -135,8 +136,6 @@ def test_keys_of_a_column(tmp_path: Path, form: str) -> None:
         put(folder / f"{i}.jpg", picture(i))
     rows = [("0.jpg", "k/1"), ("1.jpg", "same"), ("2.jpg", "same"), ("0.jpg", None)]
     handler = as_table(form, folder, [{"image": name, "caption": "x", "id": key} for name, key in rows])
-    import dataclasses
-
     found = read_all(dataclasses.replace(handler, key="id"), folder, tmp_path)
     assert sorted((record.key.partition("%")[0], getattr(record, "reason", "")) for record in found) == [
         ("k", ""),
@@ -175,6 +174,12 @@ def test_rows_of_json(tmp_path: Path, row: dict[str, Any], expected: str) -> Non
     put(tmp_path / "source/a.jpg", picture(1))
     write_jsonl(tmp_path / "source/t.jsonl", [row])
     assert list(outcomes(read_all(JsonLines(), tmp_path / "source", tmp_path)).values()) == [expected]
+
+
+def test_a_number_is_not_taken_for_the_caption_that_reads_like_it(tmp_path: Path) -> None:
+    put(tmp_path / "source/a.jpg", picture(1))
+    write_jsonl(tmp_path / "source/t.jsonl", [{"image": "a.jpg", "caption": text} for text in ("1", 1)])
+    assert outcomes(read_all(JsonLines(), tmp_path / "source", tmp_path)) == {"a": "bad_caption"}
 
 
 def test_absolute_paths_where_they_are_allowed(tmp_path: Path) -> None:
