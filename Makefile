@@ -5,13 +5,19 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Where images of containers switch it off, every process would compile torch and all else anew: half a minute each.
 unexport PYTHONDONTWRITEBYTECODE
-DATASETS := $(basename $(notdir $(filter-out %/__init__.py,$(wildcard microdiff/handlers/*.py))))
+TARGETS := help setup demo test quick coverage check format code bench report verify preset add remove all remote pull \
+	push clean-work restore slim gc
+# Those of params.yaml, own ones included. A name that is a target already is told by `make all` and by the steps.
+DATASETS := $(filter-out $(TARGETS),$(shell awk '/^[^ \043]/ { inside = ($$0 ~ /^datasets:/); depth = -1; next } \
+	inside && match($$0, /^ +[A-Za-z_][A-Za-z0-9_]* *:/) { indent = match($$0, /[^ ]/); \
+		if (depth < 0) depth = indent; if (indent == depth) { split($$0, part, ":"); gsub(/ /, "", part[1]); print part[1] } }' \
+	params.yaml 2>/dev/null))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick coverage check format code bench report verify preset all $(DATASETS) remote pull push clean-work restore slim gc
+.PHONY: $(TARGETS) $(DATASETS)
 
 help: ## List the targets
-	@sed -n 's/^\([^:#\t]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | sed 's/$$(DATASETS)/$(DATASETS)/' | \
+	@sed -n 's/^\([^:#\t]*\):[^#=]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | sed 's/$$(DATASETS)/$(DATASETS)/' | \
 		awk -F '|' '{printf "  make %-34s %s\n", $$1, $$2}'
 
 setup: $(VENV)/installed ## Create .venv with the locked packages (about a minute); does nothing afterwards
@@ -62,11 +68,25 @@ report: setup ## Write reports/index.html and print the ledger
 verify: setup ## Check every byte, count and key of the artifacts that are here
 	@python -m stages.verify
 
-preset: setup ## Switch params.yaml to PRESET=sample, small or full
+preset: setup ## Switch params.yaml to PRESET=sample, small, full or published; datasets of your own stay
 	@test -f presets/$(PRESET).yaml || { echo "make preset PRESET=sample|small|full|published"; exit 1; }
-	cp presets/$(PRESET).yaml params.yaml
+	@python -m stages.preset $(PRESET)
 
-all: $(DATASETS) ## Build the shards of all datasets
+add: setup ## Add your own pictures: NAME=my_photos SOURCE=/a/folder [KIND=folder] [DRY=1: write nothing]
+	@test -n "$(NAME)" && test -n "$(SOURCE)" || { \
+		echo "make add NAME=my_photos SOURCE=/a/folder [KIND=folder|webdataset|parquet|jsonl|csv] [DRY=1]"; exit 1; }
+	@python -m stages.add "$(NAME)" "$(SOURCE)" $(if $(KIND),--kind $(KIND)) $(if $(CAPTION),--caption $(CAPTION)) \
+		$(if $(IMAGE),--image $(IMAGE)) $(if $(DRY),--dry-run)
+
+remove: setup ## Remove the entry of NAME=my_photos from params.yaml, and say what stays
+	@test -n "$(NAME)" || { echo "make remove NAME=my_photos"; exit 1; }
+	@python -m stages.remove "$(NAME)"
+
+all: checked $(DATASETS) ## Build the shards of all datasets
+
+.PHONY: checked
+checked: setup
+	@python -m stages.check
 
 # Not by a bare `dvc repro`, which removes outputs before it looks at settings: see docs/interrupted.md.
 $(DATASETS): setup ## Build the shards of one dataset, or fetch them where a DVC remote has them

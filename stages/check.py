@@ -7,6 +7,7 @@ import typer
 
 from microdiff.commands.check import check_lock, check_params
 from microdiff.commands.cli import errors_in_words
+from microdiff.commands.own import complete_entries, place_withdrawn
 
 app = typer.Typer(add_completion=False)
 Datasets = Annotated[list[str] | None, typer.Argument(help="Names of datasets; all, if none.")]
@@ -19,7 +20,9 @@ def main(datasets: Datasets = None, *, lock_only: LockOnly = False) -> None:
     with errors_in_words():
         check_lock(Path())
         if not lock_only:
+            complete_entries(Path(), datasets or [])
             check_params(Path(), datasets or [])
+            place_withdrawn(Path(), datasets or [])
 
 
 if __name__ == "__main__":

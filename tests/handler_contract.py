@@ -35,6 +35,7 @@ from microdiff.errors import SourceError
 from microdiff.formats.annotations import Annotations, write_annotations
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample
 from microdiff.handlers import Handler, handler_class
+from microdiff.kinds import KindHandler
 from microdiff.pipeline.params import load_params
 from microdiff.storage import Source
 from microdiff.storage.opening import open_source
@@ -61,6 +62,7 @@ class HandlerContract:
     dataset: ClassVar[str]
     counts: ClassVar[Counts]  # of the download step, for the whole miniature
     slice_setting: ClassVar[str | None] = None  # the field that says how many samples a partition has, if there is one
+    loose: ClassVar[bool] = False  # whether the source's files are records themselves, which no partition names
 
     # --- what a dataset may override
 
@@ -140,7 +142,7 @@ class HandlerContract:
         assert numbers == sorted(set(numbers))
         assert len({len(name) for name in names}) == 1
         assert all(name.isascii() and "/" not in name and "." not in name for name in names)
-        assert any(partition.files for partition in partitions)
+        assert any(partition.files for partition in partitions) != self.loose
 
     def test_partitions_and_records_do_not_depend_on_how_the_file_system_lists(
         self, handler: Handler, source: Source, monkeypatch: pytest.MonkeyPatch
@@ -252,13 +254,17 @@ def read(handler: Handler, partition: Partition, source: Source, annotations: An
     """Yield a partition's records."""
     files = {path: source.fetch(source.stat(path, handler.checksum(path))) for path in partition.files}
     with tempfile.TemporaryDirectory() as scratch:
-        yield from handler.read(partition, Inputs(files=files, scratch=Path(scratch), annotations=annotations))
+        inputs = Inputs(files=files, scratch=Path(scratch), annotations=annotations, source=source)
+        yield from handler.read(partition, inputs)
 
 
 @contextmanager
 def annotations_of(handler: Handler, source: Source) -> Iterator[Annotations]:
     """Make the dataset's table of annotations, if it has one."""
     with tempfile.TemporaryDirectory() as work:
+        if isinstance(handler, KindHandler):
+            yield Annotations(handler.survey(source, Path(work), Path(work) / "partitions.tsv").index)
+            return
         root = handler.annotation_root()
         source = source if root is None else open_source(root, Path(work))
         files = {path: source.fetch(source.stat(path)) for path in handler.annotation_files(source)}

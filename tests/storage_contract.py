@@ -16,6 +16,7 @@ import pytest
 from microdiff.errors import SourceError
 from microdiff.storage import CannotResume, Damaged, NotFound, Storage, retry
 from microdiff.storage.fetching import fetch_verified
+from microdiff.storage.ranges import RangeFile
 from tests.reporters import Said
 from tests.waiting import PATIENCE_S
 from tests.web_server import Fault, WebServer
@@ -110,6 +111,22 @@ class StorageContract:
         assert file.identity.partition(":")[2]
         assert backend.storage.stat(PATH) == file
         assert backend.storage.stat(PATH, MD5).identity == MD5
+
+    def test_all_files_are_found_whatever_their_folder(self, backend: Backend) -> None:
+        if not self.lists:
+            with pytest.raises(SourceError, match="cannot be listed"):
+                list(backend.storage.all_files())
+            return
+        assert sorted(backend.storage.all_files()) == [(path, False) for path in sorted(FILES)]
+
+    def test_parts_of_a_file_can_be_read(self, backend: Backend) -> None:
+        described = backend.storage.stat(PATH)
+        with io.BufferedReader(RangeFile(backend.storage, described), 64) as file:
+            assert file.read(5) == DATA[:5]
+            file.seek(-7, io.SEEK_END)
+            assert file.read() == DATA[-7:]
+            file.seek(1000)
+            assert file.read(300_000) == DATA[1000:301_000]
 
     def test_folders_are_listed(self, backend: Backend) -> None:
         if not self.lists:

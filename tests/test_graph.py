@@ -139,10 +139,10 @@ def test_the_lock_is_whole_and_names_no_registry() -> None:
 
 def test_make_help_lists_every_target() -> None:
     makefile = (REPO / "Makefile").read_text(encoding="utf-8")
-    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
-    assert phony is not None
+    targets = re.search(r"^TARGETS := ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)
+    assert targets is not None
     shown = run(["make", "help"], cwd=REPO).stdout
-    for target in phony[1].replace("$(DATASETS)", " ".join(DATASETS)).split():
+    for target in [*targets[1].replace("\\\n", " ").split(), *DATASETS]:
         assert re.search(rf"\b{target}\b", shown), target
 
 
@@ -157,3 +157,23 @@ def test_metrics_of_a_step_have_the_same_keys_for_every_dataset(step: str) -> No
     keys = {path.stem: set(read_json(path)) for path in (REPO / "metrics" / step).glob("*.json")}
     assert len(keys) == 6
     assert set.union(*keys.values()) == set.intersection(*keys.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "datasets:\n  coco:\n    kind: x\n  my_photos:  # mine\n    download: {a: b}\nother:\n  no: 1\n",
+            "coco my_photos",
+        ),
+        ("# datasets:\na:\n  b: 1\ndatasets:\n    # c: 1\n    d:\n      e: 1\n    f: {kind: csv}\n", "d f"),
+        ("datasets:\n  all:\n    a: 1\n  test: {}\n  x:\n    a: 1\n", "x"),
+        ("datasets: {}\n", ""),
+        (None, ""),
+    ],
+)
+def test_make_targets_of_datasets_are_those_of_params(tmp_path: Path, text: str | None, expected: str) -> None:
+    if text is not None:
+        (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    done = run(["make", "-f", str(REPO / "Makefile"), "help"], cwd=tmp_path)
+    assert re.search(rf"^  make {expected} *Build the shards of one dataset", done.stdout, re.MULTILINE), done.stdout

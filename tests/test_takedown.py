@@ -205,7 +205,7 @@ def lost_source(monkeypatch: pytest.MonkeyPatch) -> None:
     def open_source(root: str, work: Path) -> Source:
         raise SourceError(f"{root}: the links have expired")
 
-    monkeypatch.setattr("microdiff.download.step.open_source", open_source)
+    monkeypatch.setattr("microdiff.download.origin.open_source", open_source)
 
 
 @pytest.mark.usefixtures("lost_source")

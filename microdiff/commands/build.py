@@ -23,6 +23,7 @@ from microdiff.artifacts.manifest import MANIFEST, parse_manifest
 from microdiff.commands.check import check_lock, check_params
 from microdiff.commands.code_digests import FOLDER, stale_code_files
 from microdiff.commands.damage import drop_damaged
+from microdiff.commands.own import complete_entries, place_withdrawn, source_changed
 from microdiff.commands.shared_store import restore_manifests
 from microdiff.core.files import md5_of, try_lock, whole_file
 from microdiff.core.places import check_writable
@@ -61,7 +62,9 @@ def build(dataset: str, root: Path = Path()) -> None:
     """
     with _turn(root, dataset):
         check_lock(root)
+        complete_entries(root, [dataset])
         check_params(root, [dataset])
+        place_withdrawn(root, [dataset])
         refresh_code(root)
         try:
             _build(dataset, root)
@@ -79,7 +82,7 @@ def refresh_code(root: Path = Path()) -> None:
     with _turn(root, FOLDER):
         check_lock(root)
         check_writable(root / FOLDER)
-        if not stale_code_files(root) or _dvc(root, "repro", "--quiet", "--single-item", "code") == 0:
+        if not stale_code_files(root) or _dvc(root, "repro", "--quiet", "--force", "--single-item", "code") == 0:
             return
         if stale := stale_code_files(root, _OTHERS_WRITE_CODE_S):  # a bare `dvc repro` may be writing them
             raise StepError(f"{FOLDER}/ is not current: {', '.join(stale)}. Run make code")
@@ -91,6 +94,8 @@ def _build(dataset: str, root: Path) -> None:
     if changed := _changed_sets(dataset, root):
         log.info("%s: changed since the captions of %s were made: making them again", ", ".join(changed), dataset)
         _repro(root, dataset, ["clean"], "--force", *(() if remote is None else ("--pull", "--allow-missing")))
+    if source_changed(root, dataset):
+        _repro(root, dataset, ["download"], "--force")
     absent = absent_artifacts(root, dataset)
     metrics = _without_restored(absent_metrics(root, dataset), dataset, root)
     if remote is None:

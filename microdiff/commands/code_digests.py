@@ -1,11 +1,12 @@
 """What the `code` node of dvc.yaml writes: digests of the code that each step runs, which comments do not change.
 
 A step depends on `code/<step>.json`, the digests of every module that its stage script imports, and a download besides
-on `code/handlers/<dataset>.json`. So DVC reruns a step when code that it runs has changed in meaning, whatever file
-that is in, and a review sees which modules those were. Which partitions are then computed again is decided by the
-partition store, by the digests of the modules that compute them (`microdiff.core.code_fingerprint`), or by what these
-are listed to stand for (`microdiff.core.code_identity`). So a file here also says which kinds of unit have another
-identity than their digest: a change of that list makes stale what it concerns, and nothing else.
+on `code/handlers/<dataset>.json`, which is of the kind's module where a dataset has a kind. So DVC reruns a step when
+code that it runs has changed in meaning, whatever file that is in, and a review sees which modules those were. Which
+partitions are then computed again is decided by the partition store, by the digests of the modules that compute them
+(`microdiff.core.code_fingerprint`), or by what these are listed to stand for (`microdiff.core.code_identity`). So a
+file here also says which kinds of unit have another identity than their digest: a change of that list makes stale what
+it concerns, and nothing else.
 """
 
 import time
@@ -13,11 +14,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from microdiff.artifacts.kinds import KINDS
 from microdiff.core.code_fingerprint import SourceTree
 from microdiff.core.code_identity import CodeIdentities
 from microdiff.core.deciding_code import Unit, units
 from microdiff.core.files import canonical_json, digest_json, write_json
+from microdiff.kinds import KINDS as SOURCE_KINDS
+from microdiff.kinds import kind_module
 
 FOLDER = "code"
 _HANDLERS = "microdiff.handlers"
@@ -34,8 +39,10 @@ def code_files(root: Path) -> dict[str, Mapping[str, Any]]:
         SchemaError: The list of digests that stand for others is damaged.
     """
     handlers = {dataset: f"{_HANDLERS}.{dataset}" for dataset in handled_datasets(root)}
+    of_kinds = {name: kind_module(kind) for name, kind in datasets_of_kinds(root).items() if name not in handlers}
     # Which handler a download runs is known only when it runs: it depends on what any of them imports.
-    roots = {step: [f"stages.{step}", *(handlers.values() if step == "download" else ())] for step in KINDS.values()}
+    any_of = [*handlers.values(), *map(kind_module, SOURCE_KINDS)]
+    roots = {step: [f"stages.{step}", *(any_of if step == "download" else ())] for step in KINDS.values()}
     own = set(handlers.values())
     code = CodeIdentities(root)
     tree, kinds = code.tree, list(units(sorted(handlers)))
@@ -53,7 +60,7 @@ def code_files(root: Path) -> dict[str, Mapping[str, Any]]:
                 **_document(tree, [module]),
                 **_same_bytes(code, [unit for unit in kinds if unit.dataset == dataset]),
             }
-            for dataset, module in sorted(handlers.items())
+            for dataset, module in sorted({**handlers, **of_kinds}.items())
         },
     }
 
@@ -64,10 +71,25 @@ def handled_datasets(root: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
 
 
+def datasets_of_kinds(root: Path) -> dict[str, str]:
+    """Return the datasets in params.yaml whose entry has a kind, and the kind; what is wrong there, others say."""
+    path = root / "params.yaml"
+    try:
+        document = yaml.safe_load(path.read_bytes()) if path.is_file() else None
+    except yaml.YAMLError:
+        return {}
+    entries = document.get("datasets") if isinstance(document, dict) else None
+    kinds = {str(name): entry.get("kind") for name, entry in (entries or {}).items() if isinstance(entry, dict)}
+    return {name: kind for name, kind in kinds.items() if kind in SOURCE_KINDS and name.isidentifier()}
+
+
 def write_code_files(root: Path) -> None:
-    """Write the files below `code/`."""
-    for name, document in code_files(root).items():
+    """Write the files below `code/`, and remove those of datasets that are gone."""
+    files = code_files(root)
+    for name, document in files.items():
         write_json(root / FOLDER / name, document)
+    for name in _gone(root, files):
+        (root / FOLDER / name).unlink()
 
 
 def stale_code_files(root: Path, wait_s: float = 0.0) -> list[str]:
@@ -81,6 +103,7 @@ def stale_code_files(root: Path, wait_s: float = 0.0) -> list[str]:
     deadline = time.monotonic() + wait_s
     while True:
         stale = [name for name, text in expected.items() if _text(root / FOLDER / name) != text]
+        stale += _gone(root, expected)
         if not stale or time.monotonic() >= deadline:
             return stale
         time.sleep(_POLL_S)
@@ -97,6 +120,13 @@ def _same_bytes(code: CodeIdentities, kinds: Iterable[Unit]) -> dict[str, Any]:
     listed = {name: code.same_bytes.identity(digest) for name, digest in digests.items()}
     others = {name: identity for name, identity in listed.items() if identity != digests[name]}
     return {"same_bytes": others} if others else {}
+
+
+def _gone(root: Path, files: Iterable[str]) -> list[str]:
+    """Return the files of datasets that there are no more."""
+    known, folder = set(files), root / FOLDER
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.glob("handlers/*.json"))
+    return [name for name in found if name not in known]
 
 
 def _text(path: Path) -> str | None:

@@ -6,7 +6,7 @@ Steps and `python -m stages.code` both ask here, so that what is shown to give t
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-_DATASET = "{dataset}"
+_HANDLER = "microdiff.handlers.{dataset}"
 
 # By step, by kind: those of the partition store, and what manifests state of artifacts that several kinds make.
 DECIDING_CODE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -54,15 +54,17 @@ class Unit:
         return self.kind if self.dataset is None else f"{self.kind} {self.dataset}"
 
 
-def deciding_modules(kind: str, dataset: str = "") -> tuple[str, ...]:
+def deciding_modules(kind: str, dataset: str = "", handler: str = "") -> tuple[str, ...]:
     """Return the modules that decide a kind of unit.
 
     Args:
         kind: Such as `encode-image`.
         dataset: Whose handler is meant, where handlers decide.
+        handler: The handler's module, where it is not named after the dataset.
     """
     templates = next(kinds[kind] for kinds in DECIDING_CODE.values() if kind in kinds)
-    return tuple(template.replace(_DATASET, dataset) for template in templates)
+    handler = handler or _HANDLER.format(dataset=dataset)
+    return tuple(handler if template == _HANDLER else template for template in templates)
 
 
 def units(
@@ -76,8 +78,10 @@ def units(
     """
     for step, kinds in deciding_code.items():
         for kind, templates in kinds.items():
-            if any(_DATASET in template for template in templates):
+            if _HANDLER in templates:
                 for dataset in datasets:
-                    yield Unit(step, kind, tuple(name.replace(_DATASET, dataset) for name in templates), dataset)
+                    handler = _HANDLER.format(dataset=dataset)
+                    modules = tuple(handler if name == _HANDLER else name for name in templates)
+                    yield Unit(step, kind, modules, dataset)
             else:
                 yield Unit(step, kind, templates)

@@ -46,7 +46,7 @@ class AnnotationTable:
             step="download-annotations",
             name=entry.name,
             cache_key={
-                "code": code_identity(deciding_modules("download-annotations", entry.name)),
+                "code": code_identity(deciding_modules("download-annotations", entry.name, entry.handler_module)),
                 "handler": deciding_values(entry.handler),
                 "files": [asdict(file) for file in self.files],
             },

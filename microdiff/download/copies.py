@@ -9,15 +9,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from microdiff.core.files import digest_file
 from microdiff.core.ledger import Reason
 from microdiff.core.progress import Reporter
 from microdiff.errors import FinalSourceError, SourceError
 from microdiff.formats.records import Rejection, Sample
-from microdiff.formats.url_list import FailedFetch
-from microdiff.storage import Source, SourceFile
+from microdiff.formats.url_failures import FailedFetch
+from microdiff.storage import Entry, Source, SourceFile
 from microdiff.storage.checksums import is_checksum
 from microdiff.storage.local import LocalSource
 
@@ -158,6 +158,26 @@ class NotedSource:
         """Return a folder's files."""
         with self._noting():
             return self.source.list(folder)
+
+    def all_files(self, *, follow_links: bool = False) -> Iterator[Entry]:
+        """Yield all files."""
+        return self.source.all_files(follow_links=follow_links)
+
+    def facts(self, path: str) -> str | None:
+        """Return what tells that a file is unchanged."""
+        return self.source.facts(path)
+
+    def look(self, path: str) -> tuple[SourceFile, str | None]:
+        """Describe one of very many files."""
+        return self.source.look(path)
+
+    def open(self, file: SourceFile) -> BinaryIO:
+        """Open a file for reading few parts of it."""
+        return self.source.open(file)
+
+    def load(self, file: SourceFile) -> bytes:
+        """Return the bytes of one of very many files."""
+        return self.source.load(file)
 
     def stat(self, path: str, checksum: str | None = None) -> SourceFile:
         """Describe a file."""

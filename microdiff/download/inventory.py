@@ -1,16 +1,19 @@
 """What a source has, and what it had when it last answered: withdrawn samples must go even if it answers no more."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from microdiff.core.files import digest_json, read_json, write_json
 from microdiff.errors import SourceError
 from microdiff.formats.records import Partition
+from microdiff.formats.url_list import Slice
 from microdiff.handlers import Handler
-from microdiff.storage import Source, SourceFile
+from microdiff.kinds import Listed
+from microdiff.kinds.parquet import RowGroup
+from microdiff.storage import Entry, Source, SourceFile
 
 _QUESTIONS_AT_ONCE = 8
 
@@ -50,6 +53,26 @@ class LostSource:
     def list(self, folder: str) -> Sequence[str]:
         """Raise the error."""
         raise SourceError(f"{folder}: {self._error}")
+
+    def all_files(self, *, follow_links: bool = False) -> Iterator[Entry]:
+        """Raise the error."""
+        raise self._error
+
+    def facts(self, path: str) -> str | None:
+        """Return None: nothing is known."""
+        return None
+
+    def look(self, path: str) -> tuple[SourceFile, str | None]:
+        """Raise the error."""
+        raise SourceError(f"{path}: {self._error}")
+
+    def open(self, file: SourceFile) -> BinaryIO:
+        """Raise the error."""
+        raise SourceError(f"{file.path} is needed, but {self._error}")
+
+    def load(self, file: SourceFile) -> bytes:
+        """Raise the error."""
+        raise SourceError(f"{file.path} is needed, but {self._error}")
 
     def stat(self, path: str, checksum: str | None = None) -> SourceFile:
         """Raise the error."""
@@ -110,5 +133,8 @@ def recall(path: Path, question: Any) -> SourceInventory | None:
 
 
 def _partition(values: Mapping[str, Any]) -> Partition:
-    known = {field.name: values[field.name] for field in fields(Partition)}
-    return Partition(**known | {"files": tuple(known["files"])})
+    """Return a partition of the class that has these values: all of them are part of its fingerprint."""
+    cls = next(
+        cls for cls in (Partition, Slice, Listed, RowGroup) if {field.name for field in fields(cls)} == {*values}
+    )
+    return cls(**{**values, "files": tuple(values["files"])})

@@ -11,35 +11,33 @@ import numpy as np
 
 from microdiff.artifacts.checks import check_raw
 from microdiff.artifacts.tables import read_rows
-from microdiff.config.roots import public_root
 from microdiff.config.settings import DownloadSettings
 from microdiff.core.code_identity import code_identity
 from microdiff.core.deciding_code import deciding_modules
 from microdiff.core.files import scratch_folder
 from microdiff.core.ledger import OTHER_MEMBERS, Counts, Reason, Result
-from microdiff.core.printable import printable
+from microdiff.core.printable import one_line, printable
 from microdiff.core.progress import Progress, Reporter
 from microdiff.core.withdrawn import Withdrawn, read_withdrawn
 from microdiff.download.annotation_table import AnnotationTable
-from microdiff.download.copies import NotedSource, read_copies, watched
-from microdiff.download.inventory import LostSource, SourceInventory, describe, recall, remember
+from microdiff.download.copies import read_copies, watched
 from microdiff.download.losses import check_losses, how_to_fetch_again
+from microdiff.download.origin import Origin
 from microdiff.download.raw_writer import NO_WITHDRAWALS, add_profile_facts, write_raw
 from microdiff.download.redact import Redaction
 from microdiff.download.revisions import Revisions
-from microdiff.errors import ParamsError, SchemaError, SourceError
+from microdiff.errors import SchemaError
 from microdiff.formats.annotations import Annotations
 from microdiff.formats.records import Inputs, Partition
 from microdiff.handlers import Handler
-from microdiff.pipeline.params import Dataset, Params
+from microdiff.kinds.listing import listing_digest
+from microdiff.pipeline.params import Params
 from microdiff.pipeline.parsing import as_values, deciding_values
 from microdiff.pipeline.run import Run
-from microdiff.pipeline.selection import select
 from microdiff.pipeline.task import StoredPartition, Task
 from microdiff.pipeline.workspace import Workspace
 from microdiff.storage import Source, SourceFile
 from microdiff.storage.checksums import is_checksum
-from microdiff.storage.opening import open_source
 
 log = logging.getLogger("microdiff")
 
@@ -66,11 +64,18 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
         withdrawn = read_withdrawn(workspace.withdrawn(dataset))
         with Progress(f"list {dataset}", None) as progress:
             revisions = Revisions(dataset, run.finder.manifests, run.store.root)
-            origin = _Origin(entry, run.store.root, revisions, progress, may_be_lost=bool(withdrawn))
+            recorded = workspace.partition_list(dataset)
+            origin = Origin(entry, run.store.root, revisions, progress, recorded, may_be_lost=bool(withdrawn))
         source, partitions, files = origin.source, origin.inventory.partitions, origin.inventory.files
         shared = files if entry.handler.annotation_root() is None else ()
+        index = None if origin.listing is None else origin.listing.index
         table = AnnotationTable(entry, origin.annotations, origin.inventory.annotations, run, keep=shared)
-        code = code_identity(deciding_modules("download", dataset))
+        if origin.listing is not None and origin.listing.others:
+            log.info(
+                "download %s: %d files are no records, such as %s",
+                *(dataset, origin.listing.others, ", ".join(map(one_line, origin.listing.examples[:3]))),
+            )
+        code = code_identity(deciding_modules("download", dataset, entry.handler_module))
         settings = {"download": as_values(params.download), "handler": as_values(entry.handler)}
         deciding = {"download": as_values(params.download), "handler": deciding_values(entry.handler)}
         bases = [
@@ -91,7 +96,7 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
                     part,
                     source,
                     [files[path] for path in part.files],
-                    table.path,
+                    index or table.path,
                     params.download,
                     anew=part.name in entry.fetch_again,
                 ),
@@ -143,6 +148,8 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
             "licence": entry.handler.licence,
             "code": code,
             "settings": settings,
+            **({"listing": listing_digest(partitions, files)} if origin.listing is not None else {}),
+            **({"other_files": origin.listing.others} if origin.listing is not None and origin.listing.others else {}),
             **({"revisions": revisions.used} if revisions.used else {}),
             **({"uncounted_losses": losses} if losses else {}),
             **({"fetch_again": dict(entry.fetch_again)} if entry.fetch_again else {}),
@@ -155,75 +162,6 @@ def download(dataset: str, params: Params, workspace: Workspace) -> Counts:
                 **add_profile_facts(item.result.facts for item in stored),
             },
         )
-
-
-class _Origin:
-    """Where a dataset comes from, and what is there.
-
-    Args:
-        entry: The dataset.
-        work: The store's folder, where the inventory is kept.
-        revisions: The commits that sources on the hub stay at.
-        report: Receives messages.
-        may_be_lost: Whether the inventory kept will do if the source does not answer.
-    """
-
-    def __init__(
-        self, entry: Dataset, work: Path, revisions: Revisions, report: Reporter, *, may_be_lost: bool
-    ) -> None:
-        question = {
-            "source": public_root(entry.source),
-            "handler": as_values(entry.handler),
-            "partitions": entry.partitions,
-        }
-        kept = work / "listings" / f"{entry.name}.json"
-        self.source: Source
-        self.annotations: Source  # where annotation files are
-        self._failures: list[SourceError] = []  # of the sources themselves
-        try:
-            self._ask(entry, work, revisions, report)
-        except SourceError as error:
-            is_lost = any(error is each or error.__cause__ is each for each in self._failures)
-            earlier = recall(kept, question) if may_be_lost and is_lost else None
-            if earlier is None:
-                raise
-            report.say(f"{error}\nGoing on with what the source listed last time, to take out withdrawn samples.")
-            self.source = self.annotations = LostSource(earlier.source, error)
-            self.inventory = earlier
-        else:
-            remember(kept, question, self.inventory)
-
-    def _ask(self, entry: Dataset, work: Path, revisions: Revisions, report: Reporter) -> None:
-        def open_at(root: str) -> Source:
-            try:
-                source = open_source(revisions.pinned(root, report), work)
-            except SourceError as error:
-                self._failures.append(error)
-                raise
-            revisions.note(root, source)
-            return source
-
-        self.source = self.annotations = open_at(entry.source)
-        source = NotedSource(self.source.with_reporter(report), failures=self._failures)
-        try:
-            listed = entry.handler.partitions(source)
-        except SourceError as error:
-            if source.disown_unchecked():
-                raise SourceError(f"{error}\nWhat was fetched is dropped: the next run fetches it anew.") from error
-            raise
-        partitions = tuple(select(listed, entry.partitions, entry.name))
-        if unknown := sorted(entry.fetch_again.keys() - {part.name for part in listed}):
-            raise ParamsError(
-                f"datasets.{entry.name}.download.fetch_again: {unknown[0]!r} is no partition; expected a name such as "
-                f"'{listed[0].name}', in quotation marks"
-            )
-        files = describe(source, entry.handler, [path for part in partitions for path in part.files])
-        root = entry.handler.annotation_root()
-        if root is not None:
-            self.annotations = open_at(root)
-        where = NotedSource(self.annotations.with_reporter(report), failures=self._failures)
-        annotations = describe(where, entry.handler, entry.handler.annotation_files(where))
-        self.inventory = SourceInventory(self.source.name, partitions, files, tuple(annotations.values()))
 
 
 def _compute(
@@ -243,13 +181,15 @@ def _compute(
 
     def write(local: Mapping[str, Path], settled: Collection[str]) -> Result:
         with scratch_folder(folder.parent) as scratch:
-            inputs = Inputs(files=local, scratch=scratch, annotations=Annotations(table), report=report)
+            table_of = Annotations(table)
+            inputs = Inputs(files=local, scratch=scratch, annotations=table_of, report=report, source=reporting)
             records = watched(handler.read(partition, inputs), partition.files, settled)
             result = write_raw(records, settings, partition.name, folder, report, withdrawn)
             others = {OTHER_MEMBERS: inputs.tally.other_members} if inputs.tally.other_members else {}
             return replace(result, counts={**result.counts, **others})
 
-    return read_copies(source.with_reporter(report), files, write, report, anew=anew)
+    reporting = source.with_reporter(report)
+    return read_copies(reporting, files, write, report, anew=anew)
 
 
 def _without(compute: Callable[..., Result], withdrawn: Withdrawn) -> Callable[[Path, Reporter], Result]:

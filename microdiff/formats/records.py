@@ -10,6 +10,7 @@ from microdiff.core.progress import NullReporter, Reporter
 from microdiff.errors import SourceError
 from microdiff.formats.annotations import Annotations
 from microdiff.formats.members import Tally
+from microdiff.storage import Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class Inputs:
         annotations: What `Handler.read_annotations` gave, as a table.
         tally: Counts the members of archives that are known to be no records.
         report: Hears of bytes that reading itself receives, where a handler fetches more than the source's files.
+        source: Has the loose files that no partition names: so many that nobody lists them in memory.
     """
 
     files: Mapping[str, Path]
@@ -50,6 +52,7 @@ class Inputs:
     annotations: Annotations = field(default_factory=Annotations)
     tally: Tally = field(default_factory=Tally, compare=False)
     report: Reporter = field(default_factory=NullReporter, compare=False)
+    source: Source | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,6 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -26,24 +25,20 @@ from microdiff.core.progress import NullReporter, Reporter
 from microdiff.errors import SourceError
 from microdiff.formats import url_fetcher
 from microdiff.formats.archives import MAX_LINE_BYTES
-from microdiff.formats.public_connection import ALLOW_PRIVATE, NO_NAME
+from microdiff.formats.public_connection import ALLOW_PRIVATE
 from microdiff.formats.records import Inputs, Partition, Rejection, Sample
-from microdiff.formats.request_url import PROBLEMS, request_url
+from microdiff.formats.request_url import request_url
 from microdiff.formats.text import BadTextError, decode_text
+from microdiff.formats.url_failures import FailedFetch, Fetched, check_failures
 from microdiff.formats.url_list_form import EXPECTED, form_problem
 from microdiff.storage import Source
 
 _CHUNK_BYTES = 4 * 2**20
 _HEAD_BYTES = 2**18
 _MAX_CAUSE_CHARS = 200
-_MOSTLY = 0.5  # share of failures that decides what is said of them
 _LOG = "img2dataset.log"
 _PICTURES = "00000"  # the folder that img2dataset puts them into
 _LOOK_EVERY_S = 2.0  # at what has arrived
-
-
-class FailedFetch(SourceError):
-    """Pictures could not be fetched; nothing is wrong with the list."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,14 +130,8 @@ def read_slice(
     lines = _read_lines(inputs.files[name], part.first_byte, part.num_records, fallback)
     urls = [line.url for line in lines]
     fetched = fetch_urls(urls, inputs.scratch, timeout_s, retries, inputs.report, allow_private)
-    num_urls = sum(map(bool, urls))
-    causes = Counter(each.cause for url, each in zip(urls, fetched, strict=True) if url and each.path is None)
-    if causes.total() > max_failed_share * num_urls:
-        cause, often = causes.most_common(1)[0]
-        raise FailedFetch(
-            f"{name}, lines from {part.first_line}: {causes.total()} of {num_urls} URLs failed ({often} of them: "
-            f"{cause}), more than max_failed_share {max_failed_share:.0%}.\n{_remedy(causes)}"
-        )
+    outcomes = [each for url, each in zip(urls, fetched, strict=True) if url]
+    check_failures(f"{name}, lines from {part.first_line}", outcomes, max_failed_share)
     for number, ((url, caption, problem), each) in enumerate(zip(lines, fetched, strict=True), part.first_line):
         cause = problem or each.cause
         meta = {"url": url, "cause": cause} if cause else {"url": url}
@@ -185,13 +174,6 @@ def _read_lines(path: Path, first_byte: int, num_lines: int | None, fallback: st
             url, tab, caption = text.partition("\t")
             lines.append(_Line(url, caption) if tab else _Line("", text))
     return lines
-
-
-class Fetched(NamedTuple):
-    """What became of a URL: a file with the picture's bytes, or why there is none."""
-
-    path: Path | None
-    cause: str = ""
 
 
 def fetch_urls(
@@ -238,28 +220,6 @@ def fetch_urls(
         cause = (row["error_message"] or row["status"])[:_MAX_CAUSE_CHARS]
         outcomes[places[int(row["key"])]] = Fetched(path) if path.is_file() else Fetched(None, cause)
     return outcomes
-
-
-def _remedy(causes: Counter[str]) -> str:
-    """Return what to do about failures: the network is to blame only where no answer came."""
-
-    def share(*words: str) -> float:
-        return sum(number for cause, number in causes.items() if any(word in cause for word in words)) / causes.total()
-
-    raise_share = "raise max_failed_share if so many links are dead."
-    if share(url_fetcher.BY_PROXY) > _MOSTLY:
-        return "Check the proxy (http_proxy, https_proxy, no_proxy) and run again."
-    if share("Temporary failure in name resolution") > _MOSTLY:
-        return (
-            "Names cannot be resolved here: check DNS (behind a proxy, set http_proxy and https_proxy), and run again."
-        )
-    if share(ALLOW_PRIVATE) > _MOSTLY:
-        return f"Such addresses are fetched only where {ALLOW_PRIVATE} is set."
-    if sum(number for cause, number in causes.items() if cause.startswith(PROBLEMS)) > _MOSTLY * causes.total():
-        return f"Check the list. {EXPECTED}"
-    if share("HTTP Error", NO_NAME, "disallowed", "compressed") > _MOSTLY:
-        return f"Run again later, or {raise_share}"
-    return f"Check the network and run again, or {raise_share}"
 
 
 def _run(folder: Path, timeout_s: float, retries: int, report: Reporter, allow_private: bool) -> None:

@@ -9,7 +9,7 @@ among them, nobody knows what belongs to what, and the key is ambiguous.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +33,7 @@ class TarSample:
         key: What their paths have in common, escaped.
         name: The picture's, or the first one's where there is none.
         image: The picture's bytes, if there is one.
-        texts: Bytes of `txt` and `json`, as far as they are there.
+        texts: Bytes of texts by extension, as far as they are there: of `txt` and `json`, unless others were wanted.
         problem: Why a member was not read, or cannot be told from others.
         fallback: Encoding of texts that are not UTF-8; None if there is none.
     """
@@ -80,7 +80,9 @@ class TarSample:
         return _parsed(self.texts.get("json", b"{}"), self.fallback)
 
 
-def iter_tar_samples(path: Path, scratch: Path, tally: Tally, fallback: str | None = None) -> Iterator[TarSample]:
+def iter_tar_samples(
+    path: Path, scratch: Path, tally: Tally, fallback: str | None = None, texts: Collection[str] = _TEXTS
+) -> Iterator[TarSample]:
     """Yield the samples of a tar, sorted by key.
 
     A key that is ambiguous comes once for each of its pictures, with a problem.
@@ -90,6 +92,7 @@ def iter_tar_samples(path: Path, scratch: Path, tally: Tally, fallback: str | No
         scratch: A folder with room for its pictures.
         tally: Counts the members that are known to be no part of a sample.
         fallback: Encoding of texts that are not UTF-8; None if there is none.
+        texts: Extensions of the members that are texts.
 
     Raises:
         SourceError: The archive is damaged; nothing was yielded.
@@ -100,7 +103,7 @@ def iter_tar_samples(path: Path, scratch: Path, tally: Tally, fallback: str | No
         for member in read_tar(path, tally.unless(is_litter)):
             key = escape_key(sample_path(member.name))
             run, before = run + (key != before), key
-            groups[key].append(_kept(member, run, pictures))
+            groups[key].append(_kept(member, run, pictures, texts))
         for key in sorted(groups):
             members = groups[key]
             if all(is_document(member.name) for member in members):
@@ -138,11 +141,11 @@ class _Member:
         return pictures.read(self.size)
 
 
-def _kept(member: TarMember, run: int, pictures: IO[bytes]) -> _Member:
+def _kept(member: TarMember, run: int, pictures: IO[bytes], texts: Collection[str]) -> _Member:
     kind = extension(member.name)
     if member.problem is not None:
         return _Member(member.name, kind, run, problem=member.problem)
-    if kind in _TEXTS:
+    if kind in texts:
         if len(member.content) > _MAX_TEXT_BYTES:
             return _Member(member.name, kind, run, problem=Reason.TOO_LARGE)
         return _Member(member.name, kind, run, text=member.content)
@@ -195,7 +198,7 @@ def _extensions(members: Sequence[_Member]) -> list[tuple[str, str, str]]:
 
 
 def _has_text(members: Sequence[_Member]) -> bool:
-    return any(member.extension in _TEXTS for member in members)
+    return any(member.extension in _TEXTS or member.text is not None for member in members)
 
 
 def _parsed(text: bytes, fallback: str | None = None) -> Mapping[str, Any]:

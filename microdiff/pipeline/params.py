@@ -2,7 +2,8 @@
 
 download, encode, shard          the same for all datasets
 store_salt                       another text disowns all that was computed before
-datasets.<name>                  max_rejected_share, clean, and download: source, partitions and the handler's fields
+datasets.<name>                  max_rejected_share, clean, and download: source, partitions and the handler's fields;
+                                 with kind, a layout in place of a handler, all of it but the source has defaults
 """
 
 import logging
@@ -17,6 +18,9 @@ from microdiff.config.roots import Root, without_secrets_in
 from microdiff.config.settings import CleanSettings, DownloadSettings, EncodeSettings, ShardSettings
 from microdiff.errors import ParamsError
 from microdiff.handlers import Handler, handler_class
+from microdiff.kinds import DEFAULT_CLEAN, DEFAULT_REJECTED_SHARE, KINDS, KindHandler, kind_class
+from microdiff.kinds.names import name_problem
+from microdiff.kinds.source import split_source
 from microdiff.pipeline.parsing import as_mapping, convert, instead_of, parse
 from microdiff.pipeline.root_settings import is_recorded, secrets_in
 from microdiff.pipeline.selection import parse_selection
@@ -50,6 +54,11 @@ class Dataset:
     handler: Handler
     clean: CleanSettings
     fetch_again: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def handler_module(self) -> str:
+        """The module that knows how its source is laid out, empty where it is named after the dataset."""
+        return type(self.handler).__module__ if isinstance(self.handler, KindHandler) else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,12 +180,22 @@ def _parse_params(document: object, dataset: str | None, problems: list[str]) ->
 
 def _parse_dataset(name: str, value: object, problems: list[str]) -> Dataset | None:
     where = f"datasets.{name}"
-    cls = handler_class(name)
-    if cls is None:
-        problems.append(f"{where}: no such dataset: there is no module microdiff/handlers/{name}.py")
-        return None
-    entry = as_mapping(value, where, ["max_rejected_share", "download", "clean"], problems)
     before = len(problems)
+    cls: type[Handler] | None
+    if isinstance(value, Mapping) and "kind" in value:
+        value, cls = _with_defaults(value), _class_of_kind(name, value["kind"], problems)
+        entry = as_mapping(value, where, ["kind", "max_rejected_share", "download", "clean"], problems)
+    else:
+        cls = handler_class(name)
+        if cls is None:
+            problems.append(
+                f"{where}: no such dataset: there is no module microdiff/handlers/{name}.py, and the entry has no kind "
+                f"({', '.join(KINDS)})"
+            )
+            return None
+        entry = as_mapping(value, where, ["max_rejected_share", "download", "clean"], problems)
+    if cls is None:
+        return None
     share = convert(float, entry.get("max_rejected_share", 0.0), f"{where}.max_rejected_share", problems)
     if isinstance(share, float) and not 0 <= share <= 1:
         problems.append(f"{where}.max_rejected_share: expected 0 to 1, got {share}")
@@ -200,6 +219,9 @@ def _parse_dataset(name: str, value: object, problems: list[str]) -> Dataset | N
         parse_selection(partitions)
     except ValueError as error:
         problems.append(f"{where}.download.partitions: {error}")
+    if issubclass(cls, KindHandler) and isinstance(source, str) and isinstance(handler_values, Mapping):
+        source, files = split_source(source, str(entry["kind"]))
+        handler_values = {**({"files": files} if files else {}), **handler_values}
     handler = parse(cls, handler_values, f"{where}.download", problems, also=_COMMON)
     clean = parse(CleanSettings, entry["clean"], f"{where}.clean", problems) if "clean" in entry else None
     if len(problems) > before or handler is None or clean is None:
@@ -213,3 +235,26 @@ def _parse_dataset(name: str, value: object, problems: list[str]) -> Dataset | N
         clean=clean,
         fetch_again=again,
     )
+
+
+def _class_of_kind(name: str, kind: object, problems: list[str]) -> type[Handler] | None:
+    """Return the handler of a kind, adding what is wrong with the kind or the dataset's name to `problems`."""
+    where, cls = f"datasets.{name}", kind_class(kind)
+    if cls is None:
+        problems.append(f"{where}.kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    if problem := name_problem(name):
+        problems.append(f"{where}: {problem}")
+        return None
+    return cls
+
+
+def _with_defaults(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entry of a dataset that has a kind, with whatever it does not say."""
+    complete = {"max_rejected_share": DEFAULT_REJECTED_SHARE, **entry}
+    if complete["max_rejected_share"] is None:
+        complete["max_rejected_share"] = DEFAULT_REJECTED_SHARE
+    if isinstance(clean := entry.get("clean") or {}, Mapping):
+        clean = {**DEFAULT_CLEAN, **clean}
+    if isinstance(download := entry.get("download"), Mapping):
+        complete["download"] = {"partitions": "all", **download}
+    return {**complete, "clean": clean}

@@ -111,7 +111,9 @@ def convert(kind: Any, value: Any, where: str, problems: list[str]) -> Any:
     elif origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
             return None
-        return convert(next(item for item in arguments if item is not type(None)), value, where, problems)
+        kinds = [item for item in arguments if item is not type(None)]
+        lists = [item for item in kinds if isinstance(value, list) and typing.get_origin(item) is tuple]
+        return convert((lists or kinds)[0], value, where, problems)
     elif origin is tuple:
         if isinstance(value, list):
             return tuple(convert(arguments[0], item, f"{where}[{i}]", problems) for i, item in enumerate(value))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from microdiff.artifacts.manifest import MANIFEST, parse_manifest
 from microdiff.core.withdrawn import WITHDRAWN
+from microdiff.kinds.partition_list import PARTITIONS
 from microdiff.pipeline.store import RECORDED, Store
 from microdiff.remote.dvc_artifacts import DvcArtifacts
 from microdiff.remote.dvc_command import is_dvc_repository
@@ -48,6 +49,10 @@ class Workspace:
     def withdrawn(self, dataset: str) -> Path:
         """Return the list of a dataset's withdrawn samples."""
         return self.root / "data" / dataset / WITHDRAWN
+
+    def partition_list(self, dataset: str) -> Path:
+        """Return the list of which partition holds which records, of a dataset of a kind."""
+        return self.root / "data" / dataset / PARTITIONS
 
     def metrics(self, step: str, dataset: str) -> Path:
         """Return a step's metrics file."""

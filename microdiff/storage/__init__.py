@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, Self
+from typing import BinaryIO, NamedTuple, Protocol, Self
 
 from microdiff.core.progress import NullReporter, Reporter
 from microdiff.errors import SourceError
@@ -85,6 +85,13 @@ class SourceFile:
         return self.identity.partition(":")[0]
 
 
+class Entry(NamedTuple):
+    """A file that a walk met, or a link that it did not follow."""
+
+    path: str
+    is_link: bool = False
+
+
 @dataclass(frozen=True)
 class Body:
     """What a storage sends of a file.
@@ -151,6 +158,20 @@ class Storage(ABC):
             SourceError: This kind of storage cannot tell, refuses, or stays out of reach.
         """
 
+    def all_files(self, *, follow_links: bool = False) -> Iterator[Entry]:
+        """Yield all files below the root, those of folders in it included, in no order and in bounded memory.
+
+        Args:
+            follow_links: Of a folder on this machine: whether symbolic links are taken for what they lead to; else each
+                comes as a link. A folder that leads back to itself is entered once.
+
+        Raises:
+            SourceError: This kind of storage cannot tell, refuses, or stays out of reach.
+        """
+        raise SourceError(
+            f"{self.name}: its files cannot be listed. Use a source that can: hf://, s3://, or a local folder."
+        )
+
     @abstractmethod
     def read(self, path: str, start: int = 0, version: str = "") -> AbstractContextManager[Body]:
         """Open a file, by one request.
@@ -196,6 +217,25 @@ class Source(Protocol):
 
     def list(self, folder: str) -> Sequence[str]:
         """Return the paths of the files in a folder, sorted; see `Storage.list`."""
+
+    def all_files(self, *, follow_links: bool = False) -> Iterator[Entry]:
+        """Yield all files below the root; see `Storage.all_files`."""
+
+    def facts(self, path: str) -> str | None:
+        """Return what tells that a small file has not been written to since; None where only `look` can."""
+
+    def look(self, path: str) -> tuple[SourceFile, str | None]:
+        """Describe one of very many files, and remember nothing of it: whoever asks does, by its `facts`."""
+
+    def open(self, file: SourceFile) -> BinaryIO:
+        """Open a file for reading few parts of it, such as a table of contents at its end: unverified."""
+
+    def load(self, file: SourceFile) -> bytes:
+        """Return the verified bytes of one of very many files, and leave no copy behind.
+
+        Raises:
+            SourceError: It cannot be had, or its bytes are not the ones described.
+        """
 
     def stat(self, path: str, checksum: str | None = None) -> SourceFile:
         """Describe a file; see `Storage.stat`."""

@@ -1,20 +1,23 @@
 """A source whose files are copied to this machine: each once, verified before it gets its name."""
 
+import io
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from microdiff.core.file_facts import file_facts, is_unchanged
 from microdiff.core.files import digest_json, locked_folder, sync
 from microdiff.core.places import writing_to
 from microdiff.core.progress import Reporter
 from microdiff.errors import SourceError
-from microdiff.storage import Changed, Damaged, SourceFile, Storage
+from microdiff.storage import Changed, Damaged, Entry, SourceFile, Storage
 from microdiff.storage.checksums import checksum_of, is_checksum
 from microdiff.storage.fetching import fetch_verified
 from microdiff.storage.pages import PageInstead
+from microdiff.storage.ranges import RangeFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,28 @@ class FetchedSource:
     def list(self, folder: str) -> Sequence[str]:
         """Return a folder's files, sorted."""
         return self.storage.list(folder)
+
+    def all_files(self, *, follow_links: bool = False) -> Iterator[Entry]:
+        """Yield all files below the root."""
+        return self.storage.all_files(follow_links=follow_links)
+
+    def facts(self, path: str) -> str | None:
+        """Return None: only the storage can tell."""
+        return None
+
+    def look(self, path: str) -> tuple[SourceFile, str | None]:
+        """Describe a file."""
+        return self.storage.stat(path), None
+
+    def open(self, file: SourceFile) -> BinaryIO:
+        """Open a file; a request for each part that is read."""
+        return cast("BinaryIO", io.BufferedReader(RangeFile(self.storage, file)))
+
+    def load(self, file: SourceFile) -> bytes:
+        """Return a file's bytes, without keeping a copy."""
+        data = self.fetch(file).read_bytes()
+        self.forget(file)
+        return data
 
     def stat(self, path: str, checksum: str | None = None) -> SourceFile:
         """Describe a file."""

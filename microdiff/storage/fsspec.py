@@ -8,13 +8,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from microdiff.config.roots import public_root
 from microdiff.core.progress import Reporter
 from microdiff.errors import SourceError
-from microdiff.storage import SETTING, Body, CannotResume, Changed, NotFound, SourceFile, Storage, failures
+from microdiff.storage import SETTING, Body, CannotResume, Changed, Entry, NotFound, SourceFile, Storage, failures
 from microdiff.storage.retry import retried
 from microdiff.storage.urls import without_secrets
 
@@ -80,6 +81,21 @@ class FsspecStorage(Storage):
         paths = [name.strip("/") for name in names]
         return sorted(path for path in paths if path and path.rpartition("/")[0] == folder)
 
+    def all_files(self, *, follow_links: bool = False) -> Iterator[Entry]:
+        """Yield all files below the root, folder by folder."""
+        pending = [""]
+        while pending:
+            folder = pending.pop()
+            try:
+                found = retried(self, folder, partial(self._entries, folder))
+            except NotFound:
+                continue
+            for path, kind in found:
+                if kind == "file":
+                    yield Entry(path)
+                elif path != folder:
+                    pending.append(path)
+
     @contextmanager
     def read(self, path: str, start: int = 0, version: str = "") -> Iterator[Body]:
         """Open a file."""
@@ -109,10 +125,14 @@ class FsspecStorage(Storage):
 
     def _file_names(self, folder: str) -> Sequence[str]:
         """Return what follows the root in the names of a folder's files."""
+        return [path for path, kind in self._entries(folder) if kind == "file"]
+
+    def _entries(self, folder: str) -> Sequence[tuple[str, str]]:
+        """Return what follows the root in the names of what is in a folder, and what it is."""
         with self.errors_in_words(folder):
             system, root = self.system()
             entries = system.ls("/".join(filter(None, (root, folder))), detail=True)
-        return [entry["name"][len(root) :] for entry in entries if entry["type"] == "file"]
+        return [(entry["name"][len(root) :].strip("/"), entry["type"]) for entry in entries]
 
     def _facts(self, path: str) -> tuple[int, str]:
         """Return a file's size and identity."""

@@ -11,7 +11,7 @@ to the hub alone, and never stored.
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from requests.auth import AuthBase
 from microdiff.core.files import digest_json, locked_folder, read_json, write_json
 from microdiff.core.progress import Reporter
 from microdiff.errors import SourceError
-from microdiff.storage import SETTING, NotFound, SourceFile
+from microdiff.storage import SETTING, Entry, NotFound, SourceFile
 from microdiff.storage.fetched_source import FetchedSource
 from microdiff.storage.http import HttpStorage, NoCredentials
 from microdiff.storage.urls import same_origin, without_secrets
@@ -139,6 +139,13 @@ class HubStorage(HttpStorage):
     def list(self, folder: str) -> Sequence[str]:
         """Return a folder's files, sorted."""
         return sorted(self._files(folder.strip("/")))
+
+    def all_files(self, *, follow_links: bool = False) -> Iterator[Entry]:
+        """Yield all files of the repository, page by page."""
+        page: str | None = self._api(f"tree/{quote(self.revision, safe='')}?recursive=true&expand=false")
+        while page is not None:
+            found, page = self.ask("GET", "", self._read_page, url=page, expected=(200, 404))
+            yield from map(Entry, found)
 
     def stat(self, path: str, checksum: str | None = None) -> SourceFile:
         """Describe a file as its folder's listing does; asks nothing if that is known."""

@@ -19,7 +19,7 @@ import requests
 from microdiff.core.files import digest_json, read_json, write_json
 from microdiff.core.progress import Reporter
 from microdiff.errors import SourceError
-from microdiff.storage import SETTING, Body, NotFound, SourceFile, response_headers
+from microdiff.storage import SETTING, Body, Entry, NotFound, SourceFile, response_headers
 from microdiff.storage.fetched_source import FetchedSource
 from microdiff.storage.http import HttpStorage
 from microdiff.storage.local import local_name
@@ -110,6 +110,10 @@ class LinkStorage(HttpStorage):
         if answer.status_code in _DEAD:
             return SourceError(f"{where}: HTTP {answer.status_code}: the link has expired. {_REFRESH}")
         return super().refusal(answer, where)
+
+    def all_files(self, *, follow_links: bool = False) -> Iterator[Entry]:
+        """Yield all names in the list."""
+        yield from map(Entry, self.links())
 
     def list(self, folder: str) -> Sequence[str]:
         """Return the names in the list, sorted; say if links have expired or soon will."""

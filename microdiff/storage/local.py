@@ -1,5 +1,7 @@
 """Folders on this machine, or on a file system that it mounts: as a storage, and as a source that is used in place."""
 
+import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -7,12 +9,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from microdiff.config.roots import public_root
-from microdiff.core.file_facts import file_facts, is_unchanged, now_ns, were_stable
+from microdiff.core.file_facts import HASH_ALWAYS, file_facts, is_unchanged, now_ns, were_stable
 from microdiff.core.files import digest_json, read_json, write_json
 from microdiff.core.progress import NullReporter, Reporter
 from microdiff.errors import SourceError
-from microdiff.storage import Body, CannotResume, NotFound, SourceFile, Storage, TryAgain
-from microdiff.storage.checksums import checksum_of
+from microdiff.storage import Body, CannotResume, Entry, NotFound, SourceFile, Storage, TryAgain
+from microdiff.storage.checksums import checksum_of, new_digest
 
 _CHUNK_BYTES = 2**20
 
@@ -40,6 +42,10 @@ class LocalStorage(Storage):
     def list(self, folder: str) -> Sequence[str]:
         """Return a folder's files, sorted."""
         return _files_in(self.root, folder)
+
+    def all_files(self, *, follow_links: bool = False) -> Iterator[Entry]:
+        """Yield all files below the folder."""
+        return _walk(self.root, follow_links)
 
     @contextmanager
     def read(self, path: str, start: int = 0, version: str = "") -> Iterator[Body]:
@@ -94,6 +100,48 @@ class LocalSource:
         """Return the folder's files, sorted."""
         return _files_in(Path(self.root), folder)
 
+    def all_files(self, *, follow_links: bool = False) -> Iterator[Entry]:
+        """Yield all files below the folder."""
+        return _walk(Path(self.root), follow_links)
+
+    def facts(self, path: str) -> str | None:
+        """Return the file's inode, size and times, unless everything is to be hashed always."""
+        found = None if os.environ.get(HASH_ALWAYS) == "1" else file_facts(Path(self.root) / path)
+        return None if found is None else json.dumps(found)
+
+    def look(self, path: str) -> tuple[SourceFile, str | None]:
+        """Describe a file by its size and SHA-256, and say by which facts it will be known.
+
+        Raises:
+            NotFound: There is none, or it may not be read.
+        """
+        file = Path(self.root) / path
+        started, facts = now_ns(), file_facts(file)
+        try:
+            described = SourceFile(path, file.stat().st_size, checksum_of(file, "sha256"))
+        except OSError as error:
+            raise NotFound(f"{file}: {error.strerror}") from None
+        return described, json.dumps(facts) if were_stable(facts, file, started) else None
+
+    def open(self, file: SourceFile) -> BinaryIO:
+        """Open a file."""
+        return (Path(self.root) / file.path).open("rb")
+
+    def load(self, file: SourceFile) -> bytes:
+        """Return a file's bytes, after checking that they are the ones described."""
+        path = Path(self.root) / file.path
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise SourceError(
+                f"{path}: {error.strerror}. It was there when the source was listed: run again."
+            ) from None
+        digest = new_digest(file.kind, len(data))
+        digest.update(data)
+        if f"{file.kind}:{digest.hexdigest()}" != file.identity:
+            raise SourceError(f"{path}: it has changed since the source was listed. Run again.")
+        return data
+
     def stat(self, path: str, checksum: str | None = None) -> SourceFile:
         """Describe a file by its size and checksum: SHA-256, unless another kind is given."""
         file = Path(self.root) / path
@@ -145,6 +193,27 @@ def _files_in(root: Path, folder: str) -> list[str]:
     path = root / folder
     found = [each for each in path.iterdir() if each.is_file()] if path.is_dir() else []
     return sorted(each.relative_to(root).as_posix() for each in found)
+
+
+def _walk(root: Path, follow_links: bool) -> Iterator[Entry]:
+    """Yield the files below a folder; links are followed, or come as such."""
+    pending: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(root),))]
+    while pending:
+        folder, above = pending.pop()
+        try:
+            with os.scandir(root / folder) as entries:
+                for each in entries:
+                    path = f"{folder}{each.name}"
+                    if each.is_symlink() and not follow_links:
+                        yield Entry(path, is_link=True)
+                    elif each.is_dir():
+                        real = os.path.realpath(each.path) if each.is_symlink() else f"{above[-1]}/{each.name}"
+                        if real not in above:
+                            pending.append((f"{path}/", (*above, real)))
+                    else:
+                        yield Entry(path)
+        except OSError as error:
+            raise SourceError(f"{root / folder}: {error.strerror}. Ask its owner for access, or mount it.") from None
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:

@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from microdiff.errors import SourceError
-from microdiff.storage import Body, CannotResume, NotFound, SourceFile, Storage, TryAgain, failures
+from microdiff.storage import Body, CannotResume, Entry, NotFound, SourceFile, Storage, TryAgain, failures
 from microdiff.storage.retry import retried
 from microdiff.storage.urls import without_secrets
 
@@ -77,6 +77,14 @@ class S3Storage(Storage):
         entries = self.pages("Contents", folder, Prefix=prefix, Delimiter="/")
         paths = [entry["Key"].removeprefix(prefix) for entry in entries]
         return sorted("/".join(filter(None, (folder, path))) for path in paths if path)
+
+    def all_files(self, *, follow_links: bool = False) -> Iterator[Entry]:
+        """Yield all objects below the prefix, page by page."""
+        prefix = f"{self.prefix}/" if self.prefix else ""
+        for entry in self.pages("Contents", "", Prefix=prefix):
+            path = entry["Key"].removeprefix(prefix)
+            if path and not path.endswith("/"):  # what consoles make for a folder
+                yield Entry(path)
 
     @contextmanager
     def read(self, path: str, start: int = 0, version: str = "") -> Iterator[Body]:

@@ -14,6 +14,7 @@ from microdiff.commands.code_digests import FOLDER, code_files, stale_code_files
 from microdiff.core.code_fingerprint import SourceTree
 from microdiff.core.code_identity import SAME_BYTES, CodeIdentities, Listing, add_listings
 from microdiff.core.deciding_code import deciding_modules
+from microdiff.kinds import KINDS, kind_module
 
 DATASETS = sorted(path.stem for path in (REPO / "microdiff" / "handlers").glob("[!_]*.py"))
 STEPS = {"download.json", "clean.json", "encode.json", "shard.json"}
@@ -78,7 +79,7 @@ def test_every_module_of_a_closure_makes_its_steps_stale_and_no_comment_does(pro
     tree = SourceTree(project)
     handlers = [f"microdiff.handlers.{name}" for name in DATASETS]
     runs = {name: set(tree.import_closure([f"stages.{name.removesuffix('.json')}"])) for name in STEPS}
-    runs["download.json"] |= set(tree.import_closure(handlers)) - set(handlers)
+    runs["download.json"] |= set(tree.import_closure([*handlers, *map(kind_module, KINDS)])) - set(handlers)
     runs |= {f"handlers/{name}.json": {f"microdiff.handlers.{name}"} for name in DATASETS}
     modules = sorted(set().union(*runs.values()))
     assert len(modules) > 80
@@ -93,6 +94,25 @@ def test_a_handler_that_does_not_parse_concerns_its_own_dataset(project: Path) -
     path = project / "microdiff" / "handlers" / "textcaps.py"
     path.write_text("def (\n", encoding="utf-8")
     assert stale_code_files(project) == ["handlers/textcaps.json"]
+
+
+def test_a_dataset_that_has_a_kind_has_a_file_of_its_own_while_it_has_an_entry(project: Path) -> None:
+    params = project / "params.yaml"
+    before = "datasets:\n  coco: {}\n"
+    params.write_text(
+        before + "  my_photos: {kind: folder}\n  ../x: {kind: csv}\n  odd: {kind: odd}\n", encoding="utf-8"
+    )
+    assert stale_code_files(project) == ["handlers/my_photos.json"]
+    write_code_files(project)
+    assert stale_code_files(project) == []
+    assert stale_after(project, "microdiff.kinds.folder", "\n_EDITED = True\n") == {
+        "download.json",
+        "handlers/my_photos.json",
+    }
+    params.write_text(before, encoding="utf-8")
+    assert stale_code_files(project) == ["handlers/my_photos.json"]
+    write_code_files(project)
+    assert stale_code_files(project) == []
 
 
 def test_a_new_handler_has_a_file_of_its_own(project: Path) -> None:

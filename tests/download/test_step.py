@@ -92,7 +92,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shelf:
     """Stand in for SA-1B and its source; one worker, so that all of it happens in this process."""
     made = Shelf(tmp_path / "shelf", {"0000": [sample("a"), sample("b", 2)], "0001": [sample("c", 3), sample("d", 4)]})
     monkeypatch.setenv("MICRODIFF_WORKERS", "1")
-    monkeypatch.setattr("microdiff.download.step.open_source", lambda *_: made)
+    monkeypatch.setattr("microdiff.download.origin.open_source", lambda *_: made)
     monkeypatch.setattr(Sa1b, "partitions", lambda *_: made.partitions())
     monkeypatch.setattr(Sa1b, "annotation_files", lambda *_: (CAPTIONS,))
     monkeypatch.setattr(Sa1b, "read_annotations", lambda *_: iter([("a", "of a")]))

@@ -14,7 +14,7 @@ import pytest
 
 from microdiff.core.ledger import Reason
 from microdiff.errors import SourceError
-from microdiff.formats import public_connection, url_fetcher, url_list
+from microdiff.formats import public_connection, url_failures, url_fetcher, url_list
 from microdiff.formats.public_address import is_public, may_be_public
 from microdiff.formats.records import Inputs, Rejection
 from microdiff.formats.request_url import request_url
@@ -471,7 +471,7 @@ def test_lists_with_odd_lines_are_lists(data: bytes) -> None:
 def test_the_network_is_blamed_where_it_is_to_blame(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, causes: dict[str, int], remedy: str, network: bool
 ) -> None:
-    outcomes = [url_list.Fetched(None, cause) for cause, number in causes.items() for _ in range(number)]
+    outcomes = [url_failures.Fetched(None, cause) for cause, number in causes.items() for _ in range(number)]
     monkeypatch.setattr(url_list, "fetch_urls", lambda *_: outcomes)
     (tmp_path / "cc12m.tsv").write_text("".join("http://a\tb\n" for _ in outcomes))
     (part,) = partition_lines(open_source(str(tmp_path), tmp_path / "work"), "cc12m.tsv", 100)
@@ -485,7 +485,7 @@ def test_the_network_is_blamed_where_it_is_to_blame(
 def test_urls_that_cannot_be_requested_start_no_fetcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(url_list, "_run", None)
     assert fetch_urls(["ftp://a", "http://u:p@a", "HTTP://"], tmp_path, 1.0, 0) == [
-        url_list.Fetched(None, "not an http or https URL"),
-        url_list.Fetched(None, "a user name in the URL"),
-        url_list.Fetched(None, "no host given"),
+        url_failures.Fetched(None, "not an http or https URL"),
+        url_failures.Fetched(None, "a user name in the URL"),
+        url_failures.Fetched(None, "no host given"),
     ]

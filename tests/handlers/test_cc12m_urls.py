@@ -35,7 +35,8 @@ from microdiff.download.step import download
 from microdiff.errors import SourceError, StepError
 from microdiff.formats import url_fetcher, url_list
 from microdiff.formats.records import Inputs, Rejection, Sample
-from microdiff.formats.url_list import Fetched, fetch_urls
+from microdiff.formats.url_failures import Fetched
+from microdiff.formats.url_list import fetch_urls
 from microdiff.handlers.cc12m import CC12M
 from microdiff.pipeline.params import Params
 from microdiff.pipeline.workspace import Workspace

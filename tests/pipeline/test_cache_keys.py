@@ -205,7 +205,7 @@ def tasks_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TasksOf:
                 SourceTree, "module_digest", lambda tree, name: digest(tree, name) + "!" * (name == world.edited)
             )
             patch.setattr("microdiff.encode.step.located", lambda settings, *_: _located(world, settings))
-            patch.setattr("microdiff.download.step.open_source", lambda root, _: Listed(world, root))
+            patch.setattr("microdiff.download.origin.open_source", lambda root, _: Listed(world, root))
             handler = type(world.params.dataset(world.dataset).handler)
             patch.setattr(handler, "partitions", lambda *_: world.partitions)
             workspace = Workspace(tmp_path / f"world {len(list(tmp_path.iterdir()))}")
