@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from microdiff.errors import ParamsError, SchemaError
+from microdiff.errors import ParamsError
+from microdiff.loader.ranks import ranks_known_yet, speaks_for_all
 from microdiff.loader.shard_set import ShardSet, Wanted, check_mixable, open_shard_set
 from microdiff.remote.shard_source import ShardSource
 
@@ -151,7 +152,7 @@ def build_streaming_latents_dataloader(
 
 def say_left_out(shard_sets: Sequence[ShardSet]) -> None:
     """Log what is in shard sets but in no batch; of several ranks, one does."""
-    if os.environ.get("RANK", "0") == "0":
+    if speaks_for_all():
         for each in shard_sets:
             for line in each.left_out():
                 _LOG.warning("%s: %s", each.given, line)
@@ -172,13 +173,9 @@ def _build(
         if dataset_options["cache_limit"] is None:
             raise
         raise ParamsError(f"cache_limit: {error}") from error
-    batch_size = loader_options["batch_size"]
-    if loader_options["drop_last"] and len(dataset) < batch_size:
-        raise SchemaError(
-            f"{', '.join(each.given for each in shard_sets)}: expected a batch of {batch_size} samples for each rank, "
-            f"got {len(dataset)} samples: lower batch_size or give drop_last=False"
-        )
-    return LatentsLoader(dataset, **loader_options)
+    loader = LatentsLoader(dataset, **loader_options)
+    loader.check_batch(ranks_known_yet())
+    return loader
 
 
 def _names(
