@@ -66,8 +66,8 @@ class LatentsLoader(StreamingDataLoader):  # type: ignore[misc]  # streaming shi
         if self.drop_last and num_samples < int(self.batch_size or 1):
             given = ", ".join(each.given for each in self.dataset.shard_sets)
             raise SchemaError(
-                f"{given}: expected a batch of {self.batch_size} samples for each rank, got {num_samples} samples: lower "
-                f"batch_size or give drop_last=False"
+                f"{given}: expected a batch of {self.batch_size} samples for each rank, got {num_samples} samples: "
+                f"lower batch_size or give drop_last=False"
             )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

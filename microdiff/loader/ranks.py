@@ -1,8 +1,9 @@
 """Which of how many training processes this is: asked whenever an epoch begins, since loaders are often built before.
 
-What knows it: torch.distributed once it is initialised; else the environment, by RANK and WORLD_SIZE (torchrun, Composer,
-accelerate, DeepSpeed), or by the tasks of SLURM, Open MPI or PMI; else the process is alone. Two that contradict each
-other are an error: to believe the wrong one is to read the same samples on every rank, and nobody would notice.
+What knows it: torch.distributed once it is initialised; else the environment, by RANK and WORLD_SIZE (torchrun,
+Composer, accelerate, DeepSpeed), or by the tasks of SLURM, Open MPI or PMI; else the process is alone. Two that
+contradict each other are an error: to believe the wrong one is to read the same samples on every rank, and nobody would
+notice.
 """
 
 import os
@@ -96,11 +97,10 @@ def ranks_known_yet() -> Ranks:
 
 def speaks_for_all() -> bool:
     """Tell whether this process is to log what concerns all ranks."""
-    group = _of_process_group()
-    if group is not None:
-        return group.rank == 0
-    given = [os.environ[name] for name, _ in (_RANK, *_TASKS) if name in os.environ]
-    return not given or given[0] == "0"
+    try:
+        return detect_ranks().rank == 0
+    except ParamsError:  # not clear yet
+        return all(os.environ.get(name, "0") == "0" for name, _ in (_RANK, *_TASKS))
 
 
 def _of_process_group() -> _Claim | None:
@@ -166,8 +166,8 @@ def _on_nodes(claim: _Claim, known: int | None) -> Ranks:
         )
     ):
         raise ParamsError(
-            f"{claim}, but LOCAL_WORLD_SIZE is {local}: expected as many ranks on each machine: start them so, or unset "
-            f"LOCAL_WORLD_SIZE on all to count them as one"
+            f"{claim}, but LOCAL_WORLD_SIZE is {local}: expected as many ranks on each machine: start them so, or "
+            f"unset LOCAL_WORLD_SIZE on all to count them as one"
         )
     return Ranks(claim.rank, claim.world_size, local)
 
