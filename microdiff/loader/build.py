@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from microdiff.errors import ParamsError
 from microdiff.loader.ranks import ranks_known_yet, speaks_for_all
@@ -34,6 +34,7 @@ _IGNORED_OPTIONS = {  # accepted so that published configs run; only worker proc
     "generator",
     "pin_memory_device",
 }
+_FULFILLED = {"collate_fn": None, "sampler": None, "batch_sampler": None, "in_order": True}  # so it is without them
 
 
 def build_streaming_latents_dataloader(
@@ -87,7 +88,11 @@ def build_streaming_latents_dataloader(
         predownload: By how many samples to fetch such shards ahead; None is eight batches.
         **dataloader_kwargs: `num_workers`, `prefetch_factor` and `pin_memory`, as for torch's DataLoader: workers times
             factor is how many batches are read ahead; with 0 workers none is. Workers are threads, never fewer than
-            four where there are cores. Options for worker processes are accepted and have no effect.
+            four where there are cores. Options for worker processes are accepted and have no effect, and so are
+            `collate_fn`, `sampler` and `batch_sampler` where they are None.
+
+    How many ranks share the samples is asked when an epoch begins: of torch.distributed or, where it is not
+    initialised, of the environment (docs/loader.md). So a loader may be built before.
 
     Logs a warning for each shard set of which samples are left out: those without the resolution, and withdrawn ones.
 
@@ -98,6 +103,21 @@ def build_streaming_latents_dataloader(
         SourceError: A remote shard set cannot be had.
     """
     names, proportions = _names(datadir)
+    asked = {"batch_size": batch_size, "image_size": image_size, "seed": seed}
+    asked["num_workers"] = dataloader_kwargs.get("num_workers", 0)
+    optional = {"cap_seq_size": cap_seq_size, "cap_emb_dim": cap_emb_dim}
+    optional["prefetch_factor"] = dataloader_kwargs.get("prefetch_factor")
+    asked |= {name: value for name, value in optional.items() if value is not None}
+    if unlike := [
+        f"{name} must be a whole number, got {value!r}" for name, value in asked.items() if not _whole(value)
+    ]:
+        raise ParamsError("; ".join(unlike))
+    dataloader_kwargs = {
+        name: value
+        for name, value in dataloader_kwargs.items()
+        if not (name in _FULFILLED and value is _FULFILLED[name])
+        and (asked["num_workers"] or name not in _IGNORED_OPTIONS | {"prefetch_factor"})
+    }
     unknown = sorted(dataloader_kwargs.keys() - _READING_OPTIONS - _IGNORED_OPTIONS)
     problems = [
         problem
@@ -125,6 +145,10 @@ def build_streaming_latents_dataloader(
                 dataloader_kwargs.get("num_workers", 0) < 0,
                 f"num_workers must be at least 0, got {dataloader_kwargs.get('num_workers')}",
             ),
+            (
+                asked.get("prefetch_factor", 1) < 1,
+                f"prefetch_factor must be at least 1, got {asked.get('prefetch_factor')}",
+            ),
         )
         if is_wrong
     ]
@@ -144,9 +168,9 @@ def build_streaming_latents_dataloader(
     return _build(
         shard_sets,
         {"proportions": proportions, "cap_drop_prob": cap_drop_prob, "check_hashes": validate_hash}
-        | {"batch_size": batch_size, "shuffle": shuffle, "shuffle_seed": seed}
+        | {"batch_size": int(batch_size), "shuffle": shuffle, "shuffle_seed": int(seed)}
         | {"cache_limit": cache_limit, "predownload": predownload},
-        {"batch_size": batch_size, "drop_last": drop_last, **dataloader_kwargs},
+        {"batch_size": int(batch_size), "drop_last": drop_last, **dataloader_kwargs},
     )
 
 
@@ -176,6 +200,10 @@ def _build(
     loader = LatentsLoader(dataset, **loader_options)
     loader.check_batch(ranks_known_yet())
     return loader
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, SupportsIndex) and not isinstance(value, bool)
 
 
 def _names(

@@ -125,19 +125,18 @@ def test_contradictions_are_errors_that_say_what_to_do(
         len(loader)
 
 
-@pytest.mark.parametrize("local", [None, 1, 2])
-@pytest.mark.parametrize("world_size", [1, 2, 4, 6, 8])
+@pytest.mark.parametrize(
+    ("world_size", "local"), [(1, 1), (2, 1), (2, 2), (3, 3), (4, 2), (5, 5), (6, 2), (6, 3), (7, 7), (8, 4), (8, 8)]
+)
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_ranks_share_out_each_epoch(
-    folder: Path, world_size: int, local: int | None, num_workers: int, monkeypatch: pytest.MonkeyPatch
+    folder: Path, world_size: int, local: int, num_workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if world_size % (local or 1):
-        pytest.skip("machines are alike")
     loaders = [build(folder, 2, drop_last=False, num_workers=num_workers) for _ in range(world_size)]
     for _ in range(2):
         read = []
         for rank, loader in enumerate(loaders):
-            for name, value in (torchrun(rank, world_size, local or world_size)).items():
+            for name, value in (torchrun(rank, world_size, local)).items():
                 monkeypatch.setenv(name, value)
             read += [keys_of(loader)]
         check_epoch(read)
