@@ -108,12 +108,11 @@ def build_streaming_latents_dataloader(
     optional = {"cap_seq_size": cap_seq_size, "cap_emb_dim": cap_emb_dim}
     optional["prefetch_factor"] = dataloader_kwargs.get("prefetch_factor")
     asked |= {name: value for name, value in optional.items() if value is not None}
-    if unlike := [
-        f"{name} must be a whole number, got {value!r}" for name, value in asked.items() if not _whole(value)
-    ]:
-        raise ParamsError("; ".join(unlike))
+    others = {name: value for name, value in asked.items() if not _whole(value)}
+    if others:
+        raise ParamsError("; ".join(f"{name} must be a whole number, got {value!r}" for name, value in others.items()))
     dataloader_kwargs = {
-        name: value
+        name: int(value) if name in asked else value
         for name, value in dataloader_kwargs.items()
         if not (name in _FULFILLED and value is _FULFILLED[name])
         and (asked["num_workers"] or name not in _IGNORED_OPTIONS | {"prefetch_factor"})

@@ -19,6 +19,7 @@ from streaming.base.constant import TICK
 from torch.utils.data import get_worker_info
 
 from microdiff.errors import ParamsError
+from microdiff.loader.cache_room import CacheRoom
 from microdiff.loader.epochs import EpochsDataset
 from microdiff.loader.randomness import drop_caption_mask, sampling_noise
 from microdiff.loader.ranks import detect_ranks
@@ -63,6 +64,10 @@ class LatentsDataset(EpochsDataset):
             array.column: array for array in (first.image, first.caption, *first.further.values()) if array is not None
         }
         self.has_keys = all(each.has_keys for each in shard_sets)
+        self._room: CacheRoom | None = None
+        if self.cache_limit and first.source is not None:
+            files = [Path(each.folder, entry.raw.name) for each in shard_sets for entry in each.entries]
+            self._room = CacheRoom(first.source.local, files, int(self.cache_limit))
         self.max_idle = 2
         self._reader: BatchReader | None = None
         self._process = os.getpid()
@@ -142,8 +147,8 @@ class LatentsDataset(EpochsDataset):
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
         """Fetch a shard if it is not there; when that fails, another try may begin.
 
-        Unlike streaming's own, this counts a shard's bytes before it is fetched: shards that are fetched beside each
-        other would together exceed `cache_limit`.
+        Unlike streaming's own, this counts a shard's bytes before it is fetched, and those of other ranks and jobs:
+        shards that are fetched beside each other would together exceed `cache_limit`.
 
         Args:
             shard_id: Its number.
@@ -156,13 +161,14 @@ class LatentsDataset(EpochsDataset):
             sleep(TICK)
         if not claimed:
             return
-        state, kept_bytes = _REMOTE, 0
+        state = _REMOTE
         try:
             stream.prepare_shard(shard)
-            state, kept_bytes = _LOCAL, shard.raw_data.bytes
+            state = _LOCAL
         finally:
             with FileLock(self._cache_filelock_path):
-                self.cache_usage -= shard.get_max_size() - kept_bytes
+                if self._room is not None:
+                    self._room.give_back(shard.get_max_size())
                 self._shard_access_times[shard_id] = time_ns()
                 self._shard_states[shard_id] = state
 
@@ -176,15 +182,19 @@ class LatentsDataset(EpochsDataset):
                 self._shard_access_times[shard_id] = time_ns()
                 if Path(shard.dirname, shard.raw_data.basename).exists():
                     return False
-                self.cache_usage -= shard.raw_data.bytes  # somebody removed it
-                self._shard_states[shard_id] = _REMOTE
-            while self.cache_limit and self.cache_usage + shard.get_max_size() > self.cache_limit:
-                if not (self._shard_states.numpy() == _LOCAL).any():
+                self._shard_states[shard_id] = _REMOTE  # somebody removed it
+            if self._room is not None:
+                is_there, removed = self._room.take(shard.get_max_size(), self._last_used())
+                self._shard_states[removed] = _REMOTE
+                if not is_there:
                     return None  # all room is taken by shards on their way
-                self._evict_coldest_shard()
-            self.cache_usage += shard.get_max_size()
             self._shard_states[shard_id] = _PREPARING
             return True
+
+    def _last_used(self) -> dict[int, int]:
+        """Return when this process has last used each of the shards that are not on their way, in ns."""
+        may_go = np.flatnonzero(self._shard_states.numpy() != _PREPARING)
+        return dict(zip(may_go.tolist(), self._shard_access_times.numpy()[may_go].tolist(), strict=True))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Have another process make its own data set, which goes on where this one is."""
