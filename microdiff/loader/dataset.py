@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from time import sleep, time_ns
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from streaming.base.constant import TICK
 from torch.utils.data import get_worker_info
@@ -70,7 +70,9 @@ class LatentsDataset(EpochsDataset):
             self._room = CacheRoom(first.source.local, files, int(self.cache_limit))
         self.max_idle = 2
         self._reader: BatchReader | None = None
-        self._process = os.getpid()
+        self._process, self._claiming = os.getpid(), Lock()
+        self._states: NDArray[np.uint8] = self._shard_states.numpy().copy()  # this process's own, as the position is
+        self._last_read: NDArray[np.uint64] = self._shard_access_times.numpy().copy()
         self._buffers: dict[tuple[bool, bool], Mapping[str, Buffers]] = {}
 
     def read_batch(
@@ -142,7 +144,7 @@ class LatentsDataset(EpochsDataset):
     def shards_to_fetch(self, ids: NDArray[np.int64]) -> list[int]:
         """Return the shards of samples that are not on this machine, in order of their first use."""
         numbers = dict.fromkeys(self._reading().shards_of(ids).tolist())
-        return [number for number in numbers if self._shard_states[number] != _LOCAL]
+        return [number for number in numbers if self._states[number] != _LOCAL]
 
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
         """Fetch a shard if it is not there; when that fails, another try may begin.
@@ -166,35 +168,35 @@ class LatentsDataset(EpochsDataset):
             stream.prepare_shard(shard)
             state = _LOCAL
         finally:
-            with FileLock(self._cache_filelock_path):
+            with self._claiming:
                 if self._room is not None:
                     self._room.give_back(shard.get_max_size())
-                self._shard_access_times[shard_id] = time_ns()
-                self._shard_states[shard_id] = state
+                self._last_read[shard_id] = time_ns()
+                self._states[shard_id] = state
 
     def _claim(self, shard_id: int) -> bool | None:
         """Make room for a shard and note that the caller fetches it; False: it is there; None: ask again later."""
         shard = self.shards[shard_id]
-        with FileLock(self._cache_filelock_path):
-            if self._shard_states[shard_id] == _PREPARING:
+        with self._claiming:
+            if self._states[shard_id] == _PREPARING:
                 return None
-            if self._shard_states[shard_id] == _LOCAL:
-                self._shard_access_times[shard_id] = time_ns()
+            if self._states[shard_id] == _LOCAL:
+                self._last_read[shard_id] = time_ns()
                 if Path(shard.dirname, shard.raw_data.basename).exists():
                     return False
-                self._shard_states[shard_id] = _REMOTE  # somebody removed it
+                self._states[shard_id] = _REMOTE  # somebody removed it
             if self._room is not None:
                 is_there, removed = self._room.take(shard.get_max_size(), self._last_used())
-                self._shard_states[removed] = _REMOTE
+                self._states[removed] = _REMOTE
                 if not is_there:
                     return None  # all room is taken by shards on their way
-            self._shard_states[shard_id] = _PREPARING
+            self._states[shard_id] = _PREPARING
             return True
 
     def _last_used(self) -> dict[int, int]:
         """Return when this process has last used each of the shards that are not on their way, in ns."""
-        may_go = np.flatnonzero(self._shard_states.numpy() != _PREPARING)
-        return dict(zip(may_go.tolist(), self._shard_access_times.numpy()[may_go].tolist(), strict=True))
+        may_go = np.flatnonzero(self._states != _PREPARING)
+        return dict(zip(may_go.tolist(), self._last_read[may_go].tolist(), strict=True))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Have another process make its own data set, which goes on where this one is."""
@@ -202,7 +204,8 @@ class LatentsDataset(EpochsDataset):
 
     def _reading(self) -> BatchReader:
         if self._process != os.getpid():  # a fork: what threads of the parent were at does not end here
-            self._reader, self._buffers, self._process = None, {}, os.getpid()
+            self._reader, self._buffers, self._process, self._claiming = None, {}, os.getpid(), Lock()
+            self._states[self._states == _PREPARING] = _REMOTE
         if self._reader is None:
             first = self.shard_sets[0]
             texts = {column for column, array in first.further.items() if array is None}
@@ -229,9 +232,9 @@ class LatentsDataset(EpochsDataset):
         return files
 
     def _ensure_shard(self, number: int, has_gone: bool) -> None:
-        if has_gone or self._shard_states[number] != _LOCAL:
+        if has_gone or self._states[number] != _LOCAL:
             self.prepare_shard(number)
-        self._shard_access_times[number] = time_ns()
+        self._last_read[number] = time_ns()
 
     def _buffers_for(self, single: bool, pinned: bool) -> Mapping[str, Buffers]:
         if (single, pinned) not in self._buffers:

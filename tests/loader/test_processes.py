@@ -5,16 +5,19 @@ import multiprocessing
 import os
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
 
+from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import ParamsError
 from tests.loader.own_names import NUMBERS_FROM, take_own_numbers
-from tests.shard_factory import build, keys_of, write_shard_set
-from tests.waiting import PATIENCE_S
+from tests.shard_factory import NUM, build, keys_of, write_shard_set
+from tests.waiting import PATIENCE_S, wait_until
 
 pytestmark = [
     pytest.mark.usefixtures("own_names"),
@@ -142,3 +145,59 @@ def test_options_that_mean_something_else_are_refused(folder: Path, options: dic
 
     with pytest.raises(ParamsError, match=message):
         build_streaming_latents_dataloader(folder, **{"batch_size": 4} | options)
+
+
+class Slow:
+    """A source that fetches nothing before it is told to, in a process that may be lost meanwhile."""
+
+    def __init__(self, origin: Path, local: Path) -> None:
+        self.origin, self.local, self.withdrawn = origin, local, Withdrawn()
+        self.told, self.asked = Event(), Event()
+        for name in ("index.json", "512/index.json", "manifest.json"):
+            (local / name).parent.mkdir(parents=True, exist_ok=True)
+            (local / name).write_bytes((origin / name).read_bytes())
+
+    def fetch(self, name: str) -> None:
+        self.asked.set()
+        assert self.told.wait(PATIENCE_S)
+        (self.local / name).write_bytes((self.origin / name).read_bytes())
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_fetch_of_a_process_that_is_lost_is_done_by_another(folder: Path, tmp_path: Path, num_workers: int) -> None:
+    source = Slow(folder, tmp_path / "cache")
+    loader = build(source, 4, num_workers=num_workers, drop_last=False, cache_limit="1gb")
+    child = multiprocessing.get_context("fork").Process(target=keys_of, args=(loader,))
+    child.start()
+    try:
+        assert wait_until(lambda: list(source.local.rglob(".*.lock")), "the child fetches")
+    finally:
+        child.kill()
+        child.join(PATIENCE_S)
+    source.told.set()
+    with ThreadPoolExecutor(1) as threads:
+        assert len(threads.submit(keys_of, loader).result(PATIENCE_S)) == NUM
+    assert list(source.local.glob(".coming*")) == []
+
+
+def test_a_fork_during_a_fetch_does_its_own(folder: Path, tmp_path: Path) -> None:
+    source = Slow(folder, tmp_path / "cache")
+    loader = build(source, 4, num_workers=1, drop_last=False)
+    with ThreadPoolExecutor(1) as threads:
+        here = threads.submit(keys_of, loader)
+        assert source.asked.wait(PATIENCE_S)
+
+        def read() -> int:
+            source.told.set()
+            return len(keys_of(loader))
+
+        child = multiprocessing.get_context("fork")
+        answers = child.Queue()
+        process = child.Process(target=answer, args=(answers, read))
+        process.start()
+        source.told.set()
+        try:
+            assert answers.get(timeout=PATIENCE_S) == len(here.result(PATIENCE_S)) == NUM
+        finally:
+            process.kill()
+            process.join(PATIENCE_S)
