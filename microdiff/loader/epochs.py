@@ -85,7 +85,7 @@ class EpochsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships 
     def next_epoch(self, number: int) -> None:
         self._next_epoch_number = number
 
-    def begin_epoch(self, num_workers: int, drop_last: bool) -> tuple[Position, NDArray[np.int64]]:
+    def begin_epoch(self, num_workers: int, drop_last: bool = True) -> tuple[Position, NDArray[np.int64]]:
         """Start the next epoch, or the one to resume; where nothing of that is left, the one after it.
 
         Args:
