@@ -88,6 +88,7 @@ class LatentsLoader(StreamingDataLoader):  # type: ignore[misc]  # streaming shi
                 yield batch
                 if process != os.getpid():
                     raise ParamsError("this epoch was begun before a fork, whose parent reads it: iterate anew")
+        position.is_done = True
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the iterator is that gave a batch last: what `load_state_dict` takes.

@@ -33,12 +33,14 @@ class Position:
         begun_at: How many samples of the epoch all ranks had read when it was begun or resumed.
         num_read: How many this rank has read since.
         world_size: Ranks.
+        is_done: Whether it has given its last batch, and was asked for more.
     """
 
     epoch: int = -1
     begun_at: int = 0
     num_read: int = 0
     world_size: int = 1
+    is_done: bool = False
 
 
 class EpochsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships without type information
@@ -131,8 +133,9 @@ class EpochsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships 
         num_nodes = detect_ranks().num_nodes
         canonical = num_nodes * (64 if self.shuffle_algo in ("py1s", "py2s") else 1)
         first = self.initial_physical_nodes
+        begins_next = from_beginning and num_samples == 0 and self.position.is_done  # so Composer asks after an epoch
         return {
-            "epoch": self.position.epoch,
+            "epoch": self.position.epoch + begins_next,
             "sample_in_epoch": num_samples + (0 if from_beginning else self.position.begun_at),
             "num_canonical_nodes": self.num_canonical_nodes or canonical,
             "shuffle_seed": self.shuffle_seed,

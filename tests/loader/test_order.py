@@ -134,6 +134,18 @@ def test_a_state_at_an_epochs_end_is_the_start_of_the_next(
     assert [keys(resumed), keys(resumed)] == following
 
 
+def test_a_state_that_counts_from_the_beginning_is_the_start_of_the_next_epoch_after_one(folder: Path) -> None:
+    loader = build(folder, 4)
+    batches = iter(loader)
+    next(batches)
+    assert loader.dataset.state_dict(4, True) == loader.state_dict()
+    list(batches)
+    state = loader.dataset.state_dict(0, True)  # as Composer asks when it has begun to count anew
+    following, resumed = keys(loader), build(folder, 4)
+    resumed.load_state_dict(state)
+    assert keys(resumed) == following
+
+
 def test_a_state_counts_whatever_was_read_before(folder: Path) -> None:
     loader = build(folder, 4)
     fresh = loader.state_dict()
