@@ -1,4 +1,4 @@
-"""Samples of latent shards as tensors, on top of mosaicml-streaming's order, shuffle and resumption.
+"""Samples of latent shards as tensors, in the order of `epochs.py`.
 
 Importing this module takes some ten seconds (streaming, torch): only `microdiff.loader.build` does, when it builds
 a loader.

@@ -142,6 +142,32 @@ def test_ranks_share_out_each_epoch(
         check_epoch(read)
 
 
+@pytest.mark.parametrize(("world_size", "then"), [(2, 1), (1, 2), (2, 4), (4, 2)])
+def test_a_state_of_another_number_of_ranks_is_resumed(
+    folder: Path, world_size: int, then: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def set_rank(rank: int, of: int) -> None:
+        for name, value in torchrun(rank, of, of).items():
+            monkeypatch.setenv(name, value)
+
+    seen, rest = [], []
+    for rank in range(world_size):
+        set_rank(rank, world_size)
+        loader = build(folder, 4 // world_size, drop_last=False)
+        batches = iter(loader)
+        seen += [key for _ in range(4) for key in next(batches)["key"]]
+    state = loader.state_dict()
+    assert state["sample_in_epoch"] == len(set(seen)) == 16
+    for rank in range(then):
+        set_rank(rank, then)
+        resumed = build(folder, 4 // then, drop_last=False)
+        resumed.load_state_dict(state)
+        rest += [keys_of(resumed)]
+        assert len(keys_of(resumed)) == -(-NUM // then)
+    check_epoch(rest, NUM - 16)
+    assert not set(seen) & {key for keys in rest for key in keys}
+
+
 def check_epoch(read: list[list[str]], num_samples: int = NUM) -> None:
     """Check that ranks have read every sample, and none twice beyond what makes them equally many."""
     each = -(-num_samples // len(read))
