@@ -16,6 +16,7 @@ from typing import Any
 
 from tests.loader.own_names import NUMBERS_FROM, take_own_numbers
 from tests.shard_factory import build, keys_of
+from tests.waiting import PATIENCE_S
 
 BATCH_SIZE = 3
 LOST = 7  # the exit code of the rank that is lost
@@ -36,7 +37,7 @@ def main(how: str, folder: str, out: str, world_size: str) -> None:
     arguments = (int(world_size), folder, out, loader)
     context = mp.start_processes(work, arguments, int(world_size), join=False, start_method=method)
     for number, process in enumerate(context.processes):
-        process.join()
+        process.join(PATIENCE_S)
         assert process.exitcode == (LOST if how == "dying" and number == 1 else 0), (number, process.exitcode)
 
 
