@@ -9,9 +9,10 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from microdiff.errors import ParamsError, SchemaError
+from microdiff.errors import ParamsError
+from microdiff.loader.ranks import ranks_known_yet, speaks_for_all
 from microdiff.loader.shard_set import ShardSet, Wanted, check_mixable, open_shard_set
 from microdiff.remote.shard_source import ShardSource
 
@@ -33,6 +34,7 @@ _IGNORED_OPTIONS = {  # accepted so that published configs run; only worker proc
     "generator",
     "pin_memory_device",
 }
+_FULFILLED = {"collate_fn": None, "sampler": None, "batch_sampler": None, "in_order": True}  # so it is without them
 
 
 def build_streaming_latents_dataloader(
@@ -86,7 +88,11 @@ def build_streaming_latents_dataloader(
         predownload: By how many samples to fetch such shards ahead; None is eight batches.
         **dataloader_kwargs: `num_workers`, `prefetch_factor` and `pin_memory`, as for torch's DataLoader: workers times
             factor is how many batches are read ahead; with 0 workers none is. Workers are threads, never fewer than
-            four where there are cores. Options for worker processes are accepted and have no effect.
+            four where there are cores. Options for worker processes are accepted and have no effect, and so are
+            `collate_fn`, `sampler` and `batch_sampler` where they are None.
+
+    How many ranks share the samples is asked when an epoch begins: of torch.distributed or, where it is not
+    initialised, of the environment (docs/loader.md). So a loader may be built before.
 
     Logs a warning for each shard set of which samples are left out: those without the resolution, and withdrawn ones.
 
@@ -97,6 +103,20 @@ def build_streaming_latents_dataloader(
         SourceError: A remote shard set cannot be had.
     """
     names, proportions = _names(datadir)
+    asked = {"batch_size": batch_size, "image_size": image_size, "seed": seed}
+    asked["num_workers"] = dataloader_kwargs.get("num_workers", 0)
+    optional = {"cap_seq_size": cap_seq_size, "cap_emb_dim": cap_emb_dim}
+    optional["prefetch_factor"] = dataloader_kwargs.get("prefetch_factor")
+    asked |= {name: value for name, value in optional.items() if value is not None}
+    others = {name: value for name, value in asked.items() if not _whole(value)}
+    if others:
+        raise ParamsError("; ".join(f"{name} must be a whole number, got {value!r}" for name, value in others.items()))
+    dataloader_kwargs = {
+        name: int(value) if name in asked else value
+        for name, value in dataloader_kwargs.items()
+        if not (name in _FULFILLED and value is _FULFILLED[name])
+        and (asked["num_workers"] or name not in _IGNORED_OPTIONS | {"prefetch_factor"})
+    }
     unknown = sorted(dataloader_kwargs.keys() - _READING_OPTIONS - _IGNORED_OPTIONS)
     problems = [
         problem
@@ -124,6 +144,10 @@ def build_streaming_latents_dataloader(
                 dataloader_kwargs.get("num_workers", 0) < 0,
                 f"num_workers must be at least 0, got {dataloader_kwargs.get('num_workers')}",
             ),
+            (
+                asked.get("prefetch_factor", 1) < 1,
+                f"prefetch_factor must be at least 1, got {asked.get('prefetch_factor')}",
+            ),
         )
         if is_wrong
     ]
@@ -143,15 +167,15 @@ def build_streaming_latents_dataloader(
     return _build(
         shard_sets,
         {"proportions": proportions, "cap_drop_prob": cap_drop_prob, "check_hashes": validate_hash}
-        | {"batch_size": batch_size, "shuffle": shuffle, "shuffle_seed": seed}
+        | {"batch_size": int(batch_size), "shuffle": shuffle, "shuffle_seed": int(seed)}
         | {"cache_limit": cache_limit, "predownload": predownload},
-        {"batch_size": batch_size, "drop_last": drop_last, **dataloader_kwargs},
+        {"batch_size": int(batch_size), "drop_last": drop_last, **dataloader_kwargs},
     )
 
 
 def say_left_out(shard_sets: Sequence[ShardSet]) -> None:
     """Log what is in shard sets but in no batch; of several ranks, one does."""
-    if os.environ.get("RANK", "0") == "0":
+    if speaks_for_all():
         for each in shard_sets:
             for line in each.left_out():
                 _LOG.warning("%s: %s", each.given, line)
@@ -172,13 +196,13 @@ def _build(
         if dataset_options["cache_limit"] is None:
             raise
         raise ParamsError(f"cache_limit: {error}") from error
-    batch_size = loader_options["batch_size"]
-    if loader_options["drop_last"] and len(dataset) < batch_size:
-        raise SchemaError(
-            f"{', '.join(each.given for each in shard_sets)}: expected a batch of {batch_size} samples for each rank, "
-            f"got {len(dataset)} samples: lower batch_size or give drop_last=False"
-        )
-    return LatentsLoader(dataset, **loader_options)
+    loader = LatentsLoader(dataset, **loader_options)
+    loader.check_batch(ranks_known_yet())
+    return loader
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, SupportsIndex) and not isinstance(value, bool)
 
 
 def _names(

@@ -17,7 +17,9 @@ import torch
 from numpy.typing import NDArray
 from streaming import StreamingDataLoader
 
+from microdiff.errors import ParamsError, SchemaError
 from microdiff.loader.dataset import LatentsDataset
+from microdiff.loader.ranks import Ranks, detect_ranks
 from microdiff.loader.read.batch_reader import Helpers
 
 _FETCHING_THREADS = 8
@@ -31,6 +33,14 @@ class LatentsLoader(StreamingDataLoader):  # type: ignore[misc]  # streaming shi
     it is asked for. There are at least a few threads: what `num_workers` decides is the order of batches and how many
     are read ahead. A batch's memory is used again when nothing refers to the batch any more, so batches may be kept.
 
+    Iterators are independent of each other: each takes the next epoch when it is first asked for a batch, and keeps it,
+    so that `next(iter(loader))` within a loop leaves the loop alone, and `zip(loader, loader)` gives two epochs side by
+    side. As epochs are counted, all ranks have to begin the same ones: what one of them only looks at, the others
+    must, too. Which ranks there are is asked whenever an epoch begins (`microdiff.loader.ranks`).
+
+    A loader may be pickled, and used after a fork: it then reads by itself, from where it was, and an epoch that was
+    begun stays the parent's.
+
     Args:
         dataset: The samples.
         **options: As for torch's DataLoader. Worker processes being absent, what only concerns them has no effect.
@@ -42,33 +52,70 @@ class LatentsLoader(StreamingDataLoader):  # type: ignore[misc]  # streaming shi
         super().__init__(dataset, **options)
         self._num_ahead = self.num_workers * (self.prefetch_factor or 1)
         dataset.max_idle = self._num_ahead + 2  # one that is read while another is held
-        self._turn = object()
 
     def check_worker_number_rationality(self) -> None:
         """Do nothing: torch would advise against more worker processes than cores, and these are threads."""
+
+    def check_batch(self, ranks: Ranks) -> None:
+        """Check that each of these ranks gets a batch.
+
+        Raises:
+            SchemaError: There are fewer samples.
+        """
+        num_samples = self.dataset.length_among(ranks)
+        if self.drop_last and num_samples < int(self.batch_size or 1):
+            given = ", ".join(each.given for each in self.dataset.shard_sets)
+            raise SchemaError(
+                f"{given}: expected a batch of {self.batch_size} samples for each rank, got {num_samples} samples: "
+                f"lower batch_size or give drop_last=False"
+            )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Iterate over the next epoch, or over what is left of the one to resume.
 
         Raises:
+            ParamsError: It is not clear which ranks there are.
             SchemaError: A shard or a sample is not what its index says.
         """
-        self._turn = turn = object()
+        process, dataset = os.getpid(), self.dataset
+        self.check_batch(detect_ranks())
+        position, work = dataset.begin_epoch(self.num_workers, self.drop_last)
         self.num_samples_yielded = 0
         with ExitStack() as stop:
-            for batch in self._read_ahead(stop):
-                self.num_samples_yielded += len(batch["drop_caption_mask"])
+            for batch in self._read_ahead(position.epoch, work, stop):
+                position.num_read += len(batch["drop_caption_mask"])
+                dataset.position, self.num_samples_yielded = position, position.num_read
                 yield batch
-                if self._turn is not turn:  # as with streaming, a new epoch ends the one before
-                    return
+                if process != os.getpid():
+                    raise ParamsError("this epoch was begun before a fork, whose parent reads it: iterate anew")
+        position.is_done = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the iterator is that gave a batch last: what `load_state_dict` takes.
+
+        At an epoch's end that is the beginning of the next.
+        """
+        position = self.dataset.position
+        return self.dataset.state_dict(position.num_read * position.world_size, False)
+
+    def load_state_dict(self, obj: dict[str, Any]) -> None:
+        """Have the next epoch be what is left of a state's.
+
+        Args:
+            obj: Of `state_dict`, by as many ranks or others.
+
+        Raises:
+            ParamsError: It is no such state.
+        """
+        self.dataset.load_state_dict(obj)
+        self.num_samples_yielded = 0
 
     def __del__(self) -> None:
         """Do nothing: StreamingDataLoader.__del__ stops worker processes; there are none."""
 
-    def _read_ahead(self, stop: ExitStack) -> Iterator[dict[str, Any]]:
+    def _read_ahead(self, epoch: int, work: NDArray[np.int64], stop: ExitStack) -> Iterator[dict[str, Any]]:
         pinned = self.pin_memory and torch.cuda.is_available()
         device = torch.cuda.current_device() if pinned else None
-        epoch, work = self.dataset.begin_epoch(self.num_workers)
         batches = iter_batches(work, self.drop_last)
         if any(each.source for each in self.dataset.shard_sets):
             batches = self._fetch_ahead(batches, stop)

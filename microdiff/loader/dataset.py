@@ -1,36 +1,37 @@
-"""Samples of latent shards as tensors, on top of mosaicml-streaming's order, shuffle and resumption.
+"""Samples of latent shards as tensors, in the order of `epochs.py`.
 
 Importing this module takes some ten seconds (streaming, torch): only `microdiff.loader.build` does, when it builds
 a loader.
 """
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from time import sleep, time_ns
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
-from streaming import StreamingDataset
-from streaming.base.batching import generate_work
 from streaming.base.constant import TICK
-from streaming.base.world import World
+from torch.utils.data import get_worker_info
 
+from microdiff.errors import ParamsError
+from microdiff.loader.cache_room import CacheRoom
+from microdiff.loader.epochs import EpochsDataset
 from microdiff.loader.randomness import drop_caption_mask, sampling_noise
+from microdiff.loader.ranks import detect_ranks
 from microdiff.loader.read.batch_reader import BatchReader, Helpers, ShardHandle
 from microdiff.loader.read.buffers import Buffers, PinnedBuffers, RecycledBuffers
 from microdiff.loader.shard_set import KEY_COLUMN, ShardSet
-from microdiff.loader.shared_memory import hold_shared_memory, skip_taken_numbers
 from microdiff.loader.stream import LatentsStream
 
 _PREPARING, _LOCAL, _REMOTE = 2, 3, 1  # streaming's states of a shard
-_TRIES = 8  # to find a number for shared memory that no other process takes first
 
 
-class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships without type information
+class LatentsDataset(EpochsDataset):
     """Map shard samples to image latents, caption latents and the caption dropout mask.
 
     Args:
@@ -53,25 +54,25 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
         **options: Any,
     ) -> None:
         shares: Sequence[float | None] = proportions or [None] * len(shard_sets)
-        for attempt in range(1, 1 + _TRIES):
-            streams = [LatentsStream(each, share) for each, share in zip(shard_sets, shares, strict=True)]
-            try:
-                with skip_taken_numbers():
-                    super().__init__(streams=streams, **options)
-                break
-            except FileExistsError:  # another process has just taken the number; ranks would have to agree on another
-                if self._unique_rank_world.num_ranks > 1 or attempt == _TRIES:
-                    raise
-        self._segments = hold_shared_memory(self)
+        super().__init__(
+            lambda: [LatentsStream(each, share) for each, share in zip(shard_sets, shares, strict=True)], **options
+        )
+        self._made_from = (shard_sets, proportions, cap_drop_prob, check_hashes, options)
         first = shard_sets[0]
         self.shard_sets, self.cap_drop_prob, self.check_hashes = shard_sets, cap_drop_prob, check_hashes
         self.arrays = {
             array.column: array for array in (first.image, first.caption, *first.further.values()) if array is not None
         }
         self.has_keys = all(each.has_keys for each in shard_sets)
+        self._room: CacheRoom | None = None
+        if self.cache_limit and first.source is not None:
+            files = [Path(each.folder, entry.raw.name) for each in shard_sets for entry in each.entries]
+            self._room = CacheRoom(first.source.local, files, int(self.cache_limit))
         self.max_idle = 2
-        self._epoch = 0
         self._reader: BatchReader | None = None
+        self._process, self._claiming = os.getpid(), Lock()
+        self._states: NDArray[np.uint8] = self._shard_states.numpy().copy()  # this process's own, as the position is
+        self._last_read: NDArray[np.uint64] = self._shard_access_times.numpy().copy()
         self._buffers: dict[tuple[bool, bool], Mapping[str, Buffers]] = {}
 
     def read_batch(
@@ -118,40 +119,38 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
             sample_id: Position in all shards of all sets.
             retry: Not used: what must be fetched is fetched until it is there, or cannot be had.
         """
-        batch = self.read_batch(np.array([sample_id]), self._epoch)
+        batch = self.read_batch(np.array([sample_id]), max(self.position.epoch, 0))
         sample = {name: value[0] for name, value in batch.items()}
         return sample | {"drop_caption_mask": float(sample["drop_caption_mask"])}
 
-    def begin_epoch(self, num_workers: int) -> tuple[int, NDArray[np.int64]]:
-        """Start the next epoch, or the one to resume, for a rank whose process reads by itself.
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Iterate over the samples of the next epoch, for a process that is alone.
 
-        Args:
-            num_workers: Workers among which the order is dealt out; 0 counts as 1.
-
-        Returns:
-            The epoch, and the rank's sample numbers (workers, batches, batch size); -1 for no sample.
+        Raises:
+            ParamsError: There are other ranks or workers, which would read the same samples.
         """
-        rank, num_workers = self._unique_rank_world, max(num_workers, 1)
-        self._unique_worker_world = rank.detect_workers()
-        self._parallel_worker_world = dealt = World(
-            rank.num_nodes, rank.ranks_per_node, num_workers, rank.rank * num_workers
-        )
-        epoch, sample_in_epoch = self._resume_incr_epoch()
-        if rank.ranks_per_node == 1:  # nobody to share with
-            work = generate_work(self.batching_method, self, dealt, epoch, sample_in_epoch)
-            return epoch, work[rank.node, 0]
-        return epoch, self._shared_work(dealt, epoch, sample_in_epoch)
+        ranks = detect_ranks()
+        if ranks.world_size > 1 or get_worker_info() is not None:
+            who = f"{ranks.world_size} ranks" if ranks.world_size > 1 else "worker processes"
+            raise ParamsError(
+                f"loader.dataset cannot be iterated over by {who}: use the loader, which deals out samples and has "
+                f"threads instead of workers"
+            )
+        position, work = self.begin_epoch(0, drop_last=False)
+        for sample_id in work[work != -1].tolist():
+            position.num_read += 1
+            yield self.get_item(sample_id)
 
     def shards_to_fetch(self, ids: NDArray[np.int64]) -> list[int]:
         """Return the shards of samples that are not on this machine, in order of their first use."""
         numbers = dict.fromkeys(self._reading().shards_of(ids).tolist())
-        return [number for number in numbers if self._shard_states[number] != _LOCAL]
+        return [number for number in numbers if self._states[number] != _LOCAL]
 
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
         """Fetch a shard if it is not there; when that fails, another try may begin.
 
-        Unlike streaming's own, this counts a shard's bytes before it is fetched: shards that are fetched beside each
-        other would together exceed `cache_limit`.
+        Unlike streaming's own, this counts a shard's bytes before it is fetched, and those of other ranks and jobs:
+        shards that are fetched beside each other would together exceed `cache_limit`.
 
         Args:
             shard_id: Its number.
@@ -164,77 +163,49 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
             sleep(TICK)
         if not claimed:
             return
-        state, kept_bytes = _REMOTE, 0
+        state = _REMOTE
         try:
             stream.prepare_shard(shard)
-            state, kept_bytes = _LOCAL, shard.raw_data.bytes
+            state = _LOCAL
         finally:
-            with FileLock(self._cache_filelock_path):
-                self.cache_usage -= shard.get_max_size() - kept_bytes
-                self._shard_access_times[shard_id] = time_ns()
-                self._shard_states[shard_id] = state
+            with self._claiming:
+                if self._room is not None:
+                    self._room.give_back(shard.get_max_size())
+                self._last_read[shard_id] = time_ns()
+                self._states[shard_id] = state
 
     def _claim(self, shard_id: int) -> bool | None:
         """Make room for a shard and note that the caller fetches it; False: it is there; None: ask again later."""
         shard = self.shards[shard_id]
-        with FileLock(self._cache_filelock_path):
-            if self._shard_states[shard_id] == _PREPARING:
+        with self._claiming:
+            if self._states[shard_id] == _PREPARING:
                 return None
-            if self._shard_states[shard_id] == _LOCAL:
-                self._shard_access_times[shard_id] = time_ns()
+            if self._states[shard_id] == _LOCAL:
+                self._last_read[shard_id] = time_ns()
                 if Path(shard.dirname, shard.raw_data.basename).exists():
                     return False
-                self.cache_usage -= shard.raw_data.bytes  # somebody removed it
-                self._shard_states[shard_id] = _REMOTE
-            while self.cache_limit and self.cache_usage + shard.get_max_size() > self.cache_limit:
-                if not (self._shard_states.numpy() == _LOCAL).any():
+                self._states[shard_id] = _REMOTE  # somebody removed it
+            if self._room is not None:
+                is_there, removed = self._room.take(shard.get_max_size(), self._last_used())
+                self._states[removed] = _REMOTE
+                if not is_there:
                     return None  # all room is taken by shards on their way
-                self._evict_coldest_shard()
-            self.cache_usage += shard.get_max_size()
-            self._shard_states[shard_id] = _PREPARING
+            self._states[shard_id] = _PREPARING
             return True
 
-    def load_state_dict(self, obj: dict[str, Any]) -> None:
-        """Resume from a checkpoint when iterated next, and keep its order and dropout in later epochs.
+    def _last_used(self) -> dict[int, int]:
+        """Return when this process has last used each of the shards that are not on their way, in ns."""
+        may_go = np.flatnonzero(self._states != _PREPARING)
+        return dict(zip(may_go.tolist(), self._last_read[may_go].tolist(), strict=True))
 
-        Streaming 0.13 keeps the checkpoint's settings only in the workers that resume: those started for the next
-        epoch would shuffle by the settings this object was made with.
-        """
-        super().load_state_dict(obj)
-        if self._unique_rank_world.ranks_per_node == 1:  # else another rank may still have to look at it
-            self._segments.append(self._resume_shm)
-        self.shuffle_seed = obj["shuffle_seed"]
-        self.num_canonical_nodes = obj["num_canonical_nodes"]
-        self.initial_physical_nodes = obj.get("initial_physical_nodes")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_reader": None, "_buffers": {}, "_segments": []}
-
-    def _resume_incr_epoch(self) -> tuple[int, int]:
-        # Every worker learns here which epoch it starts; the shared `next_epoch` may be a step off. By now
-        # `shuffle_seed` is the checkpoint's, if there is one: a resumed run drops what the first would have.
-        self._epoch, sample_in_epoch = super()._resume_incr_epoch()
-        return self._epoch, sample_in_epoch
-
-    def _shared_work(self, dealt: World, epoch: int, sample_in_epoch: int) -> NDArray[np.int64]:
-        """Let one rank of the machine compute the order, and hand the others theirs."""
-        rank = self._unique_rank_world
-        if rank.is_local_leader:
-            work = generate_work(self.batching_method, self, dealt, epoch, sample_in_epoch)
-            shared = self._share_work(work)
-            self._shared_barrier(rank.ranks_per_node)
-        else:
-            self._shared_barrier(rank.ranks_per_node)
-            work, *shared = self._attach_work()
-        mine: NDArray[np.int64] = work[rank.node, rank.rank_of_node].copy()
-        self._shared_barrier(rank.ranks_per_node)
-        del work
-        for memory in shared:
-            if memory is not None:
-                memory.cleanup()
-        return mine
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Have another process make its own data set, which goes on where this one is."""
+        return _make_again, (*self._made_from, self.max_idle), self.__getstate__()
 
     def _reading(self) -> BatchReader:
+        if self._process != os.getpid():  # a fork: what threads of the parent were at does not end here
+            self._reader, self._buffers, self._process, self._claiming = None, {}, os.getpid(), Lock()
+            self._states[self._states == _PREPARING] = _REMOTE
         if self._reader is None:
             first = self.shard_sets[0]
             texts = {column for column, array in first.further.items() if array is None}
@@ -261,9 +232,9 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
         return files
 
     def _ensure_shard(self, number: int, has_gone: bool) -> None:
-        if has_gone or self._shard_states[number] != _LOCAL:
+        if has_gone or self._states[number] != _LOCAL:
             self.prepare_shard(number)
-        self._shard_access_times[number] = time_ns()
+        self._last_read[number] = time_ns()
 
     def _buffers_for(self, single: bool, pinned: bool) -> Mapping[str, Buffers]:
         if (single, pinned) not in self._buffers:
@@ -285,3 +256,16 @@ class LatentsDataset(StreamingDataset):  # type: ignore[misc]  # streaming ships
         drawn_BCHW = torch.addcmul(mean_BCHW.float(), deviation_BCHW.float(), torch.from_numpy(noise_BCHW))
         drawn_BCHW = drawn_BCHW.to(moments_B2CHW.dtype)
         return drawn_BCHW.pin_memory() if pinned else drawn_BCHW
+
+
+def _make_again(
+    shard_sets: Sequence[ShardSet],
+    proportions: Sequence[float] | None,
+    cap_drop_prob: float,
+    check_hashes: bool,
+    options: Mapping[str, Any],
+    max_idle: int,
+) -> LatentsDataset:
+    made = LatentsDataset(shard_sets, proportions, cap_drop_prob, check_hashes, **options)
+    made.max_idle = max_idle
+    return made

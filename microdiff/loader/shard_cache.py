@@ -5,17 +5,19 @@ has a copy elsewhere, so it may be removed from there again.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from microdiff.artifacts.mds_header import MAX_SHARD_BYTES
 from microdiff.artifacts.mds_index import ShardEntry
 from microdiff.artifacts.zstd_frame import decompress
-from microdiff.core.files import whole_file
+from microdiff.core.files import is_at, whole_file
 from microdiff.core.regular_files import read_regular
 from microdiff.core.withdrawn import Withdrawn
 from microdiff.errors import SchemaError
@@ -124,9 +126,17 @@ def fetch_shard(source: ShardSource, prefix: str, entry: ShardEntry) -> None:
         SchemaError: It does not decompress to what the index says.
         SourceError: It cannot be had.
     """
-    folder = source.local / prefix
+    path = source.local / prefix / entry.raw.name
     if is_current(source, prefix, entry):
         return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _held(path.with_name(f".{path.name}.lock")):
+        if not is_current(source, prefix, entry):  # nor has another process just fetched it
+            _fetch(source, prefix, entry)
+
+
+def _fetch(source: ShardSource, prefix: str, entry: ShardEntry) -> None:
+    folder = source.local / prefix
     path = folder / entry.raw.name
     path.unlink(missing_ok=True)  # left from another version of the set
     if entry.zipped is None:
@@ -137,7 +147,6 @@ def fetch_shard(source: ShardSource, prefix: str, entry: ShardEntry) -> None:
             )
         return
     if isinstance(source, FolderSource):
-        path.parent.mkdir(parents=True, exist_ok=True)
         compressed = source.folder / prefix / entry.zipped.name
         written_ns = _time_of(compressed)
         with whole_file(path) as file:
@@ -149,6 +158,23 @@ def fetch_shard(source: ShardSource, prefix: str, entry: ShardEntry) -> None:
     with whole_file(path) as file:
         file.write(_decompressed(folder / entry.zipped.name, entry))
     (folder / entry.zipped.name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold a file of that name alone; it goes at the end, or is free when this process is lost."""
+    while True:
+        held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if is_at(held, path):
+            break
+        os.close(held)  # it went while this process waited for it
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        fcntl.flock(held, fcntl.LOCK_UN)  # a fork may have the file open, too
+        os.close(held)
 
 
 def _time_of(path: Path) -> int:

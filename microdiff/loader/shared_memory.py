@@ -22,8 +22,9 @@ import threading
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from microdiff.core.files import is_at, try_lock
@@ -41,43 +42,66 @@ _numbering = threading.Lock()
 
 
 def clean_shared_memory() -> None:
-    """Remove stale segments and lock files; of the ranks on a machine, one does, and the others wait for it."""
-    from streaming.base.distributed import barrier, get_local_rank, maybe_init_dist
-    from torch import distributed
-
-    initialised = maybe_init_dist()
-    if get_local_rank() == 0:
-        _clean()
-    barrier()
-    if initialised:
-        distributed.destroy_process_group()
+    """Remove stale segments and lock files. All ranks may do so at once, each without waiting for the others."""
+    if not SHARED_MEMORY.is_dir():
+        return
+    segments = _ours(SHARED_MEMORY, _SEGMENT)
+    holders = _ours(SHARED_MEMORY, _HELD)
+    lock_files = _lock_files()
+    mapped = _mapped_numbers() if segments else set()
+    for number in sorted(segments.keys() | holders.keys() | lock_files.keys()):
+        files = [*segments.get(number, []), *lock_files.get(number, [])]
+        if number in holders and not _is_starting(holders[number][0], number):
+            removed = _remove_unless_held(holders[number][0], files)
+        else:
+            removed = mapped is not None and number not in mapped and not any(map(_is_young, files))
+            if removed:
+                _remove([*files, *holders.get(number, [])])
+        if removed and number in segments:
+            _LOG.info("removed the shared memory that a lost run left: number %s", number)
 
 
 @contextlib.contextmanager
-def skip_taken_numbers() -> Iterator[None]:
-    """Have streaming pass over numbers that are in use, by whomever, while this thread makes a data set.
+def made_alone() -> Iterator[None]:
+    """Have streaming make a data set as for a process alone, at a number that nobody uses, while this thread does so.
 
-    By itself it maps every segment that it meets in its search and keeps it until the process ends: one descriptor for
-    each of the segments of all data sets on the machine, for each data set that is made.
+    By itself it asks the environment alone for the ranks and takes their number from there for good; has the ranks
+    agree on a number by the process group, makes one where there is none, and waits in it for ranks that may be
+    building something else. It also maps each segment that it meets in its search for a number and keeps it until the
+    process ends: one descriptor for each of the segments of all data sets on the machine, for each that is made.
     """
+    from streaming.base import dataset as of_dataset
     from streaming.base.shared import prefix
     from streaming.base.world import World
 
-    if not hasattr(prefix, "SHM_TO_CLEAN") and World.detect().ranks_per_node > 1:
-        yield  # in older versions the other ranks count up to their leader's number, without a gap
-        return
     with _numbering:
-        every_number, maker = prefix._each_prefix_int, threading.get_ident()
+        maker = threading.get_ident()
 
-        def free_numbers() -> Iterator[int]:
-            numbers = every_number()
-            return _without_taken(numbers) if threading.get_ident() == maker else numbers
+        def for_maker(ours: Callable[[], Any], theirs: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda *given: ours() if threading.get_ident() == maker else theirs(*given)
 
-        prefix._each_prefix_int = free_numbers
+        every_number, group, detect = prefix._each_prefix_int, prefix.dist, World.detect
+        no_group = SimpleNamespace(
+            is_available=for_maker(lambda: False, group.is_available),
+            is_initialized=group.is_initialized,
+            barrier=group.barrier,
+            destroy_process_group=group.destroy_process_group,
+        )
+        changes: list[tuple[Any, str, Any]] = [
+            (prefix, "_each_prefix_int", for_maker(lambda: _without_taken(every_number()), every_number)),
+            (prefix, "dist", no_group),
+            (of_dataset, "dist", no_group),
+            (of_dataset, "maybe_init_dist", for_maker(lambda: False, of_dataset.maybe_init_dist)),
+            (World, "detect", staticmethod(for_maker(lambda: World(1, 1, 1, 0), detect))),
+        ]
+        before = [(owner, name, vars(owner)[name]) for owner, name, _ in changes]
+        for owner, name, value in changes:
+            setattr(owner, name, value)
         try:
             yield
         finally:
-            prefix._each_prefix_int = every_number
+            for owner, name, value in before:
+                setattr(owner, name, value)
 
 
 def _without_taken(numbers: Iterator[int]) -> Iterator[int]:
@@ -86,15 +110,14 @@ def _without_taken(numbers: Iterator[int]) -> Iterator[int]:
     return (number for number in numbers if f"{number:06}" not in taken)
 
 
-def hold_shared_memory(dataset: Any) -> list[Any]:
+def hold_shared_memory(dataset: Any) -> None:
     """Mark a StreamingDataset's segments as in use until it, or this process, is gone, however that ends.
 
-    Returns:
-        The segments that go with the data set; those that it makes later are to be added.
+    They go with the data set.
     """
-    segments = _segments_of(dataset) if dataset._unique_rank_world.ranks_per_node == 1 else []
+    segments = _segments_of(dataset)
     if not SHARED_MEMORY.is_dir():
-        return segments
+        return
     number = f"{dataset._shm_prefix_int:06}"
     path = SHARED_MEMORY / f"microdiff_{number}"
     while True:
@@ -105,7 +128,6 @@ def hold_shared_memory(dataset: Any) -> list[Any]:
             break
         os.close(held)  # removed between the two calls
     weakref.finalize(dataset, _release, number, held, segments, os.getpid())
-    return segments
 
 
 def _segments_of(dataset: Any) -> list[Any]:
@@ -132,25 +154,6 @@ def _release(number: str, held: int, segments: list[Any], process: int) -> None:
         if try_lock(held):
             _remove([SHARED_MEMORY / f"microdiff_{number}", *_lock_files().get(number, [])])
     os.close(held)
-
-
-def _clean() -> None:
-    if not SHARED_MEMORY.is_dir():
-        return
-    segments = _ours(SHARED_MEMORY, _SEGMENT)
-    holders = _ours(SHARED_MEMORY, _HELD)
-    lock_files = _lock_files()
-    mapped = _mapped_numbers() if segments else set()
-    for number in sorted(segments.keys() | holders.keys() | lock_files.keys()):
-        files = [*segments.get(number, []), *lock_files.get(number, [])]
-        if number in holders and not _is_starting(holders[number][0], number):
-            removed = _remove_unless_held(holders[number][0], files)
-        else:
-            removed = mapped is not None and number not in mapped and not any(map(_is_young, files))
-            if removed:
-                _remove([*files, *holders.get(number, [])])
-        if removed and number in segments:
-            _LOG.info("removed the shared memory that a lost run left: number %s", number)
 
 
 def _is_starting(holder: Path, number: str) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from conftest import REPO
+from microdiff.errors import ParamsError
 from tests.shard_factory import build, plain_loader, write_shard_set
 from tests.waiting import PATIENCE_S, end
 
@@ -79,14 +80,92 @@ def test_remaining_batches_are_the_published_ones(folder: Path, num_workers: int
     assert ours_then.state_dict() == plain_then.state_dict()
 
 
-def test_a_new_epoch_ends_the_one_before(folder: Path) -> None:
-    loader = build(folder, 4, num_workers=1)
-    first = iter(loader)
-    next(first)
-    second = iter(loader)
-    next(second)
-    assert list(first) == []
-    assert len(list(second)) == 8
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_iterators_are_independent(folder: Path, num_workers: int) -> None:
+    options = {"num_workers": num_workers, "drop_last": False}
+    alone = build(folder, 4, **options)
+    epochs = [keys(alone) for _ in range(3)]
+    loader, seen = build(folder, 4, **options), []
+    for number, batch in enumerate(loader):
+        seen.append(batch["key"])
+        if number == 4:
+            assert next(iter(loader))["key"] == epochs[1][0]
+    assert seen == epochs[0]
+    assert keys(loader) == epochs[2]
+    loader = build(folder, 4, **options)
+    assert [list(pair) for pair in zip(*epochs[:2], strict=True)] == [
+        [left["key"], right["key"]] for left, right in zip(loader, loader, strict=True)
+    ]
+
+
+def test_a_state_is_that_of_the_iterator_that_gave_a_batch_last(folder: Path) -> None:
+    loader = build(folder, 4)
+    batches = iter(loader)
+    next(batches)
+    next(iter(loader))
+    next(batches)
+    state = loader.state_dict()
+    rest = keys(batches)
+    resumed = build(folder, 4)
+    resumed.load_state_dict(state)
+    assert keys(resumed) == rest
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize("after", ["last batch", "end"])
+@pytest.mark.parametrize("make", [build, plain_loader])
+def test_a_state_at_an_epochs_end_is_the_start_of_the_next(
+    folder: Path, num_workers: int, drop_last: bool, after: str, make: Any
+) -> None:
+    options: dict[str, Any] = {"num_workers": num_workers, "drop_last": drop_last}
+    loader = make(folder, 4, **options)
+    batches = iter(loader)
+    for _ in range(len(list(build(folder, 4, **options)))):
+        next(batches)
+    if after == "end":
+        assert list(batches) == []
+    state = json.loads(json.dumps(loader.state_dict()))
+    del batches
+    following = [keys(loader), keys(loader)]
+    resumed = build(folder, 4, **options)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state
+    assert [keys(resumed), keys(resumed)] == following
+
+
+def test_a_state_that_counts_from_the_beginning_is_the_start_of_the_next_epoch_after_one(folder: Path) -> None:
+    loader = build(folder, 4)
+    batches = iter(loader)
+    next(batches)
+    assert loader.dataset.state_dict(4, True) == loader.state_dict()
+    list(batches)
+    state = loader.dataset.state_dict(0, True)  # as Composer asks when it has begun to count anew
+    following, resumed = keys(loader), build(folder, 4)
+    resumed.load_state_dict(state)
+    assert keys(resumed) == following
+
+
+def test_a_state_counts_whatever_was_read_before(folder: Path) -> None:
+    loader = build(folder, 4)
+    fresh = loader.state_dict()
+    first, batches = keys(loader), iter(loader)
+    next(batches)
+    state = loader.state_dict()
+    rest = keys(batches)
+    assert keys(loader) != rest
+    for _ in range(2):  # of an epoch that is long past
+        loader.load_state_dict(state)
+        assert loader.state_dict() == state
+        assert keys(loader) == rest
+    loader.load_state_dict(fresh)
+    assert keys(loader) == first
+
+
+@pytest.mark.parametrize("state", [None, {}, {"epoch": 1}, [1], {"epoch": "1", "sample_in_epoch": 0}])
+def test_what_is_no_state_is_refused(folder: Path, state: Any) -> None:
+    with pytest.raises(ParamsError, match=r"expected a loader's state_dict\(\)"):
+        build(folder, 4).load_state_dict(state)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 2), (2, 3, 4), (3, 1, 2), (3, 4, 1)])

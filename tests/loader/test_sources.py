@@ -1,14 +1,17 @@
 """What the loader reads beside plain shards: fetched, compressed, withdrawn, other dtypes; what it leaves behind."""
 
+import contextlib
 import gc
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,13 +98,52 @@ def test_limited_cache_stays_within_its_limit(source: FakeSource, tmp_path: Path
     assert max(source.fetched.values()) > 1
 
 
+def read_beside_each_other(loaders: list[Any]) -> list[list[str]]:
+    with ThreadPoolExecutor(len(loaders)) as threads:
+        return [each.result(PATIENCE_S) for each in [threads.submit(keys_of, loader) for loader in loaders]]
+
+
+def test_loaders_of_one_cache_fetch_a_shard_once(source: FakeSource) -> None:
+    loaders = [build(source, drop_last=False, num_workers=number % 2) for number in range(4)]
+    assert [sorted(keys) for keys in read_beside_each_other(loaders)] == [sorted(keys_of(build(source.origin, 37)))] * 4
+    assert source.fetched == dict.fromkeys(source.fetched, 1)
+    assert [path.name for path in source.local.rglob(".*")] == []
+
+
+def test_loaders_of_one_cache_stay_within_the_limit_together(source: FakeSource, tmp_path: Path) -> None:
+    limit = 4 * max(path.stat().st_size for path in source.origin.glob("*/*.mds"))  # of 4.9
+    seen: list[int] = []
+
+    class Watched(FakeSource):
+        def fetch(self, name: str) -> None:
+            super().fetch(name)
+            with contextlib.suppress(FileNotFoundError):  # it goes while it is looked at
+                seen.append(sum(path.stat().st_size for path in self.local.glob("*/*shard*")))
+
+    watched = Watched(source.origin, tmp_path / "watched")
+    loaders = [build(watched, drop_last=False, cache_limit=limit, predownload=4, num_workers=1) for _ in range(3)]
+    expected = sorted(keys_of(build(source.origin, 37)))
+    for _ in range(3):
+        assert [sorted(keys) for keys in read_beside_each_other(loaders)] == [expected] * 3
+    assert 0 < max(seen) <= limit
+    assert list(watched.local.glob(".coming*")) == []
+
+
+def test_a_lost_process_takes_no_room(source: FakeSource) -> None:
+    loader = build(source, drop_last=False, cache_limit="1gb")
+    name = f".coming-{socket.gethostname()}-{2**22 + 1}-1"  # above the greatest number of a process
+    (source.local / name).write_text(f"{2**31}")
+    assert len(keys_of(loader)) == NUM
+    assert not (source.local / name).exists()
+
+
 def test_a_cached_shard_that_somebody_removed_is_fetched_again_and_counted_once(source: FakeSource) -> None:
     loader = build(source, drop_last=False, cache_limit="1gb")
     expected = sorted(keys_of(loader))
     for _ in range(2):
         next(source.local.glob("*/*.mds")).unlink()
         assert sorted(keys_of(loader)) == expected
-        assert loader.dataset.cache_usage == sum(path.stat().st_size for path in source.local.glob("*/*.mds"))
+        assert loader.dataset._room.used() == sum(path.stat().st_size for path in source.local.glob("*/*.mds"))
     assert sorted(source.fetched.values())[-1] > 1
 
 
