@@ -47,6 +47,12 @@ _spells_with_joiners = re.compile(
 ).match
 _parts_with_zero_width = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff]").match
 _FLAG = "\U0001f3f4"
+_find_invisible = re.compile(f"{_FLAG}[\U000e0020-\U000e007f]++|{_INVISIBLE.pattern}")
+# Behind a URL they part it from the next word, if they are not in the middle of a path.
+_URL = re.compile(r"://|(?<![^\W_])www\.", re.IGNORECASE)
+_WORD = re.compile(r"\S++")
+_SPLIT = re.compile(f"([\x00-\x08\x0e-\x1f\x7f{_LOST}{_JOINERS}{_DIRECTION}\u200b\u2060\ufeff\ufffc]++)")
+_GOES_ON = tuple("/?#&=._%-")
 
 
 def mend(text: str) -> str:
@@ -55,6 +61,8 @@ def mend(text: str) -> str:
     Args:
         text: Any string; surrogates are joined, a lone one is a lost character.
     """
+    if "://" in text or "ww." in text or "WW." in text:
+        text = _WORD.sub(_part_urls, text)
     budget = Budget(len(text))
     while is_broken(text) and budget.spend(text):
         before = text
@@ -88,13 +96,33 @@ def drop_invisible(text: str) -> str:
         text = _part_digits(" ", _repair_apostrophes("'", text)).replace(_LOST, "")
     if _find_direction(text) and not _written_leftwards(text):
         text = _drop_direction("", text)
-    return _INVISIBLE.sub(_keep_needed, text)
+    return _find_invisible.sub(_keep_needed, text)
+
+
+def _part_urls(match: re.Match[str]) -> str:
+    """Put a blank for what cannot be seen behind a URL, as without it the next word would belong to the URL."""
+    pieces = _SPLIT.split(match[0])
+    if len(pieces) == 1:
+        return match[0]
+    in_url = False
+    for number in range(0, len(pieces) - 2, 2):
+        in_url = in_url or _URL.search(pieces[number]) is not None
+        if in_url and not pieces[number + 2].startswith(_GOES_ON):
+            pieces[number + 1] = " "
+            in_url = False
+    return "".join(pieces)
 
 
 def _keep_needed(match: re.Match[str]) -> str:
     needed: object
     char, text, start = match[0], match.string, match.start()
-    before, after = text[start - 1 : start], text[start + 1 : start + 2]
+    if char[0] == _FLAG:
+        return char
+    before, after = text[start - 1 : start] if start else "", text[start + 1 : start + 2]
+    if _INVISIBLE.match(before) and not (char == "\u200d" and before == "\ufe0f"):
+        before = ""
+    if _INVISIBLE.match(after):
+        after = ""
     if char in _JOINERS:
         needed = _spells_with_joiners(before) or (
             char == "\u200d" and (_is_emoji(before) or before == "\ufe0f") and _is_emoji(after)
@@ -107,10 +135,8 @@ def _keep_needed(match: re.Match[str]) -> str:
         needed = "\u1800" <= before <= "\u18af"
     elif char in "\u115f\u1160":
         needed = "\u1100" <= before <= "\u11ff" or "\u1100" <= after <= "\u11ff"
-    elif char >= "\U000e0100":
-        needed = before >= "\u2e80"
     elif char >= "\U000e0000":
-        needed = before == _FLAG or before >= "\U000e0020"
+        needed = char >= "\U000e0100" and before >= "\u2e80"
     elif char in "\u3164\uffa0":
         return " "
     else:

@@ -32,7 +32,10 @@ _INFO = "(?:info|information|details?)"
 _WORK = f"(?:review|story|article|recipe|post|tutorial|interview|report|{_INFO})"
 _FULL = f"(?:(?:the|our|my)\\s+)?(?:full|complete|entire|whole|original)\\s+{_WORK}"
 _WHERE = f"(?:\\s+(?:(?:on|at|in)\\s+)?{_OUR}|\\s+(?:online|now|today))?"
-_FIND = "(?:(?:please|to)\\s+)?(?:read|see|view|find(?:\\s+out)?|get|learn|discover|(?:(?:click|visit)\\s+)?for|check\\s+out)"
+_FIND = (
+    "(?:(?:please|to)\\s+)?"
+    "(?:read|see|view|find(?:\\s+out)?|get|learn|discover|(?:(?:click|visit)\\s+)?for|check\\s+out)"
+)
 # Nobody's title: wherever a new part or a capital begins.
 _PHRASES = (
     f"{_FIND}\\s+(?:{_FULL}|(?:some\\s+)?more\\s+{_INFO}){_WHERE}(?:,?\\s+(?:please\\s+)?(?:visit|see|click|check|contact|go\\s+to)"

@@ -39,6 +39,8 @@ RULES = (
     LightRule("markup", "<", remove_markup),
     LightRule("urls", "/", remove_urls),
     LightRule("urls", "www.", remove_urls),
+    LightRule("urls", "Www.", remove_urls),
+    LightRule("urls", "WWW.", remove_urls),
     _PERCENT,
     LightRule("brackets", "<", remove_brackets),
     LightRule("treebank", "`", undo_treebank),

@@ -18,11 +18,12 @@ _TOP = (
     "|gr|tr|se|no|dk|fi|ch|at|be|pt|ie|in|kr|tw|hk|sg|my|th|vn|id|ph|nz|za|il|ae|ir|ua|tv|me|cc|fm|ly|gl|app|dev|shop|store"
     "|online|site|website|blog|xyz|photography)"
 )
+# `Love.It` is no domain.
 _NAMES = re.compile(
     r"(?>(?:\W*+(?:"
     rf"(?:mailto:)?[\w.+-]++@(?:[\w-]++\.)+[a-z]{{2,}}+(?![\w@])"  # an e-mail address
     rf"|[\w/\\:~@%+=,.()\[\]&#'!$-]*?\.{_EXTENSION}(?:\?[^\s]*+)?(?![\w.@%-])"  # a file, with its path
-    rf"|(?>(?:[a-z0-9-]++\.)+){_TOP}/?(?![\w.@-])"  # a domain
+    rf"|(?>(?:[a-z0-9-]++\.)+)(?-i:(?=[a-z]++(?![A-Z])|[A-Z]++(?![a-z]))){_TOP}/?(?![\w.@-])"  # a domain
     r"))+)\W*+",
     re.IGNORECASE,
 )
