@@ -18,7 +18,11 @@ from ftfy import fixes
 from microdiff.captions.unicode import Budget, compose, find_suspicious, find_telling, unscramble
 
 _LOST = "\ufffd"
-_repair_apostrophes = re.compile(rf"(?<=[^\W\d_]){_LOST}+(?=(?:s|t|re|ve|ll|d|m)\b)", re.IGNORECASE).sub
+_repair_apostrophes = re.compile(
+    rf"((?<=[^\W\d_])(?={_LOST}+s\b)|(?<=n)(?={_LOST}+t\b)|\b(?:[iy]|you|we|they|who|he|she|it|that|there|could|would|should"
+    rf"|might|must)(?={_LOST}+(?:re|ve|ll|d|m)\b)){_LOST}+",
+    re.IGNORECASE,
+).sub
 _part_digits = re.compile(rf"(?<=\d){_LOST}+(?=\d)").sub
 
 _DIRECTION = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
@@ -37,7 +41,7 @@ _find_direction = re.compile(f"[{_DIRECTION}]").search
 _is_direction = re.compile(f"[{_DIRECTION}]").match
 _drop_direction = re.compile(f"[{_DIRECTION}]").sub
 _written_leftwards = re.compile(
-    "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"
+    "[\u0590-\u061b\u061d-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"
 ).search
 _is_emoji = re.compile(
     "[\u00a9\u00ae\u203c\u2049\u20e3\u2190-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff]"
@@ -93,7 +97,7 @@ def drop_invisible(text: str) -> str:
     if text.isascii() or not _INVISIBLE.search(text):
         return text
     if _LOST in text:
-        text = _part_digits(" ", _repair_apostrophes("'", text)).replace(_LOST, "")
+        text = _part_digits(" ", _repair_apostrophes(r"\1'", text)).replace(_LOST, "")
     if _find_direction(text) and not _written_leftwards(text):
         text = _drop_direction("", text)
     return _find_invisible.sub(_keep_needed, text)
