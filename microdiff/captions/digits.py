@@ -13,7 +13,7 @@ _UNIT = "(?:k|mm|d|s|th|st|nd|rd|x|p)"
 SPLIT_DIGIT = rf"[0-9] (?:[0-9]|{_UNIT}\b)"
 _is_glued = re.compile(r"\d(?:(?=[^\W_])|(?<=[^\W\d_].))").search
 _ROW = re.compile(rf"(?<!\S)\d(?: (?:\d(?!\w)|{_UNIT}\b))+", re.ASCII)
-_NUMBER = re.compile(rf"((?:\d ?)+)({_UNIT}?) ?", re.ASCII)
+_NUMBER = re.compile(rf"((?:\d ?)+)((?:{_UNIT}(?!\w))?) ?", re.ASCII)
 _FOCAL_LENGTHS = (
     "8 10 12 14 15 16 17 18 20 21 24 25 28 30 32 35 40 45 50 55 58 60 65 70 75 80 85 90 100 105 120 135 150 180 200 "
     "250 300 400 500 600 800"

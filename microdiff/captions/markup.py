@@ -66,7 +66,7 @@ _CUT = re.compile(
 )
 _CUT_ATTRIBUTES = _names("align alt border class data-src height href id onclick rel src style target title width")
 _PERSON = re.compile("<person>", _FLAGS)
-_COMMENT = (re.compile("<!--"), re.compile("-->"))
+_COMMENT = (re.compile("<!(?=--)"), re.compile("--!?>"))  # `<!-->` is one
 _find_hidden = re.compile("<s(?:cript|tyle)[\\s/>]", _FLAGS).search
 _HIDDEN = tuple(
     (re.compile(rf"<{name}(?=[\s/>]){_ATTRIBUTES}\s*+>", _FLAGS), re.compile(rf"</{name}\s*+>", _FLAGS))

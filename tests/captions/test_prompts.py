@@ -29,7 +29,7 @@ FLAGS = [
     ("a beach –-no people --v 5", "a beach"),
     ("a cat --s 1,000 --seed 1,000,000, in rain", "a cat, in rain"),
     ("a cat --ar 3:2,8k", "a cat,8k"),
-    ("a cat , ; --niji  , --v 5 dog", "a cat dog"),
+    ("a cat , ; --niji  , --v 5 dog", "a cat, dog"),
     ("ratio 3:2, v 5, no text", "ratio 3:2, v 5, no text"),
 ]
 IMAGE_PROMPTS = [
@@ -43,7 +43,7 @@ NETWORKS = [
     ("<lora:绪儿XL 丝路 dress:0.9> a cat <hypernet:x:1> <lora:a: 0.65>", "a cat"),
     ("a cat, embedding:easynegative", "a cat"),
     ("red<lora:x:1>barn <lora:y:1>, snow", "red barn, snow"),
-    ("a cat, (embedding:x:1.2), embedding:bad-hands:0.5 dog", "a cat, dog"),
+    ("a cat, (embedding:x:1.2), embedding:bad-hands:0.5 dog", "a cat dog"),
     ("<a cat> <lorry>", "<a cat> <lorry>"),
 ]
 WEIGHTS = [
