@@ -5,7 +5,7 @@ that cannot stand in one unescaped (a blank, a quote, a character outside ASCII 
 closing bracket that was not opened inside it, and before the punctuation of the sentence at its end. A path that goes
 on with such characters and ends in a file name is taken as a whole.
 
-Of `[text](URL)` and `[url=URL]text[/url]` the text stays, and `[img]` goes with the URL in it.
+Of `[text](URL)`, `<URL|text>` and `[url=URL]text[/url]` the text stays, and `[img]` goes with the URL in it.
 
 With it go the brackets or quotes around it, the separators that parted it from the rest, and what leads to it and to
 nothing else, see `microdiff.captions.lead_ins`.
@@ -25,18 +25,19 @@ _DOMAINS = (
 )
 # Behind a scheme, behind www, or a domain with the slash of a path; each begins with a mark, which `re` finds fast.
 _find_mark = re.compile(
-    r":(?:(?<=[psePSE]:)//|(?<=data:)[a-z]++/[a-z0-9.+-]++[;,])"
+    r":(?:(?<=[psePSE3]:)//|(?<=data:)[a-z]++/[a-z0-9.+-]++[;,])"
     rf"|\.(?:(?<![a-zA-Z0-9_@][wW]{{3}}\.)(?<=[wW]{{3}}\.)(?=[a-zA-Z0-9])|(?i:{_DOMAINS})(?::[0-9]++)?/)",
     re.ASCII,
 ).search
-_SCHEMES = ("https", "http", "ftps", "ftp", "file", "data")
+_SCHEMES = ("https", "http", "ftps", "sftp", "ftp", "file", "data", "rtsp", "rtmp", "ipfs", "s3")
 # Accented letters are often left as they are (`/wiki/España`); no language that has them goes on without a blank.
 _find_stop = re.compile(
-    r"[()\[\]]|[^a-zA-Z0-9_.~:/?#\[\]@!$&'()*+,;=%\xc0-\xd6\xd8-\xf6\xf8-\u024f\u1e00-\u1eff-]|\Z"
+    r"[()\[\]]|(?:%2[27])?%3[CcEe]|[^a-zA-Z0-9_.~:/?#\[\]@!$&'()*+,;=%\xc0-\xd6\xd8-\xf6\xf8-\u024f\u1e00-\u1eff-]|\Z"
 ).finditer
 _MARKDOWN_LINK = re.compile(
     r"!?\[([^\[\]]*+)\]\(\s*+(?:https?://|www\.)(?>(?:[^\s()<>]|\([^\s()<>]*+\))*)(?:\s[^()<>]*+)?\)", re.IGNORECASE
 )
+_CHAT_LINK = re.compile(r"<https?://[^\s<>|]++\|([^<>|]++)>", re.IGNORECASE)
 _FORUM_TAG = re.compile(r"\[/?(?:img|url)(?:=[^\[\]\s]*+)?\]", re.IGNORECASE)
 _HOST = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-"
 _LONGEST_HOST = 253
@@ -76,6 +77,8 @@ def remove_urls(text: str) -> str:
     """Remove URLs, see above."""
     if "](" in text or "[/" in text:
         text = _FORUM_TAG.sub(" ", _MARKDOWN_LINK.sub(r"\1", text))
+    if "|" in text:
+        text = _CHAT_LINK.sub(r"\1", text)
     parts: list[str] = []  # the text before, between and behind URLs
     at = 0
     from_here = 0
