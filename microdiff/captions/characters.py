@@ -54,7 +54,6 @@ _FLAG = "\U0001f3f4"
 _find_invisible = re.compile(f"{_FLAG}[\U000e0020-\U000e007f]++|{_INVISIBLE.pattern}")
 # Behind a URL they part it from the next word, if they are not in the middle of a path.
 _URL = re.compile(r"://|(?<![^\W_])www\.", re.IGNORECASE)
-_WORD = re.compile(r"\S++")
 _SPLIT = re.compile(f"([\x00-\x08\x0e-\x1f\x7f{_LOST}{_JOINERS}{_DIRECTION}\u200b\u2060\ufeff\ufffc]++)")
 _GOES_ON = tuple("/?#&=._%-")
 
@@ -66,7 +65,7 @@ def mend(text: str) -> str:
         text: Any string; surrogates are joined, a lone one is a lost character.
     """
     if "://" in text or "ww." in text or "WW." in text:
-        text = _WORD.sub(_part_urls, text)
+        text = _part_urls(text)
     budget = Budget(len(text))
     while is_broken(text) and budget.spend(text):
         before = text
@@ -103,14 +102,15 @@ def drop_invisible(text: str) -> str:
     return _find_invisible.sub(_keep_needed, text)
 
 
-def _part_urls(match: re.Match[str]) -> str:
+def _part_urls(text: str) -> str:
     """Put a blank for what cannot be seen behind a URL, as without it the next word would belong to the URL."""
-    pieces = _SPLIT.split(match[0])
-    if len(pieces) == 1:
-        return match[0]
+    pieces = _SPLIT.split(text)
     in_url = False
     for number in range(0, len(pieces) - 2, 2):
-        in_url = in_url or _URL.search(pieces[number]) is not None
+        piece = pieces[number]
+        words = piece.split()
+        last = words[-1] if words and not piece[-1].isspace() else ""
+        in_url = (in_url and last == piece) or _URL.search(last) is not None
         if in_url and not pieces[number + 2].startswith(_GOES_ON):
             pieces[number + 1] = " "
             in_url = False
