@@ -134,7 +134,8 @@ def _keep_needed(match: re.Match[str]) -> str:
     elif char == "\u200b":
         needed = _parts_with_zero_width(before) and _parts_with_zero_width(after)
     elif "\ufe00" <= char <= "\ufe0f":
-        needed = before and not before.isspace() and not (before.isascii() and before not in "#*0123456789")
+        keycap = bool(before) and before in "#*0123456789" and after == "\u20e3"
+        needed = keycap or before >= "\u2e80" or (before >= "\x80" and not before.isspace() and not before.isalpha())
     elif "\u180b" <= char <= "\u180e":
         needed = "\u1800" <= before <= "\u18af"
     elif char in "\u115f\u1160":

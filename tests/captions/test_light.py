@@ -155,6 +155,7 @@ CHARACTERS = [
     ("M\ufffdscara, don\ufffdt, 10\ufffd20, big \ufffd ben", "Mscara, don't, 10 20, big ben", "what is lost is lost"),
     ("na\ufffdve, John\ufffds, we\ufffdve, I\ufffdm", "nave, John's, we've, I'm", "apostrophes only where they can be"),
     ("\u061cabc\u200e", "abc", "a mark of direction is no letter"),
+    ("é\ufe0f 1\ufe0f ©\ufe0f http://a.com/é\ufe0f", "é 1 ©\ufe0f", "variation selectors behind letters"),
     ("a\ufe0f\ufe0f 葛\ufe0f\ufe0f \U000e0061\U000e0062", "a 葛\ufe0f", "rows of them"),
     ("\U0001f3f4\U000e0067\U000e0062\U000e007f", "\U0001f3f4\U000e0067\U000e0062\U000e007f", "a flag"),
     ("a\u200bb\u00ad \x00c\r\n d\t e\ufeff", "ab c d e", "what cannot be seen goes"),

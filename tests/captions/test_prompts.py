@@ -62,6 +62,7 @@ EMPHASIS = [
     ("(red:1.2)(barn:1.3)", "red barn"),
     ("[red][barn]{house}(snow:1.1)", "red barn house snow"),
     ("((red))((barn)) [[a]][[b]]", "red barn a b"),
+    ("[cat:dog:10], [snow::20] [Ezra 3:16:10]", "cat dog, snow Ezra 3:16:10"),
     ("[a   |  b|c][d]", "a, b, c d"),
     (r"saber \(fate\) (word:1.3)", "saber (fate) word"),
     (
