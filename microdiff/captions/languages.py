@@ -13,13 +13,16 @@ _ENGLISH = frozenset(["at", "from", "via", "by", "on", "in", "of", "to", "with",
 _BEGINNING = frozenset(["At", "From", "Via", "By", "See", "Visit", "And", "Or", "see", "visit"])
 
 
+_BEHIND_COMMA = frozenset(["like", "see"])  # elsewhere nouns: `a like`, `the Holy see`
+
+
 class _Language(NamedTuple):
     shown_by: re.Pattern[str]
     words: frozenset[str]
 
 
 def _language(shown_by: str, words: str) -> _Language:
-    return _Language(re.compile(rf"(?<!\w)(?:{'|'.join(shown_by.split())})(?!\w)"), frozenset(words.split()))
+    return _Language(re.compile(rf"(?<![\w-])(?:{'|'.join(shown_by.split())})(?![\w-])"), frozenset(words.split()))
 
 
 _LANGUAGES = (
@@ -52,7 +55,12 @@ def without_preposition(text: str) -> str:
     if before and before[-1] not in _BEFORE:
         return text
     word = match[0]
-    leads = word in _ENGLISH or (word in _BEGINNING and _is_beginning(before)) or _is_foreign(word, before)
+    leads = (
+        word in _ENGLISH
+        or (word in _BEGINNING and _is_beginning(before))
+        or (word in _BEHIND_COMMA and before.rstrip().endswith(","))
+        or _is_foreign(word, before)
+    )
     return text[: match.start()] if leads else text
 
 

@@ -31,6 +31,8 @@ def test_nouns_stay_in_front_of_a_url(words: str, url: str) -> None:
         ("Carry on - http://a.com", "Carry on"),
         ("A camper van from http://a.com", "A camper van"),
         ("een camper van http://a.nl", "een camper"),
+        ("A barn, see http://a.com", "A barn"),
+        ("A barn, like https://a.com/b.png, in oil", "A barn, in oil"),
         ("A barn. Photo by http://a.com", "A barn."),
         ("A barn. From http://a.com", "A barn."),
         ("A barn | Via http://a.com", "A barn"),
