@@ -29,8 +29,8 @@ _OUR = (
     "|link(?:\\s+below)?)|us|here)"
 )
 _INFO = "(?:info|information|details?)"
-_WORK = f"(?:review|story|article|recipe|post|tutorial|interview|report|{_INFO})"
-_FULL = f"(?:(?:the|our|my)\\s+)?(?:full|complete|entire|whole|original)\\s+{_WORK}"
+_WORK = f"(?:review|article|recipe|post|tutorial|interview|report|{_INFO})"
+_FULL = f"(?:(?:full|complete|entire|original)\\s+{_WORK}|full\\s+story)"
 _WHERE = f"(?:\\s+(?:(?:on|at|in)\\s+)?{_OUR}|\\s+(?:online|now|today))?"
 _FIND = (
     "(?:(?:please|to)\\s+)?"
@@ -38,7 +38,7 @@ _FIND = (
 )
 # Nobody's title: wherever a new part or a capital begins.
 _PHRASES = (
-    f"{_FIND}\\s+(?:{_FULL}|(?:some\\s+)?more\\s+{_INFO}){_WHERE}(?:,?\\s+(?:please\\s+)?(?:visit|see|click|check|contact|go\\s+to)"
+    f"{_FIND}\\s+(?:(?:(?:the|our|my)\\s+)?{_FULL}|(?:some\\s+)?more\\s+{_INFO}){_WHERE}(?:,?\\s+(?:please\\s+)?(?:visit|see|click|check|contact|go\\s+to)"
     f"(?:\\s+{_OUR})?)?"
     f"|read\\s+more(?:\\s+about\\s+(?:this|it))?{_WHERE}|(?:find\\s+out|learn)\\s+more(?:\\s+about\\s+(?:this|it|us))?\\s+"
     f"(?:(?:on|at)\\s+)?{_OUR}"
