@@ -9,7 +9,12 @@ from microdiff.commands.try_cleaner import describe, texts_of
 
 app = typer.Typer(add_completion=False)
 Text = Annotated[
-    str, typer.Argument(metavar="TEXT|FILE", help="A caption, or a file with one on each line.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="TEXT|FILE|-",
+        help="A caption, or a file with one on each line, or - for standard input.",
+        show_default=False,
+    ),
 ]
 Strip = Annotated[
     bool, typer.Option("--strip-parameters", help="As the setting: take parameters of prompts out first.")

@@ -59,7 +59,9 @@ def _opening(text: str, first: int, last: int) -> int:
         glued = first and text[first - 1].isalnum()
         heart = following == "3" and not text[last + 1 : last + 2].isalnum()
         return 0 if glued or heart else last
-    return last if following.isalnum() or (following and following in "\"'“‘«#@$!?.*&¡¿+") else 0
+    return (
+        last if following.isalnum() or following >= "\u2190" or (following and following in "\"'“‘«#@$!?.*&¡¿+") else 0
+    )
 
 
 def _closes(text: str, first: int) -> bool:

@@ -18,7 +18,11 @@ from ftfy import fixes
 from microdiff.captions.unicode import Budget, compose, find_suspicious, find_telling, unscramble
 
 _LOST = "\ufffd"
-_repair_apostrophes = re.compile(rf"(?<=[^\W\d_]){_LOST}+(?=(?:s|t|re|ve|ll|d|m)\b)", re.IGNORECASE).sub
+_repair_apostrophes = re.compile(
+    rf"((?<=[^\W\d_])(?={_LOST}+s\b)|(?<=n)(?={_LOST}+t\b)|\b(?:[iy]|you|we|they|who|he|she|it|that|there|could|would|should"
+    rf"|might|must)(?={_LOST}+(?:re|ve|ll|d|m)\b)){_LOST}+",
+    re.IGNORECASE,
+).sub
 _part_digits = re.compile(rf"(?<=\d){_LOST}+(?=\d)").sub
 
 _DIRECTION = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
@@ -37,7 +41,7 @@ _find_direction = re.compile(f"[{_DIRECTION}]").search
 _is_direction = re.compile(f"[{_DIRECTION}]").match
 _drop_direction = re.compile(f"[{_DIRECTION}]").sub
 _written_leftwards = re.compile(
-    "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"
+    "[\u0590-\u061b\u061d-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"
 ).search
 _is_emoji = re.compile(
     "[\u00a9\u00ae\u203c\u2049\u20e3\u2190-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff]"
@@ -47,6 +51,11 @@ _spells_with_joiners = re.compile(
 ).match
 _parts_with_zero_width = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff]").match
 _FLAG = "\U0001f3f4"
+_find_invisible = re.compile(f"{_FLAG}[\U000e0020-\U000e007f]++|{_INVISIBLE.pattern}")
+# Behind a URL they part it from the next word, if they are not in the middle of a path.
+_URL = re.compile(r"://|(?<![^\W_])www\.", re.IGNORECASE)
+_SPLIT = re.compile(f"([\x00-\x08\x0e-\x1f\x7f{_LOST}{_JOINERS}{_DIRECTION}\u200b\u2060\ufeff\ufffc]++)")
+_GOES_ON = tuple("/?#&=._%-")
 
 
 def mend(text: str) -> str:
@@ -55,6 +64,8 @@ def mend(text: str) -> str:
     Args:
         text: Any string; surrogates are joined, a lone one is a lost character.
     """
+    if "://" in text or "ww." in text or "WW." in text:
+        text = _part_urls(text)
     budget = Budget(len(text))
     while is_broken(text) and budget.spend(text):
         before = text
@@ -85,16 +96,37 @@ def drop_invisible(text: str) -> str:
     if text.isascii() or not _INVISIBLE.search(text):
         return text
     if _LOST in text:
-        text = _part_digits(" ", _repair_apostrophes("'", text)).replace(_LOST, "")
+        text = _part_digits(" ", _repair_apostrophes(r"\1'", text)).replace(_LOST, "")
     if _find_direction(text) and not _written_leftwards(text):
         text = _drop_direction("", text)
-    return _INVISIBLE.sub(_keep_needed, text)
+    return _find_invisible.sub(_keep_needed, text)
+
+
+def _part_urls(text: str) -> str:
+    """Put a blank for what cannot be seen behind a URL, as without it the next word would belong to the URL."""
+    pieces = _SPLIT.split(text)
+    in_url = False
+    for number in range(0, len(pieces) - 2, 2):
+        piece = pieces[number]
+        words = piece.split()
+        last = words[-1] if words and not piece[-1].isspace() else ""
+        in_url = (in_url and last == piece) or _URL.search(last) is not None
+        if in_url and not pieces[number + 2].startswith(_GOES_ON):
+            pieces[number + 1] = " "
+            in_url = False
+    return "".join(pieces)
 
 
 def _keep_needed(match: re.Match[str]) -> str:
     needed: object
     char, text, start = match[0], match.string, match.start()
-    before, after = text[start - 1 : start], text[start + 1 : start + 2]
+    if char[0] == _FLAG:
+        return char
+    before, after = text[start - 1 : start] if start else "", text[start + 1 : start + 2]
+    if _INVISIBLE.match(before) and not (char == "\u200d" and before == "\ufe0f"):
+        before = ""
+    if _INVISIBLE.match(after):
+        after = ""
     if char in _JOINERS:
         needed = _spells_with_joiners(before) or (
             char == "\u200d" and (_is_emoji(before) or before == "\ufe0f") and _is_emoji(after)
@@ -102,15 +134,14 @@ def _keep_needed(match: re.Match[str]) -> str:
     elif char == "\u200b":
         needed = _parts_with_zero_width(before) and _parts_with_zero_width(after)
     elif "\ufe00" <= char <= "\ufe0f":
-        needed = before and not before.isspace() and not (before.isascii() and before not in "#*0123456789")
+        keycap = bool(before) and before in "#*0123456789" and after == "\u20e3"
+        needed = keycap or before >= "\u2e80" or (before >= "\x80" and not before.isspace() and not before.isalpha())
     elif "\u180b" <= char <= "\u180e":
         needed = "\u1800" <= before <= "\u18af"
     elif char in "\u115f\u1160":
         needed = "\u1100" <= before <= "\u11ff" or "\u1100" <= after <= "\u11ff"
-    elif char >= "\U000e0100":
-        needed = before >= "\u2e80"
     elif char >= "\U000e0000":
-        needed = before == _FLAG or before >= "\U000e0020"
+        needed = char >= "\U000e0100" and before >= "\u2e80"
     elif char in "\u3164\uffa0":
         return " "
     else:

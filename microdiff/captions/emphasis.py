@@ -8,8 +8,9 @@ import re
 _find_brackets = re.compile(r"\\[()\[\]{}]|[()\[\]{}]").finditer
 _OPENING = {")": "(", "]": "[", "}": "{"}
 _find_weight = re.compile(r"\s?:{1,2}\s?-?(?:\d{0,2}\.\d+|\d)\s?\Z").search
+_find_step = re.compile(r":[^:\[\]]{0,80}[^\W\d_][^:\[\]]{0,80}(:\d{1,3})\Z").search
 _find_letter = re.compile(r"[^\W\d_]").search
-_CHOICE = re.compile(r"\s*(?:(\|)|(?<!\d):)\s*")
+_CHOICE = re.compile(r"(?>(?:(?<!\s)\s++)?)(?:(\|)|(?<!\d):)\s*+")
 _NEAR = 40
 Cut = tuple[int, int, str]  # from, to, and what stands there instead
 
@@ -53,6 +54,8 @@ def _brackets(text: str, start: int, at: int, weight: int | None = None) -> list
 
 def _weight(text: str, start: int, at: int) -> int:
     """Return where the weight before a closing bracket begins, `at` if there is none, as in `(16:9)`."""
+    if text[at] == "]" and (step := _find_step(text, max(start + 1, at - _NEAR), at)):  # `[cat:dog:10]`
+        return step.start(1)
     match = _find_weight(text, max(start + 1, at - 8), at)
     if match is None or not _find_letter(text, max(start + 1, match.start() - _NEAR), match.start()):
         return at
@@ -70,11 +73,16 @@ def _choices(text: str, start: int, stop: int, *, weighted: bool) -> list[Cut]:
 
 
 def _cut(text: str, cuts: list[Cut]) -> str:
+    """Make cuts, in order; where nothing would part two words, put a blank."""
     pieces: list[str] = []
     at = 0
-    for start, stop, instead in cuts:
-        pieces.append(text[at:start])
-        glued = start and stop < len(text) and text[start - 1].isalnum() and text[stop].isalnum()
-        pieces.append(" " if glued and not instead else instead)
-        at = stop
-    return "".join(pieces) + text[at:]
+    instead = ""  # what stands for the cuts that touch one another
+    for start, stop, mark in (*cuts, (len(text), len(text), "")):
+        if start > at or not pieces:
+            piece = text[at:start]
+            glued = pieces and piece and pieces[-1][-1:].isalnum() and piece[0].isalnum()
+            pieces += (instead or (" " if glued else ""), piece)
+            instead = ""
+        instead = instead or mark
+        at = max(at, stop)
+    return "".join(pieces) + instead

@@ -5,7 +5,8 @@ Entities: those with their semicolon, and without it
 - those that begin no word: `&amp`, `&quot`, `&lt`, `&gt`, `&nbsp`, `&reg`, `&copy` and their like, where no letter or
   digit follows; accented letters (`caf&eacute`) and `&nbsp` wherever they stand;
 - `&times` and `&deg` next to a number, `&pound`, `&yen`, `&sect` before one, `&cent` behind one;
-- numbers of quotes, brackets and characters outside ASCII: `&#39s`, `&#8217`.
+- quotes and dashes, which begin no word either: `it&rsquos`, `&ldquoHi`, `&hellip`;
+- numbers of quotes, brackets and characters outside ASCII: `&#39s`, `&#8217`, `&#x27s`.
 
 `AT&T`, `R&B`, `this &that` and `?a=1&copy=2` stay.
 
@@ -28,8 +29,10 @@ _BARE = re.compile(
     rf"&(?:(?:{_ACCENTED}|nbsp)(?!;)"
     r"|(?:amp|AMP|lt|LT|gt|GT|QUOT|reg|REG|copy|COPY|shy|middot|laquo|raquo|iexcl|iquest|plusmn|frac12|frac14|frac34"
     r"|sup[123]|ordm|ordf|micro|para|acute|cedil|uml|brvbar|curren)(?![\w;=])"
+    r"|(?:[lr](?:s|d|sa)quo|[sb][bd]quo|[nm]dash|hellip)(?![;=])"
     r"|quot(?![eai;=])|(?<=\d&)(?:times|deg|cent)(?![a-z;=])|(?<=\d\s&)times(?=\s?\d)|(?:pound|yen|sect)(?=\s?\d)|times(?=\d)"
-    r"|#0*(?:34|38|39|60|62|1[3-9]\d|[2-9]\d\d|[1-9]\d{3,5})(?![\d;]))",
+    r"|#0*(?:34|38|39|60|62|1[3-9]\d|[2-9]\d\d|[1-9]\d{3,5})(?![\d;])"
+    r"|#[xX]0*(?:2[267]|3[cCeE]|[a-fA-F][0-9a-fA-F]|20[0-9a-fA-F]{2})(?![0-9a-fA-F;]))",
 )
 _ESCAPED_WORD = re.compile(r"(?<!\S)[^\s%]*+%\S*+")
 _ESCAPE = re.compile("%[0-9a-fA-F]{2}")

@@ -39,6 +39,8 @@ RULES = (
     LightRule("markup", "<", remove_markup),
     LightRule("urls", "/", remove_urls),
     LightRule("urls", "www.", remove_urls),
+    LightRule("urls", "Www.", remove_urls),
+    LightRule("urls", "WWW.", remove_urls),
     _PERCENT,
     LightRule("brackets", "<", remove_brackets),
     LightRule("treebank", "`", undo_treebank),
@@ -80,17 +82,19 @@ def clean_caption_light(text: object, note: Note | None = None) -> str:
 
 
 def _apply_all(text: str, note: Note | None) -> str:
-    for _ in range(_ROUNDS):
-        read = False  # whether percent escapes were, which may hide what a rule before them removes
+    for number in range(_ROUNDS):
+        again = False  # percent escapes were read, which may hide what a rule before them removes
         for rule in RULES:
             if rule.mark in text:
                 changed = _apply(rule, text, note)
                 if changed != text:
                     text = changed
-                    read = read or rule is _PERCENT
                     if (rule is _PERCENT or rule.apply is read_entities) and is_broken(text):
                         text = _apply(_CHARACTERS, text, note)
-        if not read or not _find_any(text):
+                    again = rule is _PERCENT and number < _ROUNDS - 1
+                    if again:
+                        break
+        if not again:
             break
     return text
 

@@ -55,18 +55,18 @@ _NAME = r"[a-z@:_][-\w:.@]*+"
 _VALUE = r"""(?:""[^"<>]*+""|"[^"<]*+"|'[^'<]*+'|[^\s"'<>][^\s"'<>]*+|["'][^\s"'<>]*+(?=\s*+/?>))"""
 _ATTRIBUTES = rf"(?>(?:\s*+(?:{_NAME}\s*+=\s*+{_VALUE}|(?<=\s){_BOOLEAN}))*)"
 _ELEMENT = "[a-z][a-z0-9]*+(?::[a-z]++)?"
-_TAG = re.compile(rf"<(?:/\s*+({_ELEMENT})\s*+|({_ELEMENT})((?=[\s/>]){_ATTRIBUTES})\s*+/?)>", _FLAGS)
+_TAG = re.compile(rf"<(?:/\s*+({_ELEMENT})\s*+|({_ELEMENT})((?=[\s/>]){_ATTRIBUTES})[\s/]*+)>", _FLAGS)
 _END_TAG = re.compile(rf"</\s*+({_ELEMENT})", _FLAGS)
 _DECLARATION = re.compile(r"<!doctype\b[^<>]*+>|<!\[\s*+(?:if|else|endif)\b[^<>]*+>|<\?(?:xml|php)\b[^<>]*+>", _FLAGS)
 _CDATA = re.compile(r"<!\[CDATA\[", _FLAGS)
 _CUT = re.compile(
     rf"<(?:/\s*+([a-z][a-z0-9]*+)?|([a-z][a-z0-9]*+)(?>(?:((?=\s){_ATTRIBUTES})\s*+({_NAME})?"
-    r"""(\s*+=\s*+(?:"[^"<]*+|'[^'<]*+|[^\s"'<>]*+))?)?))\s*+/?""",
+    r"""(\s*+=\s*+(?:"[^"<]*+|'[^'<]*+|[^\s"'<>]*+))?)?))[\s/]*+""",
     _FLAGS,
 )
 _CUT_ATTRIBUTES = _names("align alt border class data-src height href id onclick rel src style target title width")
 _PERSON = re.compile("<person>", _FLAGS)
-_COMMENT = (re.compile("<!--"), re.compile("-->"))
+_COMMENT = (re.compile("<!(?=--)"), re.compile("--!?>"))  # `<!-->` is one
 _find_hidden = re.compile("<s(?:cript|tyle)[\\s/>]", _FLAGS).search
 _HIDDEN = tuple(
     (re.compile(rf"<{name}(?=[\s/>]){_ATTRIBUTES}\s*+>", _FLAGS), re.compile(rf"</{name}\s*+>", _FLAGS))

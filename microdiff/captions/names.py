@@ -18,11 +18,12 @@ _TOP = (
     "|gr|tr|se|no|dk|fi|ch|at|be|pt|ie|in|kr|tw|hk|sg|my|th|vn|id|ph|nz|za|il|ae|ir|ua|tv|me|cc|fm|ly|gl|app|dev|shop|store"
     "|online|site|website|blog|xyz|photography)"
 )
+# `Love.It` is no domain.
 _NAMES = re.compile(
     r"(?>(?:\W*+(?:"
     rf"(?:mailto:)?[\w.+-]++@(?:[\w-]++\.)+[a-z]{{2,}}+(?![\w@])"  # an e-mail address
-    rf"|[\w/\\:~@%+=,.()\[\]&#'!$-]*?\.{_EXTENSION}(?:\?[^\s]*+)?(?![\w.@%-])"  # a file, with its path
-    rf"|(?>(?:[a-z0-9-]++\.)+){_TOP}/?(?![\w.@-])"  # a domain
+    rf"|[\w/\\:~@%+=,.()\[\]&#'!$-]*?\.{_EXTENSION}(?:\?[^\s]*+)?(?![\w@%-]|\.\w)"  # a file, with its path
+    rf"|(?>(?:[a-z0-9-]++\.)+)(?-i:(?=[a-z]++(?![A-Z])|[A-Z]++(?![a-z]))){_TOP}/?(?![\w.@-])"  # a domain
     r"))+)\W*+",
     re.IGNORECASE,
 )
@@ -44,13 +45,26 @@ def drop_names(text: str) -> str:
     """Return the caption without what makes it the name of a file, empty if it is nothing but names."""
     if "." not in text:
         return text
-    title, _, extension = text.strip().rpartition(".")
-    is_picture = title and not title[-1].isspace() and _is_picture(extension)
-    if is_picture and (wiki := _WIKI.match(title)):
-        return _title(title[wiki.end() :].replace("_", " "))
-    if _NAMES.fullmatch(text):
+    title = " ".join(text.split())
+    stem = _without_extensions(title)
+    if stem != title and (wiki := _WIKI.match(stem)):
+        text = stem[wiki.end() :].replace("_", " ")
+    elif _NAMES.fullmatch(title):
         return ""
-    return _title(title) if is_picture and _ends_plainly(title) else text
+    elif stem != title and _ends_plainly(stem):
+        text = stem
+    else:
+        return text
+    return "" if _CAMERA.fullmatch(text) or _NAMES.fullmatch(text) else text
+
+
+def _without_extensions(title: str) -> str:
+    end = len(title)
+    while (dot := title.rfind(".", max(0, end - 6), end)) > 0 and _is_picture(title, dot + 1, end):
+        if title[dot - 1].isspace():
+            break
+        end = dot
+    return title[:end]
 
 
 def _ends_plainly(title: str) -> bool:
@@ -60,7 +74,3 @@ def _ends_plainly(title: str) -> bool:
     if not said or not last.isalnum():
         return False
     return said[-1].isalnum() or said[-1] in ")]'\"!?.," or (said[-1] in "-–" and last.isalpha())
-
-
-def _title(text: str) -> str:
-    return "" if _CAMERA.fullmatch(text) else text

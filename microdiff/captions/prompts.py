@@ -17,10 +17,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from microdiff.captions.digits import SPLIT_DIGIT, join_digits
 from microdiff.captions.emphasis import remove_emphasis
 
 _RATIO = r"\d+(?:\.\d+)?\s?[:x/]\s?\d+(?:\.\d+)?"
-_NUMBER = r"-?(?:\d+(?:\.\d+)?|\.\d+)"
+_NUMBER = r"-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?|\.\d+)"
 # What a value may look like, by flag. Midjourney's documentation, versions 1 to 7.
 _FLAGS: Mapping[str, str] = {
     "ar|aspect": _RATIO,
@@ -39,12 +40,12 @@ _VALUED = "|".join(rf"(?:{names})(?:[\s=]\s*|(?=\d))(?:{value})(?![\w:])" for na
 _EMPTY = "|".join(_FLAGS)  # cut off by the end of the prompt, with or without a part of the value
 _HYPHENS = "(?:--|–-|-–|––|—-)"  # editors make dashes of them
 _remove_flags = re.compile(
-    r"[\s,;]*+(?:"
-    rf"(?<![\w-]){_HYPHENS}\s?no\s(?>(?:(?!\s[–—-]{{1,2}}\w)[^\n])*)"
+    r"(?>(?:(?<![\s,;])[\s,;]++)?)(?:"
+    rf"(?<![\w-]){_HYPHENS}no\s(?>(?:(?!\s[–—-]{{1,2}}\w)[^\n])*)"
     rf"|(?<!-){_HYPHENS}\s?(?:{_VALUED})"
     rf"|(?<![\w-])[—–](?:{_VALUED})"
     rf"|(?<![\w-]){_HYPHENS}(?:{_ALONE})(?![\w-])"
-    rf"|(?<![\w-]){_HYPHENS}(?:(?:{_EMPTY}|no)(?:\s+[\d:.]*)?|\w?)\s*\Z"
+    rf"|(?<![\w-]){_HYPHENS}(?:(?:{_EMPTY}|no)(?:\s++[\d:.]*+|(?!\w))|\w?)\s*+\Z"
     r")",
     re.IGNORECASE,
 ).sub
@@ -52,20 +53,24 @@ _remove_image_prompts = re.compile(
     r"\A\s*(?:/imagine\b\s*(?:prompt\s*:?)?\s*)?(?>(?:<?https?://[^\s<>]++>?[\s,]*+)*)", re.IGNORECASE
 ).sub
 _remove_networks = re.compile(
-    r"[\s,]*(?:<(?:lora|lyco|lycoris|loha|locon|hypernet|ti|embedding)\s?:[^<>\n]*+>|(?<!\w)embedding:[\w.-]+)",
+    r"(?>(?:(?<![\s,])[\s,]++)?)(?:<(?:lora|lyco|lycoris|loha|locon|hypernet|ti|embedding)\s?:[^<>\n]*+>"
+    r"|(?<!\w)\(\s*+embedding:[\w.-]++(?::[\d.]++)?\s*+\)|(?<!\w)embedding:[\w.-]++(?::[\d.]++)?)",
     re.IGNORECASE,
 ).sub
 _remove_leading_weights = re.compile(r"(?<![\w.:])-?\d+(?:\.\d+)?::(?=[^\s:][^:\n]*+::)").sub
 _remove_weights = re.compile(r"(?<=[^\s:])\s?::-?(?:\d+(?:\.\d+)?|\.\d+)(?![\w.:])").sub
-_part_prompts = re.compile(r"[\s,]*::+[\s,]*").sub
+_part_prompts = re.compile(r"(?>(?:(?<![\s,])[\s,]++)?)::++[\s,]*+").sub
 _BREAK = re.compile(r"(?<!\w)BREAK(?!\w)")
 _WORD_BEFORE = re.compile(r"([^\W\d_]+)[\W\d_]*\Z")
 _WORD_BEHIND = re.compile(r"[\W\d_]*([^\W\d_]+)")
 _NEAR = 40
-_SPLIT_DIGIT = r"[0-9] (?:[0-9]|(?:k|mm|d|s|th|st|nd|rd|x|p)\b)"
-_is_glued = re.compile(r"\d(?:(?=[^\W_])|(?<=[^\W\d_].))").search
-_SPLIT_DIGITS = re.compile(r"(?<!\d )(?<!\S)\d(?: \d){0,3}(?! \d)(?: (?:k|mm|d|s|th|st|nd|rd|x|p)\b(?! \d))?", re.ASCII)
 _repeated_commas = re.compile(r",(?:\s*,)+").sub
+
+
+def _part_words(match: re.Match[str]) -> str:
+    """Return a blank where two words would run into one."""
+    text, start, stop = match.string, match.start(), match.end()
+    return " " if text[max(0, start - 1) : start].isalnum() and text[stop : stop + 1].isalnum() else ""
 
 
 def _strip_weights(text: str) -> str:
@@ -83,12 +88,6 @@ def _strip_breaks(text: str) -> str:
     return _BREAK.sub(replace, text)
 
 
-def _join_digits(text: str) -> str:
-    if _is_glued(text) or text != text.lower():
-        return text
-    return _SPLIT_DIGITS.sub(lambda match: match[0].replace(" ", ""), text)
-
-
 class PromptRule(NamedTuple):
     """One kind of parameter; a text that does not hold `mark`, a pattern, has none."""
 
@@ -99,12 +98,12 @@ class PromptRule(NamedTuple):
 # By the name under which metrics count them.
 RULES: Mapping[str, PromptRule] = {
     "image_prompts": PromptRule("://|/imagine", lambda text: _remove_image_prompts("", text)),
-    "networks": PromptRule("<[a-zA-Z]|embedding:", lambda text: _remove_networks("", text)),
-    "flags": PromptRule("--|[—–]", lambda text: _remove_flags("", text)),
+    "networks": PromptRule("<[a-zA-Z]|embedding:", lambda text: _remove_networks(_part_words, text)),
+    "flags": PromptRule("--|[—–]", lambda text: _remove_flags(_part_words, text)),
     "weights": PromptRule("::", _strip_weights),
     "emphasis": PromptRule(r"[(\[{]", remove_emphasis),
     "breaks": PromptRule("BREAK", _strip_breaks),
-    "split_digits": PromptRule(_SPLIT_DIGIT, _join_digits),
+    "split_digits": PromptRule(SPLIT_DIGIT, join_digits),
 }
 _FINDERS = tuple((name, re.compile(rule.mark).search, rule.apply) for name, rule in RULES.items())
 _find_any = re.compile("|".join(rule.mark for rule in RULES.values())).search

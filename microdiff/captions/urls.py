@@ -1,11 +1,11 @@
 """Remove URLs, and what says nothing without them.
 
 A URL has a scheme, or begins with `www.`, or is a path behind a well-known domain. It ends before the first character
-that cannot stand in one unescaped (a blank, a quote, any character outside ASCII), before a closing bracket that was
-not opened inside it, and before the punctuation of the sentence at its end. A path that goes on with such characters
-and ends in a file name is taken as a whole.
+that cannot stand in one unescaped (a blank, a quote, a character outside ASCII but for accented letters), before a
+closing bracket that was not opened inside it, and before the punctuation of the sentence at its end. A path that goes
+on with such characters and ends in a file name is taken as a whole.
 
-Of `[text](URL)` and `[url=URL]text[/url]` the text stays, and `[img]` goes with the URL in it.
+Of `[text](URL)`, `<URL|text>` and `[url=URL]text[/url]` the text stays, and `[img]` goes with the URL in it.
 
 With it go the brackets or quotes around it, the separators that parted it from the rest, and what leads to it and to
 nothing else, see `microdiff.captions.lead_ins`.
@@ -15,31 +15,40 @@ import re
 
 from microdiff.captions.lead_ins import strip_lead_in, strip_preposition
 
+# These are words, too, or parts of amounts and abbreviations, see `_is_plain`.
+_WORDS = (
+    "info|biz|io|co|eu|us|uk|ca|au|de|fr|it|es|nl|ru|jp|cn|br|pl|se|dk|fi|ch|kr|tw|nz|za|tv|cc|app|shop|online|blog"
+)
 _DOMAINS = (
-    "com|org|net|edu|gov|info|biz|io|co|eu|us|uk|ca|au|de|fr|it|es|nl|ru|jp|cn|br|pl|se|dk|fi|ch|kr|tw|nz|za|tv|cc|app|xyz"
-    r"|shop|online|blog|(?<=bit\.)ly|(?<=\bow\.)ly|(?<=youtu\.)be|(?<=goo\.)gl|(?<=amzn\.)to|(?<=\bfb\.)me|(?<=\bt\.)me"
-    r"|(?<=ift\.)tt|(?<=\bis\.)gd"
+    r"com|org|net|edu|gov|xyz|(?<=\bt\.)co|(?<=bit\.)ly|(?<=\bow\.)ly|(?<=youtu\.)be|(?<=goo\.)gl|(?<=amzn\.)to|(?<=\bfb\.)me|(?<=\bt\.)me"
+    rf"|(?<=ift\.)tt|(?<=\bis\.)gd|(?P<word>{_WORDS})"
 )
 # Behind a scheme, behind www, or a domain with the slash of a path; each begins with a mark, which `re` finds fast.
 _find_mark = re.compile(
-    rf":(?:(?<=[psePSE]:)//|(?<=data:)[a-z]++/[a-z0-9.+-]++[;,])|\.(?:(?<=[wW][wW][wW]\.)(?=[a-zA-Z0-9])|(?i:{_DOMAINS})(?::[0-9]++)?/)",
+    r":(?:(?<=[psePSE3]:)//|(?<=data:)[a-z]++/[a-z0-9.+-]++[;,])"
+    rf"|\.(?:(?<![a-zA-Z0-9_@][wW]{{3}}\.)(?<=[wW]{{3}}\.)(?=[a-zA-Z0-9])|(?i:{_DOMAINS})(?::[0-9]++)?/)",
     re.ASCII,
 ).search
-_SCHEMES = ("https", "http", "ftps", "ftp", "file", "data")
-_match_rest = re.compile(r"[a-zA-Z0-9_.~:/?#\[\]@!$&'()*+,;=%-]*+").match
+_SCHEMES = ("https", "http", "ftps", "sftp", "ftp", "file", "data", "rtsp", "rtmp", "ipfs", "s3")
+# Accented letters are often left as they are (`/wiki/España`); no language that has them goes on without a blank.
+_find_stop = re.compile(
+    r"[()\[\]]|(?:%2[27])?%3[CcEe]|[^a-zA-Z0-9_.~:/?#\[\]@!$&'()*+,;=%\xc0-\xd6\xd8-\xf6\xf8-\u024f\u1e00-\u1eff-]|\Z"
+).finditer
 _MARKDOWN_LINK = re.compile(
     r"!?\[([^\[\]]*+)\]\(\s*+(?:https?://|www\.)(?>(?:[^\s()<>]|\([^\s()<>]*+\))*)(?:\s[^()<>]*+)?\)", re.IGNORECASE
 )
+_CHAT_LINK = re.compile(r"<https?://[^\s<>|]++\|([^<>|]++)>", re.IGNORECASE)
 _FORUM_TAG = re.compile(r"\[/?(?:img|url)(?:=[^\[\]\s]*+)?\]", re.IGNORECASE)
 _HOST = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-"
 _LONGEST_HOST = 253
 # A path with characters that should have been escaped, known by how it ends.
 _REST = re.compile(
-    r"(?=[^\x00-\x7f])[^\s<>\"'，。、；：！？（）【】「」《》]{1,300}?\.(?:jpe?g|png|gif|webp|html?|php|aspx?)(?:\?[!-;=?-~]*+)?(?=[\s)\]\"']|\Z)",
+    r"(?=[^\x00-\x7f])[^\s<>\"'，。、；：！？（）【】「」《》]{1,300}?"
+    r"\.(?:jpe?g|png|gif|webp|html?|php|aspx?)(?:\?[!-;=?-~]*+)?(?=[\s)\]\"']|\Z)",
     re.IGNORECASE,
 )
 _CLOSING = {")": "(", "]": "["}
-_find_brackets = re.compile(r"[()\[\]]").finditer
+_is_path = re.compile(r"[^/]++/[^A-Z]*?[0-9/?=&#_%].*").fullmatch
 
 _AROUND = {
     "(": ")",
@@ -68,6 +77,8 @@ def remove_urls(text: str) -> str:
     """Remove URLs, see above."""
     if "](" in text or "[/" in text:
         text = _FORUM_TAG.sub(" ", _MARKDOWN_LINK.sub(r"\1", text))
+    if "|" in text:
+        text = _CHAT_LINK.sub(r"\1", text)
     parts: list[str] = []  # the text before, between and behind URLs
     at = 0
     from_here = 0
@@ -76,10 +87,12 @@ def remove_urls(text: str) -> str:
         start = _start(text, mark.start(), at)
         if start < 0:
             continue
-        rest = _match_rest(text, mark.end()).end()  # type: ignore[union-attr]  # matches the empty string
+        end, stop = _end(text, start, mark.end())
+        if mark["word"] and not _is_plain(text[start:end]):
+            continue
         parts.append(text[at:start])
-        at = start + _length(text[start:rest])
-        if at == rest and at < len(text) and (tail := _REST.match(text, at)):
+        at = end
+        if at == stop and at < len(text) and (tail := _REST.match(text, at)):
             at = tail.end()
         from_here = max(at, from_here)
     if not parts:
@@ -107,13 +120,16 @@ def _start(text: str, mark: int, least: int) -> int:
     if text[mark] == ":":
         before = text[max(least, mark - 5) : mark].lower()
         return next((mark - len(scheme) for scheme in _SCHEMES if before.endswith(scheme)), -1)
+    if mark - 3 >= least and text[mark - 3 : mark].lower() == "www":
+        return mark - 3
     first = max(least, mark - _LONGEST_HOST)
     before = text[first:mark]
-    start = mark - len(before[len(before.rstrip(_HOST)) :].lstrip(".-"))
+    host = before[len(before.rstrip(_HOST)) :].rpartition("..")[2]
+    start = mark - len(host.lstrip(".-"))
     if start == mark or (start == first > least):
         return -1
     before = text[start - 1 : start] if start > least else ""
-    return -1 if before.isalnum() or (before and before in "_@/") else start
+    return -1 if (before < "\u2e80" and before.isalnum()) or (before and before in "_@/$€£") else start
 
 
 def _unwrap(before: str, after: str) -> tuple[str, str]:
@@ -142,15 +158,31 @@ def _join(parts: list[str]) -> str:
     return "".join(pieces)
 
 
-def _length(url: str) -> int:
-    """Return how much of a row of characters belongs to the URL."""
+def _end(text: str, start: int, body: int) -> tuple[int, int]:
+    """Return where a URL ends, and where it would without the punctuation at its end.
+
+    Args:
+        text: The whole text.
+        start: Where the URL begins.
+        body: Where what may hold brackets begins.
+    """
     opened: list[str] = []
-    for bracket in _find_brackets(url):
-        if bracket[0] not in _CLOSING:
-            opened.append(bracket[0])
-        elif opened and opened[-1] == _CLOSING[bracket[0]]:
+    stop = body
+    for match in _find_stop(text, body):
+        stop = match.start()
+        char = match[0]
+        if char in ("(", "["):
+            opened.append(char)
+        elif opened and opened[-1] == _CLOSING.get(char):
             opened.pop()
         else:
-            url = url[: bracket.start()]
             break
-    return len(url.rstrip(".,;:!?'*(["))
+    return start + len(text[start:stop].rstrip(".,;:!?'*([")), stop
+
+
+def _is_plain(url: str) -> bool:
+    """Tell whether a domain that ends in a word is one: it has a host before its name, or a path that is no word.
+
+    `shop.a.de/`, `a.de/b/c` and `a.it/?p=1` are, `this is.it/that`, `$5.us/uk` and `Love.It/Hate.It` are not.
+    """
+    return url.partition("/")[0].count(".") > 1 or _is_path(url) is not None

@@ -38,7 +38,7 @@ class CaptionStats:
     def __init__(self, *, strip_parameters: bool = False) -> None:
         self._strip_parameters = strip_parameters
         self._chars: Counter[int] = Counter()
-        self._removed: Counter[int] = Counter()  # by percent of the characters
+        self._removed: Counter[int] = Counter()  # by hundredths of a percent of the characters
         self._stripped: Counter[str] = Counter()
         self._lost: list[int] = []  # thousandths of the letters, where it is more than half
         self._changed = 0
@@ -50,7 +50,8 @@ class CaptionStats:
         self._captions.append(caption)
         changed = original != caption
         self._changed += changed
-        self._removed[max(0, 100 - 100 * len(caption) // len(original)) if changed and original else 0] += 1
+        kept = len(caption) / len(original) if changed and original else 1
+        self._removed[max(0, round(10_000 * (1 - kept)))] += 1
         if changed and (lost := lost_letters(original, caption)) > 500:
             self._lost.append(lost)
         if changed and self._strip_parameters:
@@ -100,7 +101,7 @@ def summarise(parts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         **_lengths("chars", chars),
         **_lengths("tokens", tokens),
         "share_changed": _share(changed, chars.total()),
-        **_lengths("removed_percent", removed),
+        **{name: round(value / 100, 2) for name, value in _lengths("removed_percent", removed).items()},
         "lost_half_of_letters": lost_half,
         **{f"stripped_{rule}": stripped[rule] for rule in prompts.RULES},
         f"share_over_{CONTEXT}_tokens": _share(long, tokens.total()),

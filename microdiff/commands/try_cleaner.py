@@ -1,6 +1,8 @@
 """Show what each caption cleaner makes of a text, and which rules changed it."""
 
-from collections.abc import Callable, Iterator
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from microdiff.captions import clean_caption, clean_caption_light, strip_parameters
@@ -11,21 +13,40 @@ Steps = list[tuple[str, str]]
 
 
 def texts_of(argument: str) -> Iterator[str]:
-    """Yield the lines of the file of that name, or the text itself where there is none.
+    """Yield the lines of the file of that name, of standard input for `-`, or else the text itself.
 
     Raises:
-        ParamsError: A file that is not UTF-8.
+        ParamsError: A file that is not UTF-8, or a name that looks like a text file's and is none.
     """
+    if argument == "-":
+        yield from _lines(sys.stdin.buffer, "standard input")
+        return
     path = Path(argument)
     if len(argument) > 1000 or "\0" in argument or not path.is_file():
+        if _names_texts(argument):
+            raise ParamsError(f"{argument}: no such file; expected one with a caption on each line, `-`, or a caption")
         yield argument
         return
-    with path.open(encoding="utf-8", newline="\n") as lines:
+    with path.open("rb") as lines:
+        yield from _lines(lines, str(path))
+
+
+# A caption may be a picture's name, but hardly that of a file of captions.
+_names_texts = re.compile(
+    r"\S+\.(?:txt|text|csv|tsv|jsonl?|md|log|lst)|~?\.{0,2}/(?:[^\s/]+/)*[^\s/]+", re.IGNORECASE
+).fullmatch
+
+
+def _lines(lines: Iterable[bytes], name: str) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
         try:
-            for line in lines:
-                yield line.removesuffix("\n").removesuffix("\r")
+            text = line.decode()
         except UnicodeDecodeError as error:
-            raise ParamsError(f"{path}: expected UTF-8 text, one caption on each line: {error}") from None
+            raise ParamsError(
+                f"{name}: expected UTF-8 text, one caption on each line: line {number}: {error}"
+            ) from None
+        text = text.removesuffix("\n").removesuffix("\r")
+        yield text.removeprefix("\ufeff") if number == 1 else text
 
 
 def describe(text: str, *, strip: bool, rules: bool) -> Iterator[str]:

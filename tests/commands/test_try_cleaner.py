@@ -1,6 +1,7 @@
 """`python -m stages.try_cleaner`: what it prints, and that the README shows it."""
 
 import gzip
+import io
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ from conftest import REPO
 from microdiff.captions import clean_caption
 from microdiff.captions.deepfloyd import explain_caption
 from microdiff.commands.try_cleaner import describe, printable, texts_of
+from microdiff.errors import ParamsError
 from tests.captions.caption_rows import ROWS
 from tests.waiting import run_python
 
@@ -46,6 +48,26 @@ def test_a_file_that_is_no_text_is_told_in_words(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "photo.jpg: expected UTF-8 text" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_it_reads_standard_input_and_no_mark_of_byte_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = "\ufeffa cat\r\n\ufeffa dog\n".encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="ascii"))
+    (tmp_path / "captions.txt").write_bytes(content)
+    assert list(texts_of("-")) == list(texts_of(str(tmp_path / "captions.txt"))) == ["a cat", "\ufeffa dog"]
+
+
+@pytest.mark.parametrize("name", ["captons.txt", "/no/such/captions", "../prompts.csv", "a/b.JSONL"])
+def test_the_name_of_a_file_that_is_not_there_is_no_caption(name: str) -> None:
+    with pytest.raises(ParamsError, match="no such file"):
+        list(texts_of(name))
+
+
+@pytest.mark.parametrize(
+    "text", ["red barn.jpg", "a cat in notes.txt", "and/or", "a / b", "", "Red.Barn", "/imagine prompt: a"]
+)
+def test_a_caption_that_looks_like_a_name_is_a_caption(text: str) -> None:
+    assert list(texts_of(text)) == [text]
 
 
 def test_a_terminal_obeys_nothing_that_is_printed() -> None:
