@@ -74,7 +74,7 @@ def params(make_params: Any, tmp_path: Path) -> Any:
 
 
 def statuses(workspace: Workspace) -> dict[str, str]:
-    table = workspace.artifact("cc12m", "raw") / "0.parquet"
+    table = workspace.artifact("cc12m", "raw") / "0000.parquet"
     return {row["key"]: row["status"] for row in read_rows(table, ["key", "status"])}
 
 
@@ -126,9 +126,9 @@ def test_nothing_printed_obeys_a_terminal(params: Any, workspace: Workspace, tmp
     assert "\\x1b[31munknown" in unknown.stderr
     assert "\x1b" not in unknown.stdout + unknown.stderr
     assert b"\x1b" not in write_html(["cc12m"], workspace).read_bytes()
-    (row, *_) = read_rows(workspace.artifact("cc12m", "raw") / "0.parquet", ["captions", "source"])
+    (row, *_) = read_rows(workspace.artifact("cc12m", "raw") / "0000.parquet", ["captions", "source"])
     assert row["captions"][0].startswith(ESCAPE)  # captions are data: they stay
-    sources = [row["source"] for row in read_rows(workspace.artifact("cc12m", "raw") / "0.parquet", ["source"])]
+    sources = [row["source"] for row in read_rows(workspace.artifact("cc12m", "raw") / "0000.parquet", ["source"])]
     assert all(source == one_line(source) for source in sources)
 
 
