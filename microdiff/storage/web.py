@@ -93,7 +93,10 @@ class WebStorage(HttpStorage):
             facts = facts if is_empty else by_get  # of an empty file, the answer to GET is an error
         if facts is None or facts.num_bytes is None:
             why = "" if facts is None or not facts.is_coded else ", which it compresses as it sends it"
-            raise SourceError(f"{self.name}/{path}: the server does not state the file's size{why}")
+            raise SourceError(
+                f"{self.name}/{path}: the server does not state the file's size{why}.\n"
+                f"Fetch it by other means, and give the folder that has it in {self.setting}."
+            )
         etag = self._remembered(path, facts.version).etag
         identity = checksum or facts.checksum or (f"etag:{etag}" if etag else None)
         if identity is None:
