@@ -54,7 +54,7 @@ class ArchiveOrder(HandlerContract):
 
     def key(self, archive: Path, name: str) -> str:
         """Return the key of a member."""
-        raise NotImplementedError
+        raise NotImplementedError  # each handler's tests say it; this class is not collected by itself
 
     def needed_files(self, partitions: Sequence[Partition]) -> list[str]:
         return [self.annotations]

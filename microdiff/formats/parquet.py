@@ -147,7 +147,7 @@ def _select(path: Path, batch: pa.RecordBatch, columns: pa.Schema, equal: tuple[
         wanted = batch if equal is None else batch.filter(pc.equal(batch.column(equal[0]).cast(pa.int64()), equal[1]))
         typed = wanted.select(columns.names).cast(columns)
         return typed.cast(pa.schema([(column.name, _as_bytes(column.type)) for column in columns]))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:  # a cast
         raise SourceError(f"{path}: a column is not of the type expected: {error}") from error
 
 

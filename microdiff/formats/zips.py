@@ -82,7 +82,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     """
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:  # what zipfile raises
         raise SourceError(f"{path}: not a complete zip archive ({error}). {remedy(path)}") from error
     with archive:
         if any(member.header_offset < 0 for member in archive.infolist()):
@@ -115,7 +115,7 @@ def read_member(archive: zipfile.ZipFile, member: ZipMember, max_bytes: int = MA
         raise UnsupportedMemberError(f"compressed by method {info.compress_type} ({method})")
     try:
         data = read[info.compress_type](archive, info, max_bytes + 1)
-    except (NotImplementedError, RuntimeError) as error:
+    except (NotImplementedError, RuntimeError) as error:  # by zipfile: a version it cannot read; a password is needed
         raise UnsupportedMemberError(str(error)) from error
     except _DAMAGE as error:
         raise BadMemberError(f"{member.name}: {error}") from error
